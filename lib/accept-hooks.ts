@@ -1,0 +1,93 @@
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import { sendRefusal, silence } from './refusal.ts'
+
+/** A response whose onSend hooks are running for an accept head, and how to end that. */
+const running = new WeakMap<ServerResponse, (error: Error) => void>()
+
+/**
+ * Runs the onSend hooks of the route as they run for any response, and stops where Fastify would write
+ * it. `reply.send()` without a payload does all that; a response whose `writeHead` and `end` are ours
+ * turns it into the headers of the accept head. Without asynchronous hooks all of it happens in this
+ * tick. When a hook throws, Fastify answers that as on any route, and so does `check`.
+ *
+ * @param check what the headers have to pass
+ */
+export function runSendHooks (
+  reply: FastifyReply,
+  status: number,
+  check: (headers: OutgoingHttpHeaders) => void
+): OutgoingHttpHeaders | Promise<OutgoingHttpHeaders> {
+  const res = reply.raw as ServerResponse
+  const { writeHead, write, end, addTrailers } = res
+  let headers: OutgoingHttpHeaders | undefined
+  let failure: Error | undefined
+  let settle: (() => void) | undefined
+  const restore = (): void => {
+    running.delete(res)
+    Object.assign(res, { writeHead, write, end, addTrailers })
+  }
+  const fail = (error: Error): void => {
+    restore()
+    failure = error
+    settle?.()
+  }
+  running.set(res, fail)
+  // A payload and trailers are dropped: there is no body yet that they could belong to.
+  res.write = () => true
+  res.addTrailers = () => {}
+  res.end = (() => res) as typeof end
+  res.writeHead = ((_status: number, given: OutgoingHttpHeaders) => {
+    for (const name of String(given.trailer ?? '').split(' ')) reply.removeTrailer(name)
+    const merged = { ...res.getHeaders(), ...given }
+    try {
+      check(merged)
+    } catch (error) {
+      fail(error as Error)
+      throw error
+    }
+    running.delete(res)
+    headers = merged
+    settle?.()
+    return res
+  }) as typeof writeHead
+  res.statusCode = status
+  reply.send()
+  const outcome = (): OutgoingHttpHeaders => {
+    if (failure !== undefined) throw failure
+    // Only now: Fastify has called end() by this time, in the tick of writeHead().
+    restore()
+    return headers as OutgoingHttpHeaders
+  }
+  if (headers !== undefined || failure !== undefined) return outcome()
+  return new Promise<void>(resolve => { settle = resolve }).then(outcome)
+}
+
+/** The last onSend hook of a duplex route: no payload while a connection is being accepted. */
+export function dropPayload (res: ServerResponse, payload: unknown): unknown {
+  if (!running.has(res)) return payload
+  const stream = payload as { destroy?: () => void, cancel?: () => Promise<void> } | null | undefined
+  if (typeof stream === 'object' && stream !== null) {
+    if (typeof stream.destroy === 'function') stream.destroy()
+    else if (typeof stream.cancel === 'function') stream.cancel().catch(() => {})
+  }
+  return null
+}
+
+/** An onSend hook threw, and Fastify answers that now. */
+export function acceptanceFailed (res: ServerResponse, error: Error): void {
+  running.get(res)?.(error)
+}
+
+/**
+ * A timeout struck while the hooks run. They cannot run again for its answer, so that is sent
+ * without them, and nothing comes of what they are doing.
+ */
+export function interruptSendHooks (res: ServerResponse, error: Error & { code: string, statusCode?: number }): boolean {
+  const fail = running.get(res)
+  if (fail === undefined) return false
+  fail(error)
+  sendRefusal(res, error)
+  silence(res)
+  return true
+}

@@ -1,0 +1,180 @@
+import { Socket } from 'node:net'
+import { allowSetEncoding, bytesInFlight, holdEnd, iterateWithoutDestroying, socketBeneath, type HttpSocket } from '../node-internals.ts'
+import type { DetachedSocket } from '../../types/index.ts'
+import type { Carrier } from './carrier.ts'
+
+const NOTHING = Buffer.alloc(0)
+
+interface NetworkError extends Error {
+  code?: string
+  syscall?: string
+}
+
+/** What comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
+function isNetworkError (error: NetworkError): boolean {
+  return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
+    /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
+}
+
+/**
+ * A socket that left HTTP. From its first statement on errors have a listener: one without would end
+ * the process. The bytes that came with the head go back in the same tick, before anything can read.
+ */
+export class SocketCarrier implements Carrier {
+  readonly socket: HttpSocket
+  readonly head: Buffer
+  peerError: Error | undefined
+  localError: Error | undefined
+  inputEnded = false
+  outputFlushed = false
+  closed = false
+  onProgress: () => void = () => {}
+  #readBefore: number
+  #writtenBefore = 0
+  #release: (() => void) | undefined
+  #breaking: { error: Error | undefined } | undefined
+
+  constructor (socket: HttpSocket, head: Buffer) {
+    socket.on('error', this.#onError)
+    this.socket = socket
+    this.head = head.length === 0 ? NOTHING : head
+    if (head.length > 0) socket.unshift(head)
+    // Node gives TLS sockets no half-open state of their own: a late write would be lost.
+    socket.allowHalfOpen = true
+    const { bytesRead } = socket as unknown as Socket
+    this.#readBefore = (bytesRead ?? 0) - head.length
+    if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
+    socket.on('end', this.#onEnd)
+    socket.on('finish', this.#onFinish)
+    socket.on('close', this.#onClose)
+  }
+
+  get readable (): HttpSocket { return this.socket }
+  get writable (): HttpSocket { return this.socket }
+
+  get bytesRead (): number {
+    return ((this.socket as unknown as Socket).bytesRead ?? 0) - this.#readBefore
+  }
+
+  get bytesWritten (): number {
+    return ((this.socket as unknown as Socket).bytesWritten ?? 0) - this.#writtenBefore
+  }
+
+  get unsent (): number {
+    // The stream counts a write as unsent until all of it left; the kernel takes it piece by piece.
+    return Math.min(this.socket.writableLength, bytesInFlight(this.socket) || this.socket.writableLength)
+  }
+
+  /** Waits with the end of input until there is a reader, unless there is one. */
+  holdEnd (): void {
+    const { socket } = this
+    if (this.#release !== undefined || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
+    this.#release = holdEnd(socket, () => {
+      this.inputEnded = true
+      this.onProgress()
+    })
+  }
+
+  /** Reads no more but to see the end; for sockets that nobody took over. */
+  releaseEnd (): void {
+    this.#release?.()
+    this.#release = undefined
+  }
+
+  start (): void {
+    const { socket } = this
+    this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
+    allowSetEncoding(socket)
+    iterateWithoutDestroying(socket)
+    socket.destroy = (error?: Error | null) => this.#destroy(error ?? undefined)
+  }
+
+  end (): void {
+    if (!this.socket.writableEnded) this.socket.end()
+  }
+
+  discardInput (): void {
+    const { socket } = this
+    this.releaseEnd()
+    // A reader that is still there sees the end itself; resuming would take its backpressure away.
+    if (socket.readableFlowing === true || socket.listenerCount('readable') > 0 || socket.listenerCount('data') > 0) return
+    socket.resume()
+  }
+
+  breakOff (error: Error | undefined): void {
+    const { socket } = this
+    if (socket.destroyed) return
+    this.#breaking = { error }
+    const { prototype } = Socket
+    const beneath = socketBeneath(socket)
+    if (beneath instanceof Socket) {
+      // On TLS a reset works only on the TCP socket beneath.
+      reset(beneath)
+      Reflect.apply(prototype.destroy, socket, [error])
+    } else if (socket instanceof Socket) {
+      reset(socket)
+    }
+    if (!socket.destroyed) Reflect.apply(Object.getPrototypeOf(socket).destroy, socket, [error])
+  }
+
+  /** The socket goes back to HTTP as if it had never left. */
+  letGo (): void {
+    const { socket } = this
+    socket.removeListener('error', this.#onError)
+    socket.removeListener('end', this.#onEnd)
+    socket.removeListener('finish', this.#onFinish)
+    socket.removeListener('close', this.#onClose)
+  }
+
+  detach (): DetachedSocket {
+    const { socket } = this
+    allowSetEncoding(socket)
+    socket.removeListener('end', this.#onEnd)
+    socket.removeListener('finish', this.#onFinish)
+    // The new owner puts these bytes back itself; later ones may have joined them.
+    const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
+    return { socket: socket as unknown as Socket, head }
+  }
+
+  /** Every `destroy()` of the socket, ours, the app's and Node's, arrives here. */
+  #destroy (error: Error | undefined): HttpSocket {
+    const { socket } = this
+    const proceed = Object.getPrototypeOf(socket).destroy as (error?: Error) => HttpSocket
+    if (this.#breaking !== undefined) return proceed.call(socket, this.#breaking.error)
+    const failed = error !== undefined ? !isNetworkError(error) : !socket.writableFinished
+    if (socket.destroyed || !failed) return proceed.call(socket, error)
+    this.localError = error
+    this.breakOff(error)
+    return socket
+  }
+
+  readonly #onError = (error: NetworkError): void => {
+    if (this.#breaking !== undefined) return
+    if (isNetworkError(error)) this.peerError ??= error
+    else this.localError ??= error
+  }
+
+  readonly #onEnd = (): void => {
+    this.inputEnded = true
+    this.onProgress()
+  }
+
+  readonly #onFinish = (): void => {
+    this.outputFlushed = true
+    this.onProgress()
+  }
+
+  readonly #onClose = (): void => {
+    this.closed = true
+    this.#release = undefined
+    this.onProgress()
+  }
+}
+
+function reset (socket: Socket): void {
+  try {
+    socket.resetAndDestroy()
+  } catch {
+    // Only TCP has a reset; a Unix socket is closed by the destroy that follows.
+  }
+}

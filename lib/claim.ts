@@ -1,0 +1,141 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import { interruptSendHooks } from './accept-hooks.ts'
+import { SocketCarrier } from './carriers/socket-carrier.ts'
+import type { DuplexRoute } from './duplex-routes.ts'
+import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
+import { lingeringClose } from './lingering-close.ts'
+import type { HttpSocket } from './node-internals.ts'
+import { RefusalResponse, sendRefusal } from './refusal.ts'
+import { kClaim } from './symbols.ts'
+import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
+
+/** What a duplex route has to say to a request that it cannot take over. */
+export type Instead = 'upgrade-required' | 'not-found' | 'head'
+
+export interface ClaimFacts {
+  route: DuplexRoute
+  req: IncomingMessage
+  kind: DuplexKind
+  /** The request is the route's, but is answered and not taken over. */
+  instead?: Instead
+  offered?: readonly string[]
+  protocol?: string | undefined
+  authority?: DuplexAuthority
+  /** An upgrade whose body the parser reads before the stream starts. */
+  hasBody?: boolean
+}
+
+/**
+ * A duplex route's hold on one request, from the request head to the handler: what was negotiated,
+ * who owns the socket, and whether an answer was given.
+ */
+export class Claim {
+  readonly route: DuplexRoute
+  readonly req: IncomingMessage
+  kind: DuplexKind
+  readonly instead: Instead | undefined
+  readonly offered: readonly string[]
+  protocol: string | undefined
+  readonly authority: DuplexAuthority | undefined
+  readonly hasBody: boolean
+  readonly since = performance.now()
+  /** The socket, once it has left HTTP; never on a message. */
+  carrier: SocketCarrier | undefined
+  /** The response, until acceptance. */
+  res: ServerResponse | undefined
+  /** Known from the onRequest hook of the route on. */
+  reply: FastifyReply | undefined
+  accepted = false
+  readonly #refused: (claim: Claim) => void
+  #timer: NodeJS.Timeout | undefined
+
+  constructor (facts: ClaimFacts, refused: (claim: Claim) => void) {
+    this.#refused = refused
+    this.route = facts.route
+    this.req = facts.req
+    this.kind = facts.kind
+    this.instead = facts.instead
+    this.offered = facts.offered ?? []
+    this.protocol = facts.protocol
+    this.authority = facts.authority
+    this.hasBody = facts.hasBody ?? false
+    ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
+  }
+
+  /** Whether somebody answered, or nobody is there to be answered any more. */
+  get over (): boolean {
+    return this.accepted || this.gone || this.res?.writableEnded === true
+  }
+
+  get gone (): boolean {
+    return this.carrier?.closed ?? this.req.socket.destroyed
+  }
+
+  /** From now until acceptance: after `delay` the client gets a 503. */
+  startHandshakeTimer (delay: number, yieldsToFramework: boolean): void {
+    // Where Fastify has the same timer it is the one to strike; it stops by itself once a body was read.
+    this.#timer = setTimeout(() => {
+      if (yieldsToFramework) setImmediate(() => this.#strike(delay))
+      else this.#strike(delay)
+    }, delay)
+  }
+
+  stopHandshakeTimer (): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+  }
+
+  /** The socket has left HTTP, with the bytes that followed the head. */
+  take (socket: HttpSocket, head: Buffer): SocketCarrier {
+    const carrier = new SocketCarrier(socket, head)
+    this.carrier = carrier
+    carrier.onProgress = () => { if (carrier.closed) this.socketClosed() }
+    return carrier
+  }
+
+  /** The response for everything short of acceptance. */
+  respondOn (socket: HttpSocket): RefusalResponse {
+    const res = new RefusalResponse(this.req, socket, () => this.#answered(socket))
+    this.res = res
+    return res
+  }
+
+  /** The answer, which was no acceptance, is on the wire. */
+  #answered (socket: HttpSocket): void {
+    this.stopHandshakeTimer()
+    if (!this.accepted) this.#refused(this)
+    this.carrier?.releaseEnd()
+    // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
+    if (this.hasBody) this.req.resume()
+    lingeringClose(socket)
+  }
+
+  #strike (delay: number): void {
+    if (this.over) return
+    const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
+    if (this.res !== undefined && interruptSendHooks(this.res, error)) return
+    if (this.reply !== undefined && !this.reply.sent) {
+      this.reply.header('connection', 'close')
+      this.reply.send(error)
+    } else if (this.res !== undefined) {
+      // Before the route's own hooks there is no reply: the answer goes out without the error handler.
+      sendRefusal(this.res, error)
+    }
+  }
+
+  /** The socket is gone; if nobody answered, nobody will. */
+  socketClosed (): void {
+    this.stopHandshakeTimer()
+    if (!this.accepted && this.res?.writableEnded !== true) {
+      // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
+      this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+      // And as at every end: the onResponse hooks run and the request is logged.
+      this.res?.emit('finish')
+    }
+  }
+}
+
+export function claimOf (req: object): Claim | undefined {
+  return (req as { [kClaim]?: Claim })[kClaim]
+}

@@ -1,0 +1,323 @@
+import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+import { appFields, serialiseHead } from './accept-head.ts'
+import { runSendHooks } from './accept-hooks.ts'
+import type { Carrier } from './carriers/carrier.ts'
+import { MessageCarrier } from './carriers/message-carrier.ts'
+import type { Claim } from './claim.ts'
+import {
+  FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
+  FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_SHUTDOWN
+} from './errors.ts'
+import { kinds } from './kinds/index.ts'
+import { Lifetime } from './lifetime.ts'
+import { RefusalResponse, silence } from './refusal.ts'
+import type { Registry } from './registry.ts'
+import { wasOffered } from './upgrade-tokens.ts'
+import { webPair } from './web-pair.ts'
+import type {
+  DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexWebPair
+} from '../types/index.ts'
+
+/**
+ * `pending`: the handler decides, or the onSend hooks run. `open`: accepted, the pair is the
+ * handler's. `ending`: our side is ended or about to be, the peer's is waited for. `closed`: over.
+ */
+type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
+
+/** Why a connection will be over, known before it is. */
+interface Cause {
+  reason: DuplexCloseReason
+  error: Error
+}
+
+/** One takeover, from the moment the handler is entered: what handlers know as `DuplexConnection` and `PendingDuplex`. */
+export class Connection {
+  readonly kind: DuplexKind
+  readonly reply: FastifyReply
+  /** The pair, from acceptance on. */
+  readable: Carrier['readable'] | undefined
+  writable: Carrier['writable'] | undefined
+  readonly #claim: Claim
+  readonly #carrier: Carrier
+  readonly #registry: Registry
+  readonly #lifetime: Lifetime
+  #state: State = 'pending'
+  #cause: Cause | undefined
+  #result: DuplexClosed | undefined
+  #signal: AbortController | undefined
+  #draining: AbortController | undefined
+  #closed: Promise<DuplexClosed> | undefined
+  #resolveClosed: ((result: DuplexClosed) => void) | undefined
+  /** Called once, when the connection is over. */
+  onClosed: () => void = () => {}
+  /** There is an answer on its way, or nobody who could get one: an error of accept() is not to be answered again. */
+  #answered = false
+  /** The accept head is being made: a second accept() would make another. */
+  #deciding = false
+
+  constructor (claim: Claim, reply: FastifyReply, carrier: Carrier, registry: Registry) {
+    this.kind = claim.kind
+    this.reply = reply
+    this.#claim = claim
+    this.#carrier = carrier
+    this.#registry = registry
+    this.#lifetime = new Lifetime(claim.route.settings, carrier, (reason, error) => this.#breakOff({ reason, error }))
+    carrier.onProgress = () => this.#progress()
+    registry.add(this)
+  }
+
+  get protocol (): string | undefined { return this.kind === 'upgrade' ? this.#claim.protocol : undefined }
+  get authority (): DuplexAuthority | undefined { return this.#claim.authority }
+  get httpVersion (): string { return this.#claim.req.httpVersion }
+  get head (): Buffer { return this.#carrier.head }
+  get accepted (): boolean { return this.#claim.accepted }
+  get bytesRead (): number { return this.#carrier.bytesRead }
+  get bytesWritten (): number { return this.accepted ? this.#carrier.bytesWritten : 0 }
+
+  /** Plugins that wrap the handlers of all routes take their first argument for a request. */
+  get raw (): unknown { return this.#claim.req }
+
+  get signal (): AbortSignal {
+    if (this.#signal === undefined) {
+      this.#signal = new AbortController()
+      if (this.#cause !== undefined) this.#signal.abort(this.#cause.error)
+    }
+    return this.#signal.signal
+  }
+
+  get answered (): boolean { return this.#answered || this.#claim.over }
+
+  get draining (): AbortSignal {
+    if (this.#draining === undefined) {
+      this.#draining = new AbortController()
+      if (this.#registry.draining) this.#draining.abort(new FST_ERR_DUPLEX_SHUTDOWN())
+    }
+    return this.#draining.signal
+  }
+
+  get closed (): Promise<DuplexClosed> {
+    this.#closed ??= this.#result !== undefined
+      ? Promise.resolve(this.#result)
+      : new Promise(resolve => { this.#resolveClosed = resolve })
+    return this.#closed
+  }
+
+  async accept (options: DuplexAcceptOptions = {}): Promise<this> {
+    await this.acceptNow(options)
+    return this
+  }
+
+  /** Accepts without waiting when no hook makes it wait: then the pair is live when this returns. */
+  acceptNow (options: DuplexAcceptOptions): void | Promise<void> {
+    const claim = this.#claim
+    this.#assertUndecided()
+    if (this.#registry.draining) throw new FST_ERR_DUPLEX_SHUTDOWN()
+    const status = this.#status(options.statusCode)
+    if (options.protocol !== undefined && this.kind === 'upgrade') {
+      if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
+      claim.protocol = options.protocol
+    }
+    if (options.headers !== undefined) {
+      appFields(options.headers)
+      this.reply.headers(options.headers)
+    }
+    this.#deciding = true
+    try {
+      const headers = runSendHooks(this.reply, status, merged => { appFields(merged) })
+      if (headers instanceof Promise) {
+        return headers.then(merged => this.#open(status, merged)).catch(error => this.#undecided(error))
+      }
+      this.#open(status, headers)
+    } catch (error) {
+      this.#undecided(error)
+    }
+  }
+
+  close (): Promise<DuplexClosed> {
+    this.#end()
+    return this.closed
+  }
+
+  destroy (error?: Error): void {
+    this.#breakOff({ reason: 'destroyed', error: error ?? new FST_ERR_DUPLEX_DESTROYED() })
+  }
+
+  web (): DuplexWebPair {
+    if (this.readable === undefined || this.writable === undefined) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
+    return webPair(this.readable, this.writable)
+  }
+
+  detach (): DetachedSocket {
+    this.#assertUndecided()
+    const detached = this.#carrier.detach()
+    this.#leaveHttp()
+    this.#state = 'detached'
+    return detached
+  }
+
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
+  }
+
+  /** The server is going away. */
+  drain (): void {
+    this.#draining?.abort(new FST_ERR_DUPLEX_SHUTDOWN())
+  }
+
+  /** The drain is over. */
+  shutDown (): void {
+    this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
+  }
+
+  /** The handler's promise resolved. */
+  handlerDone (): void {
+    if (this.#state === 'open') this.#end()
+  }
+
+  /** The handler threw, or its promise was rejected, after acceptance. */
+  handlerFailed (error: unknown): void {
+    const { log } = this.reply
+    if (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed') {
+      // The streams broke under the handler: `closed` tells, and this is only the echo.
+      log.debug({ err: error }, 'duplex handler failed after its connection was over')
+      return
+    }
+    log.error({ err: error }, 'duplex handler failed')
+    runErrorHooks(this.reply, error as Error)
+    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
+  }
+
+  #assertUndecided (): void {
+    if (this.accepted || this.#deciding || this.#state === 'detached') throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
+    if (this.#state === 'closed' || this.#claim.gone) throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
+    if (this.reply.sent || this.answered) throw new FST_ERR_DUPLEX_ALREADY_SENT()
+  }
+
+  /** An onSend hook failed: Fastify answers that. */
+  #undecided (error: unknown): never {
+    this.#deciding = false
+    this.#answered = true
+    throw error
+  }
+
+  #status (wanted: number | undefined): number {
+    const kind = kinds[this.kind]
+    if (wanted === undefined) {
+      const set = this.reply.statusCode
+      return kind.allows(set) ? set : kind.status
+    }
+    if (!kind.allows(wanted)) throw new FST_ERR_DUPLEX_INVALID_STATUS(wanted, this.kind)
+    return wanted
+  }
+
+  /** The one place where a connection becomes accepted: the head is written, and Fastify writes no more. */
+  #open (status: number, headers: OutgoingHttpHeaders): void {
+    const claim = this.#claim
+    const carrier = this.#carrier
+    if (claim.gone) throw new FST_ERR_DUPLEX_ABORTED()
+    const res = this.reply.raw as ServerResponse
+    const fields = appFields(headers)
+    const head = kinds[this.kind]
+    if (carrier instanceof MessageCarrier) {
+      for (const name of res.getHeaderNames()) res.removeHeader(name)
+      for (const [name, value] of head.fields(undefined)) if (!fields.some(field => field[0].toLowerCase() === name.toLowerCase())) fields.push([name, value])
+      this.#leaveHttp()
+      res.writeHead(status, fields.flat())
+      res.flushHeaders()
+    } else {
+      this.#leaveHttp(status)
+      carrier.writable.write(serialiseHead(status, fields, head, claim.protocol), 'latin1')
+    }
+    carrier.start()
+    this.readable = carrier.readable
+    this.writable = carrier.writable
+    this.#state = 'open'
+    this.#registry.accepted(this)
+    this.#lifetime.start()
+  }
+
+  /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
+  #leaveHttp (status = 200): void {
+    const claim = this.#claim
+    claim.accepted = true
+    claim.stopHandshakeTimer()
+    this.reply.hijack()
+    if (claim.res instanceof RefusalResponse && this.kind !== 'message') claim.res.release(status)
+  }
+
+  #end (): void {
+    if (this.#state !== 'open') return
+    this.#state = 'ending'
+    this.#carrier.end()
+    this.#carrier.discardInput()
+    this.#lifetime.ending()
+  }
+
+  #breakOff (cause: Cause): void {
+    if (this.#state === 'closed' || this.#cause !== undefined) return
+    this.#cause = cause
+    this.#signal?.abort(cause.error)
+    this.#carrier.breakOff(cause.error)
+  }
+
+  #progress (): void {
+    if (this.#state === 'closed') return
+    if (this.#carrier.closed) this.#settle()
+    else this.#lifetime.progress()
+  }
+
+  /** The one place where a connection becomes closed. */
+  #settle (): void {
+    const cause = this.#cause ?? this.#causeOnTheWire()
+    const detached = this.#state === 'detached'
+    this.#state = 'closed'
+    this.#lifetime.stop()
+    const claim = this.#claim
+    if (cause !== undefined) {
+      this.#cause = cause
+      this.#signal?.abort(cause.error)
+    }
+    this.#result = {
+      reason: detached ? 'detached' : cause?.reason ?? 'end',
+      ...(cause === undefined ? {} : { error: cause.error }),
+      bytesRead: this.bytesRead,
+      bytesWritten: this.bytesWritten,
+      duration: performance.now() - claim.since
+    }
+    this.onClosed()
+    if (claim.accepted) this.#logEnd(this.#result)
+    else claim.socketClosed()
+    this.#registry.closed(this, this.#result)
+    this.#resolveClosed?.(this.#result)
+  }
+
+  /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
+  #logEnd (result: DuplexClosed): void {
+    const { kind, protocol } = this
+    const { error, ...facts } = result
+    const res = this.reply.raw as ServerResponse
+    this.reply.log.info({ duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
+    if (kind !== 'message') res.emit('finish')
+    else if (!res.writableFinished) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
+  }
+
+  #causeOnTheWire (): Cause | undefined {
+    const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
+    if (localError !== undefined) return { reason: 'error', error: localError }
+    if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
+    if (inputEnded && outputFlushed) return undefined
+    return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
+  }
+}
+
+/**
+ * The onError hooks of the route, without the error handler that would answer: a reply that has not
+ * been hijacked runs them, and the plugin's own hook, which is the last, goes no further.
+ */
+function runErrorHooks (reply: FastifyReply, error: Error): void {
+  const raw = Object.create(reply.raw) as ServerResponse
+  silence(raw)
+  const shadow = Object.create(reply, { sent: { value: false }, raw: { value: raw } }) as FastifyReply
+  shadow.send(error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED())
+}

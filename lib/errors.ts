@@ -1,0 +1,82 @@
+import createError from '@fastify/error'
+
+/** Raised at boot, by `register` or by the declaration of a route. */
+export const FST_ERR_DUPLEX_INVALID_OPTION = createError<[string, string, string]>(
+  'FST_ERR_DUPLEX_INVALID_OPTION', 'duplex option %s must be %s, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_ALREADY_REGISTERED = createError(
+  'FST_ERR_DUPLEX_ALREADY_REGISTERED', 'fastify-duplex is registered on this server already', 500)
+export const FST_ERR_DUPLEX_LATE_REGISTRATION = createError<[string]>(
+  'FST_ERR_DUPLEX_LATE_REGISTRATION', 'fastify-duplex must be registered before duplex routes are declared, found %s', 500)
+export const FST_ERR_DUPLEX_DUPLICATED_ROUTE = createError<[string, string]>(
+  'FST_ERR_DUPLEX_DUPLICATED_ROUTE', 'a duplex route for %s %s is declared already', 500)
+export const FST_ERR_DUPLEX_BODY_SCHEMA = createError<[string, string]>(
+  'FST_ERR_DUPLEX_BODY_SCHEMA', 'duplex route %s has schema.body, which only kind "upgrade" can honour: remove %s from its kinds', 500)
+export const FST_ERR_DUPLEX_ASYNC_CONSTRAINT = createError<[string, string]>(
+  'FST_ERR_DUPLEX_ASYNC_CONSTRAINT', 'constraint %s of route %s is asynchronous: a duplex route is chosen when the request head is read', 500)
+export const FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME = createError<[string]>(
+  'FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME', 'fastify-duplex does not work on this runtime: %s', 500)
+
+/** Answered to a client that asked for a takeover which cannot be. */
+export const FST_ERR_DUPLEX_UPGRADE_REQUIRED = createError(
+  'FST_ERR_DUPLEX_UPGRADE_REQUIRED', 'Upgrade Required', 426)
+export const FST_ERR_DUPLEX_BAD_UPGRADE = createError(
+  'FST_ERR_DUPLEX_BAD_UPGRADE', 'Malformed Upgrade header', 400)
+export const FST_ERR_DUPLEX_BAD_TARGET = createError(
+  'FST_ERR_DUPLEX_BAD_TARGET', 'CONNECT needs a target of the form host:port', 400)
+export const FST_ERR_DUPLEX_CONNECT_BODY = createError(
+  'FST_ERR_DUPLEX_CONNECT_BODY', 'CONNECT cannot declare a body', 400)
+export const FST_ERR_DUPLEX_NO_HOST = createError(
+  'FST_ERR_DUPLEX_NO_HOST', 'HTTP/1.1 requests need exactly one Host header', 400)
+export const FST_ERR_DUPLEX_BODY_NOT_PARSED = createError<[string]>(
+  'FST_ERR_DUPLEX_BODY_NOT_PARSED', 'An Upgrade with a body is not possible with %s', 400)
+export const FST_ERR_DUPLEX_NO_ROUTE = createError<[string]>(
+  'FST_ERR_DUPLEX_NO_ROUTE', 'No route takes %s', 404)
+export const FST_ERR_DUPLEX_LENGTH_REQUIRED = createError(
+  'FST_ERR_DUPLEX_LENGTH_REQUIRED', 'An Upgrade with a body needs a Content-Length', 411)
+export const FST_ERR_DUPLEX_EXPECTATION_FAILED = createError(
+  'FST_ERR_DUPLEX_EXPECTATION_FAILED', 'Unknown expectation', 417)
+export const FST_ERR_DUPLEX_HEADERS_TOO_LARGE = createError(
+  'FST_ERR_DUPLEX_HEADERS_TOO_LARGE', 'Too many request header fields', 431)
+export const FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT', 'Not accepted within %d ms', 503)
+export const FST_ERR_DUPLEX_MAX_CONNECTIONS = createError(
+  'FST_ERR_DUPLEX_MAX_CONNECTIONS', 'Too many duplex connections', 503)
+export const FST_ERR_DUPLEX_SHUTDOWN = createError(
+  'FST_ERR_DUPLEX_SHUTDOWN', 'The server is shutting down', 503)
+
+export const FST_ERR_DUPLEX_ROUTING_FAILED = createError(
+  'FST_ERR_DUPLEX_ROUTING_FAILED', 'Routing the request failed', 500)
+
+/** Thrown to, or answered for, the code of the app. */
+export const FST_ERR_DUPLEX_NOT_ACCEPTED = createError(
+  'FST_ERR_DUPLEX_NOT_ACCEPTED', 'The handler neither accepted the connection nor sent a reply', 500)
+export const FST_ERR_DUPLEX_ALREADY_ACCEPTED = createError(
+  'FST_ERR_DUPLEX_ALREADY_ACCEPTED', 'The connection was accepted already', 500)
+export const FST_ERR_DUPLEX_ALREADY_SENT = createError(
+  'FST_ERR_DUPLEX_ALREADY_SENT', 'A reply was sent already', 500)
+export const FST_ERR_DUPLEX_INVALID_STATUS = createError<[number, string]>(
+  'FST_ERR_DUPLEX_INVALID_STATUS', 'Status %d cannot accept a connection of kind "%s"', 500)
+export const FST_ERR_DUPLEX_INVALID_HEADER = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_HEADER', 'Header %s has characters that HTTP does not allow', 500)
+export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
+  'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED', 'The client did not offer the protocol "%s"', 500)
+export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
+  'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a real connection', 500)
+export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
+  'FST_ERR_DUPLEX_CANNOT_DETACH', 'A message has no connection of its own to detach', 500)
+
+/** Reasons of `connection.signal` and `closed.error`. */
+export const FST_ERR_DUPLEX_ABORTED = createError(
+  'FST_ERR_DUPLEX_ABORTED', 'The peer went away', 499)
+export const FST_ERR_DUPLEX_IDLE_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_IDLE_TIMEOUT', 'No byte in either direction for %d ms', 408)
+export const FST_ERR_DUPLEX_FIN_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_FIN_TIMEOUT', 'The peer did not end its side and sent nothing for %d ms', 408)
+export const FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT', 'The peer ended its side and nothing was written for %d ms', 408)
+export const FST_ERR_DUPLEX_MAX_LIFETIME = createError<[number]>(
+  'FST_ERR_DUPLEX_MAX_LIFETIME', 'The connection reached its lifetime of %d ms', 408)
+export const FST_ERR_DUPLEX_HANDLER_FAILED = createError(
+  'FST_ERR_DUPLEX_HANDLER_FAILED', 'The handler of the connection failed', 500)
+export const FST_ERR_DUPLEX_DESTROYED = createError(
+  'FST_ERR_DUPLEX_DESTROYED', 'The connection was destroyed', 500)

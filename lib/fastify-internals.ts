@@ -1,0 +1,101 @@
+// Everything this package knows of Fastify's insides, checked on Fastify 5.12. Each part is found by
+// what it is called there; what cannot be found is reported at registration, never guessed.
+import diagnostics from 'node:diagnostics_channel'
+import type { Server } from 'node:http'
+import type { FastifyInstance, RouteOptions } from 'fastify'
+
+/** A routing constraint of the app, as find-my-way defines it. */
+export interface ConstraintStrategy {
+  name: string
+  mustMatchWhenDerived?: boolean
+  storage (): { get (value: unknown): unknown, set (value: unknown, store: unknown): void }
+  deriveConstraint (req: unknown, context: unknown, done?: unknown): unknown
+}
+
+export interface RoutingOptions {
+  rewriteUrl: ((this: FastifyInstance, req: unknown) => string) | undefined
+  caseSensitive: boolean
+  /** Of the constructor; those of `addConstraintStrategy` are in `strategiesOf`. */
+  constraints: ConstraintStrategy[]
+}
+
+interface Seen {
+  strategies: ConstraintStrategy[]
+  /** The first duplex route that was declared while the plugin was not there. */
+  tooEarly: string | undefined
+  registered: boolean
+}
+
+const seen = new WeakMap<object, Seen>()
+
+/** `app.server` is the one object that an instance and all its encapsulated children share. */
+function seenOf (app: FastifyInstance): Seen {
+  let entry = seen.get(app.server)
+  if (entry === undefined) {
+    entry = { strategies: [], tooEarly: undefined, registered: false }
+    seen.set(app.server, entry)
+  }
+  return entry
+}
+
+diagnostics.subscribe('fastify.initialization', (message) => {
+  const { fastify } = message as { fastify: FastifyInstance }
+  const entry = seenOf(fastify)
+  fastify.addHook('onRoute', (route: RouteOptions) => {
+    const { duplex } = route as { duplex?: unknown }
+    if (duplex !== undefined && duplex !== false && !entry.registered) {
+      entry.tooEarly ??= `${String(route.method)} ${route.url}`
+    }
+  })
+  const addConstraintStrategy = fastify.addConstraintStrategy
+  fastify.addConstraintStrategy = function (strategy) {
+    const result = addConstraintStrategy.call(this, strategy)
+    entry.strategies.push(strategy as unknown as ConstraintStrategy)
+    return result
+  }
+})
+
+/** The duplex route that was declared too early, if any; `register` succeeds once per server. */
+export function markRegistered (app: FastifyInstance): { again: boolean, tooEarly: string | undefined } {
+  const entry = seenOf(app)
+  const again = entry.registered
+  entry.registered = true
+  return { again, tooEarly: entry.tooEarly }
+}
+
+function symbolNamed (target: object, name: string): symbol | undefined {
+  for (let object: object | null = target; object !== null; object = Object.getPrototypeOf(object)) {
+    const found = Object.getOwnPropertySymbols(object).find(symbol => symbol.description === name)
+    if (found !== undefined) return found
+  }
+  return undefined
+}
+
+/** What the router is built with, or undefined where this Fastify hides it elsewhere. */
+export function routingOptions (app: FastifyInstance): RoutingOptions | undefined {
+  const symbol = symbolNamed(app, 'fastify.options')
+  if (symbol === undefined) return undefined
+  const options = (app as unknown as Record<symbol, {
+    rewriteUrl?: RoutingOptions['rewriteUrl']
+    routerOptions?: { caseSensitive?: boolean, constraints?: Record<string, ConstraintStrategy> }
+  }>)[symbol]
+  if (options === undefined || typeof options !== 'object') return undefined
+  return {
+    rewriteUrl: options.rewriteUrl,
+    caseSensitive: options.routerOptions?.caseSensitive ?? true,
+    constraints: Object.values(options.routerOptions?.constraints ?? {})
+  }
+}
+
+/** Strategies that were added after the instance was made. */
+export function strategiesOf (app: FastifyInstance): ConstraintStrategy[] {
+  return seenOf(app).strategies
+}
+
+/** The further servers that `listen({ host: 'localhost' })` opens, one for each other address. */
+export function secondaryServers (app: FastifyInstance): Server[] | undefined {
+  const symbol = symbolNamed(app, 'fastify.serverBindings')
+  if (symbol === undefined) return undefined
+  const bindings = (app as unknown as Record<symbol, Server[]>)[symbol]
+  return Array.isArray(bindings) ? bindings : undefined
+}

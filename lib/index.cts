@@ -1,0 +1,2 @@
+import duplex = require('./index.ts')
+export = duplex

@@ -1,0 +1,7 @@
+import { plugin } from './plugin.ts'
+
+export default plugin
+export { plugin as fastifyDuplex }
+export { tunnel } from './tunnel.ts'
+export * as errors from './errors.ts'
+export type * from '../types/index.ts'

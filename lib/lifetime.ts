@@ -1,0 +1,111 @@
+import type { Carrier } from './carriers/carrier.ts'
+import {
+  FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT, FST_ERR_DUPLEX_IDLE_TIMEOUT, FST_ERR_DUPLEX_MAX_LIFETIME
+} from './errors.ts'
+import type { Limits } from './options.ts'
+import type { DuplexCloseReason } from '../types/index.ts'
+
+/** How often silence is looked for within the time that it may last. */
+const LOOKS = 8
+
+/** Counts silence by looking at a byte counter now and then: traffic itself costs nothing. */
+class SilenceWatch {
+  readonly #timer: NodeJS.Timeout
+  readonly #counter: () => number
+  #last: number
+  #since = performance.now()
+
+  constructor (limit: number, counter: () => number, expired: () => void) {
+    this.#counter = counter
+    this.#last = counter()
+    this.#timer = setTimeout(() => {
+      const now = this.#counter()
+      if (now !== this.#last) {
+        this.#last = now
+        this.#since = performance.now()
+      } else if (performance.now() - this.#since >= limit) {
+        expired()
+        return
+      }
+      this.#timer.refresh()
+    }, Math.max(1, Math.ceil(limit / LOOKS)))
+  }
+
+  stop (): void {
+    clearTimeout(this.#timer)
+  }
+}
+
+/** The time limits of one connection, from acceptance to its end. */
+export class Lifetime {
+  readonly #limits: Limits
+  readonly #carrier: Carrier
+  readonly #expire: (reason: DuplexCloseReason, error: Error) => void
+  #idle: SilenceWatch | undefined
+  #fin: SilenceWatch | undefined
+  #halfOpen: SilenceWatch | undefined
+  #whole: NodeJS.Timeout | undefined
+  #open = false
+  #ours = false
+
+  constructor (limits: Limits, carrier: Carrier, expire: (reason: DuplexCloseReason, error: Error) => void) {
+    this.#limits = limits
+    this.#carrier = carrier
+    this.#expire = expire
+  }
+
+  start (): void {
+    const { idleTimeout, maxLifetime, tcpKeepAlive } = this.#limits
+    this.#open = true
+    const socket = this.#carrier.readable as { setKeepAlive?: (on: boolean, delay: number) => void }
+    if (tcpKeepAlive > 0) socket.setKeepAlive?.(true, tcpKeepAlive)
+    if (idleTimeout > 0) {
+      this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
+        this.#expire('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+      })
+    }
+    if (maxLifetime > 0) {
+      this.#whole = setTimeout(() => this.#expire('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+    }
+    this.progress()
+  }
+
+  /** Our side ends now. */
+  ending (): void {
+    this.#ours = true
+    this.#halfOpen?.stop()
+    const { finTimeout } = this.#limits
+    if (finTimeout > 0 && this.#fin === undefined && !this.#carrier.closed) {
+      // Until the last byte has left, the peer's reading of it is progress too.
+      this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
+        this.#expire('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+      })
+    }
+  }
+
+  /** One of the sides has ended, maybe. */
+  progress (): void {
+    if (!this.#open) return
+    const { inputEnded, outputFlushed } = this.#carrier
+    const { halfOpenTimeout } = this.#limits
+    if (outputFlushed && !inputEnded && !this.#ours) this.ending()
+    if (inputEnded && !this.#ours && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
+      this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.bytesWritten - this.#carrier.unsent, () => {
+        this.#expire('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+      })
+    }
+  }
+
+  stop (): void {
+    this.#open = false
+    this.#idle?.stop()
+    this.#fin?.stop()
+    this.#halfOpen?.stop()
+    clearTimeout(this.#whole)
+  }
+
+  #moved (): number {
+    const { bytesRead, bytesWritten, unsent } = this.#carrier
+    return bytesRead + bytesWritten - unsent
+  }
+}

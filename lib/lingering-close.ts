@@ -1,0 +1,22 @@
+import type { Duplex } from 'node:stream'
+
+/** How much of what still arrives is read and thrown away, and for how long, before the socket goes. */
+const MOST_BYTES = 1024 * 1024
+const LONGEST = 2000
+
+/**
+ * Closes after a refusal, RFC 9112 section 9.6: our side is ended, what still arrives is discarded
+ * and never parsed, and a client that does not close in its turn is not waited for.
+ */
+export function lingeringClose (socket: Duplex): void {
+  if (socket.destroyed) return
+  let left = MOST_BYTES
+  const timer = setTimeout(() => socket.destroy(), LONGEST)
+  socket.once('close', () => clearTimeout(timer))
+  socket.on('data', (chunk: Buffer) => {
+    left -= chunk.length
+    if (left < 0) socket.destroy()
+  })
+  socket.resume()
+  socket.end()
+}

@@ -1,0 +1,159 @@
+// Everything this package knows of Node's insides. Checked on Node 20.20, 22.23, 24.21 and 26.10;
+// `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
+import { Server, type IncomingMessage, type ServerResponse } from 'node:http'
+import { Duplex, Readable } from 'node:stream'
+
+/**
+ * Called when a request head is parsed, before the body. `req.upgrade` says that the parser saw
+ * `Connection: upgrade` with `Upgrade`, or CONNECT, and so stops at the end of this message.
+ */
+type OnIncoming = (req: IncomingMessage, keepAlive: boolean) => number
+
+interface Parser {
+  onIncoming: OnIncoming | null
+  maxHeaderPairs?: number
+}
+
+export interface HttpSocket extends Duplex {
+  parser?: Parser | null
+  _httpMessage?: ServerResponse | null
+  _parent?: unknown
+  _handle?: { writeQueueSize?: number } | null
+}
+
+interface UpgradableRequest {
+  upgrade: boolean
+}
+
+/** What a head hook may answer, beside passing the head on to Node. */
+export const TAKE_OVER = 2
+export const PARSE_BODY = 0
+
+/**
+ * Runs `hook` for every request head on this socket. It gets Node's own handler as `next`.
+ * There is no public way to see a head before Node decides what follows it.
+ */
+export function onRequestHead (
+  socket: HttpSocket,
+  hook: (req: IncomingMessage, next: () => number) => number
+): boolean {
+  const parser = socket.parser
+  const original = parser?.onIncoming
+  if (parser == null || typeof original !== 'function') return false
+  parser.onIncoming = function (req, keepAlive) {
+    return hook(req, () => original.call(parser, req, keepAlive))
+  }
+  return true
+}
+
+/** Ends HTTP on the connection with this head: Node emits 'upgrade' or 'connect' with all that follows it. */
+export function takeOver (req: IncomingMessage): number {
+  (req as unknown as UpgradableRequest).upgrade = true
+  return TAKE_OVER
+}
+
+/**
+ * The same after the body: Node parses it as usual, then emits 'upgrade' with what follows it.
+ * Not for chunked bodies, whose errors the parser then swallows.
+ */
+export function takeOverAfterBody (req: IncomingMessage): number {
+  const request = req as unknown as UpgradableRequest
+  request.upgrade = false
+  const push = Readable.prototype.push
+  req.push = function (this: IncomingMessage, chunk: unknown, encoding?: BufferEncoding) {
+    if (chunk === null) {
+      request.upgrade = true
+      req.push = push
+    }
+    return push.call(this, chunk, encoding)
+  }
+  return PARSE_BODY
+}
+
+/** Whether the parser saw an Upgrade (or CONNECT) in this head. */
+export function sawUpgrade (req: IncomingMessage): boolean {
+  return (req as unknown as UpgradableRequest).upgrade
+}
+
+/**
+ * Node 20 drops header fields above a limit without an error, Content-Length among them; later
+ * versions refuse the request. A head at the limit can be no base for a takeover.
+ */
+export function mayHaveLostHeaders (req: IncomingMessage): boolean {
+  const limit = (req.socket as unknown as HttpSocket | null)?.parser?.maxHeaderPairs ?? 0
+  return limit > 0 && req.rawHeaders.length >= limit
+}
+
+/** The response that owns the socket now, if an earlier request is not answered yet. */
+export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefined {
+  return socket._httpMessage ?? undefined
+}
+
+/** The TCP socket beneath a TLS socket. */
+export function socketBeneath (socket: HttpSocket): HttpSocket | undefined {
+  const parent = socket._parent
+  return parent instanceof Duplex ? parent as HttpSocket : undefined
+}
+
+/** Bytes the kernel did not take yet, of the write that is under way. */
+export function bytesInFlight (socket: HttpSocket): number {
+  return socket._handle?.writeQueueSize ?? 0
+}
+
+/** HTTP forbids `setEncoding` on its sockets and does not lift that after an upgrade. */
+export function allowSetEncoding (socket: HttpSocket): void {
+  if (Object.hasOwn(socket, 'setEncoding')) socket.setEncoding = Readable.prototype.setEncoding as HttpSocket['setEncoding']
+}
+
+/** Reads from a Duplex until the end without destroying it, which would cost the other half. */
+export function iterateWithoutDestroying (readable: Readable): void {
+  (readable as { [Symbol.asyncIterator]: unknown })[Symbol.asyncIterator] = function (this: Readable) {
+    return this.iterator({ destroyOnReturn: false })
+  }
+}
+
+/**
+ * The end of input, held back until somebody reads: an 'end' without a listener is lost, and a
+ * stream past its end refuses `unshift`. Nothing is held when a reader is there already.
+ */
+export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
+  let held = false
+  let holding = true
+  const readers = (event: string | symbol): void => {
+    if (event === 'data' || event === 'readable' || event === 'end') process.nextTick(release)
+  }
+  const push = Readable.prototype.push
+  socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
+    if (chunk !== null || !holding) return push.call(this, chunk, encoding)
+    held = true
+    onHeld()
+    return false
+  }
+  socket.on('newListener', readers)
+  socket.on('resume', release)
+  function release (): void {
+    if (!holding) return
+    holding = false
+    socket.removeListener('newListener', readers)
+    socket.removeListener('resume', release)
+    socket.push = push
+    if (held && !socket.destroyed) {
+      socket.push(null)
+      socket.read(0)
+    }
+  }
+  return release
+}
+
+/** Throws what is missing, at registration rather than with the first lost byte. */
+export function assertNodeInternals (): string | undefined {
+  const server = new Server()
+  const socket: HttpSocket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })
+  server.emit('connection', socket)
+  const missing = onRequestHead(socket, (_req, next) => next())
+    ? undefined
+    : 'its HTTP server has no parser.onIncoming on the socket'
+  socket.destroy()
+  return missing
+}
+

@@ -1,0 +1,65 @@
+import { Server as HttpServer, type Server } from 'node:http'
+import { Server as HttpsServer } from 'node:https'
+import fp from 'fastify-plugin'
+import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
+import { claimOf, type Claim } from './claim.ts'
+import { DuplexRoutes } from './duplex-routes.ts'
+import {
+  FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
+} from './errors.ts'
+import { markRegistered, routingOptions, secondaryServers } from './fastify-internals.ts'
+import { Gate } from './gate.ts'
+import { assertNodeInternals } from './node-internals.ts'
+import { pluginSettings } from './options.ts'
+import { Registry } from './registry.ts'
+import { declareRoute } from './route.ts'
+import { watchServer } from './servers.ts'
+import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+
+const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {
+  const settings = pluginSettings(options)
+  const { again, tooEarly } = markRegistered(app)
+  if (again) throw new FST_ERR_DUPLEX_ALREADY_REGISTERED()
+  if (tooEarly !== undefined) throw new FST_ERR_DUPLEX_LATE_REGISTRATION(tooEarly)
+  const routing = routingOptions(app)
+  if (routing === undefined) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME('this Fastify does not show how it routes')
+  const missing = assertNodeInternals()
+  if (missing !== undefined) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME(missing)
+
+  const registry = new Registry(settings)
+  const routes = new DuplexRoutes(app, routing, req => claimOf(req))
+  const gate = new Gate(routes, (claim: Claim) => registry.refused(claim))
+  if (!app.supportedMethods.includes('CONNECT')) app.addHttpMethod('CONNECT')
+  app.decorate('duplex', {
+    connections: registry.connections as never,
+    drain: (timeout?: Milliseconds) => registry.drain(timeout)
+  })
+
+  app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
+    const { duplex } = route as { duplex?: unknown }
+    if (duplex !== undefined && duplex !== false) declareRoute(this, route, settings, routes, registry)
+  })
+  const watch = (server: Server): void => watchServer(server, app.server as Server, app, gate, registry)
+  app.addHook('onReady', function (done) {
+    routes.seal()
+    if (app.server instanceof HttpServer || (app.server as unknown) instanceof HttpsServer) watch(app.server as Server)
+    done()
+  })
+  app.addHook('onListen', function (done) {
+    for (const server of secondaryServers(app) ?? []) watch(server)
+    done()
+  })
+  // The drain only starts here. A hook that waited would run into the plugin timeout, and make close()
+  // reject; that the connections end is what closing the server waits for.
+  app.addHook('preClose', function (done) {
+    void registry.drain()
+    done()
+  })
+  done()
+}
+
+/** The Fastify plugin. */
+export const plugin: FastifyPluginCallback<FastifyDuplexOptions> = fp(register, {
+  fastify: '5.x',
+  name: 'fastify-duplex'
+})

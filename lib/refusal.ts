@@ -1,0 +1,110 @@
+import { ServerResponse, STATUS_CODES, type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders } from 'node:http'
+import { lingeringClose } from './lingering-close.ts'
+import type { HttpSocket } from './node-internals.ts'
+
+interface RefusalError extends Error {
+  code: string
+  statusCode?: number
+}
+
+/** The body of an error, as Fastify's own handler writes it. */
+export function errorBody (error: RefusalError): string {
+  const statusCode = error.statusCode ?? 500
+  return JSON.stringify({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
+}
+
+/**
+ * A response on a connection that left HTTP, for everything short of acceptance. Nothing that follows
+ * the request is ever parsed, so it always says `Connection: close` and is always followed by it: a
+ * proxy may have opened its pipe on the mere intent (RFC 9931).
+ */
+export class RefusalResponse extends ServerResponse {
+  /** A status that would tell the client of a takeover that did not happen. */
+  readonly #means: (status: number) => boolean
+  #onDone: () => void
+
+  constructor (req: IncomingMessage, socket: HttpSocket, onDone: () => void) {
+    super(req)
+    const connect = req.method === 'CONNECT'
+    this.#means = status => status < 200 || (connect && status < 300)
+    this.#onDone = onDone
+    this.shouldKeepAlive = false
+    this.assignSocket(socket as never)
+    this.once('finish', () => this.#onDone())
+  }
+
+  override writeHead (statusCode: number, ...rest: unknown[]): this {
+    let status = statusCode
+    let headers = rest.find(argument => typeof argument === 'object' && argument !== null) as OutgoingHttpHeaders | OutgoingHttpHeader[] | undefined
+    if (this.#means(status)) {
+      this.statusMessage = ''
+      status = 500
+    }
+    let upgrade = this.hasHeader('upgrade')
+    this.removeHeader('connection')
+    if (Array.isArray(headers)) {
+      const pairs: OutgoingHttpHeader[] = []
+      for (let at = 0; at < headers.length; at += 2) {
+        const name = String(headers[at]).toLowerCase()
+        if (name === 'upgrade') upgrade = true
+        if (name !== 'connection') pairs.push(headers[at] as OutgoingHttpHeader, headers[at + 1] as OutgoingHttpHeader)
+      }
+      headers = [...pairs, 'Connection', upgrade ? 'Upgrade, close' : 'close']
+    } else {
+      const fields: OutgoingHttpHeaders = {}
+      for (const [name, value] of Object.entries(headers ?? {})) {
+        if (name.toLowerCase() === 'upgrade') upgrade = true
+        if (name.toLowerCase() !== 'connection') fields[name] = value
+      }
+      headers = { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }
+    }
+    const reason = typeof rest[0] === 'string' && status === statusCode ? rest[0] : undefined
+    return reason === undefined ? super.writeHead(status, headers) : super.writeHead(status, reason, headers)
+  }
+
+  /** Whether this status, on this kind of request, is acceptance's alone. */
+  impliesTakeover (status: number): boolean {
+    return this.#means(status)
+  }
+
+  /** The socket is the stream's now: nothing of this response reaches it any more. */
+  release (statusCode: number): void {
+    this.#onDone = () => {}
+    this.detachSocket(this.socket as never)
+    this.statusCode = statusCode
+    silence(this)
+  }
+}
+
+/** A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. */
+export function silence (res: ServerResponse): void {
+  Object.defineProperties(res, {
+    headersSent: { value: true },
+    writableEnded: { value: true },
+    writeHead: { value: () => res },
+    flushHeaders: { value: () => {} },
+    writeContinue: { value: () => {} },
+    writeProcessing: { value: () => {} },
+    writeEarlyHints: { value: () => {} },
+    addTrailers: { value: () => {} },
+    write: { value: () => false },
+    end: { value: () => res }
+  })
+}
+
+/** Answers without the app: for requests that name no route, or name none that can be told. */
+export function refuse (socket: HttpSocket, req: IncomingMessage, error: RefusalError): void {
+  const res = new RefusalResponse(req, socket, () => lingeringClose(socket))
+  sendRefusal(res, error)
+}
+
+export function sendRefusal (res: ServerResponse, error: RefusalError): void {
+  const body = errorBody(error)
+  res.writeHead(error.statusCode ?? 500, {
+    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Length': Buffer.byteLength(body),
+    Connection: 'close'
+  })
+  res.end(body)
+}
+

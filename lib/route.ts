@@ -1,0 +1,264 @@
+import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Readable } from 'node:stream'
+import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
+import { acceptanceFailed, dropPayload, interruptSendHooks } from './accept-hooks.ts'
+import { MessageCarrier } from './carriers/message-carrier.ts'
+import { Claim, claimOf } from './claim.ts'
+import { Connection } from './connection.ts'
+import { CONSTRAINT, type DuplexRoute, type DuplexRoutes } from './duplex-routes.ts'
+import {
+  FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_CONNECTIONS,
+  FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_SHUTDOWN,
+  FST_ERR_DUPLEX_UPGRADE_REQUIRED
+} from './errors.ts'
+import { routeSettings, type PluginSettings, type RouteSettings } from './options.ts'
+import { RefusalResponse } from './refusal.ts'
+import type { Registry } from './registry.ts'
+import { Slots } from './slots.ts'
+import { wasOffered } from './upgrade-tokens.ts'
+
+/** A handler as Fastify and its hooks see it; the types of a duplex one are the user's side of it. */
+type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown
+
+/** Seconds after which a client that found all slots taken may try again. */
+const RETRY_AFTER = 1
+
+/** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
+export function declareRoute (app: FastifyInstance, options: RouteOptions, plugin: PluginSettings, routes: DuplexRoutes, registry: Registry): void {
+  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin), options)
+  const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
+  const route = routes.add({
+    url: options.url,
+    methods: [options.method].flat().map(method => method.toUpperCase()),
+    constraints: { ...options.constraints },
+    settings,
+    slots: new Slots(settings.maxConnections),
+    handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
+    handshakeYields: settings.handshakeTimeout === undefined
+  })
+  options.constraints = { ...options.constraints, [CONSTRAINT]: route.id }
+  const handler = options.handler as unknown as Handler
+  options.handler = function (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) {
+    return enter(this, handler, request, reply, registry)
+  } as RouteOptions['handler']
+  // Last among the hooks of the route: after those that other plugins add to it for this declaration.
+  app.after(() => addHooks(options, registry))
+}
+
+function hasBodySchema (options: RouteOptions): boolean {
+  return (options.schema as { body?: unknown } | undefined)?.body !== undefined
+}
+
+/** schema.body is for the body parser, and a message's body does not go there. */
+function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSettings {
+  if (!hasBodySchema(options)) return settings
+  if (settings.kindsNamed) {
+    const wrong = settings.kinds.find(kind => kind === 'message' || kind === 'hijack')
+    if (wrong !== undefined) throw new FST_ERR_DUPLEX_BODY_SCHEMA(options.url, `"${wrong}"`)
+    return settings
+  }
+  return { ...settings, kinds: ['upgrade'] }
+}
+
+function addHooks (options: RouteOptions, registry: Registry): void {
+  const append = (name: 'onRequest' | 'preParsing' | 'onSend' | 'onError', hook: unknown): void => {
+    const hooks = [options[name] ?? []].flat()
+    ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
+  }
+  append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: Done) => negotiate(request, reply, registry, done))
+  append('preParsing', keepBody)
+  append('onSend', (_request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
+    const res = reply.raw as ServerResponse
+    // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
+    if (res instanceof RefusalResponse && res.impliesTakeover(res.statusCode) && dropPayload(res, undefined) === undefined) {
+      done(new FST_ERR_DUPLEX_NOT_ACCEPTED())
+    } else {
+      done(null, dropPayload(res, payload))
+    }
+  })
+  append('onError', (request: FastifyRequest, reply: FastifyReply, error: Error & { code: string, statusCode?: number }, done: () => void) => {
+    const claim = claimOf(request.raw)
+    // After acceptance there is nobody to answer: the hooks were all that was wanted.
+    if (claim?.accepted === true) return
+    const res = reply.raw as ServerResponse
+    if (error.code === 'FST_ERR_HANDLER_TIMEOUT' && interruptSendHooks(res, error)) return
+    acceptanceFailed(res, error)
+    done()
+  })
+}
+
+type Done = (error?: Error) => void
+
+/** The last onRequest hook: what the head alone could not decide. */
+function negotiate (request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
+  const claim = claimOf(request.raw)
+  if (claim === undefined) {
+    done(new FST_ERR_DUPLEX_NO_CONNECTION())
+    return
+  }
+  claim.reply = reply
+  if (claim.res === undefined) {
+    claim.res = reply.raw as ServerResponse
+    claim.res.once('finish', () => { if (!claim.accepted) registry.refused(claim) })
+  }
+  if (registry.draining) {
+    done(new FST_ERR_DUPLEX_SHUTDOWN())
+    return
+  }
+  switch (claim.instead) {
+    case 'head':
+      reply.code(200).send()
+      return
+    case 'not-found':
+      reply.callNotFound()
+      return
+    case 'upgrade-required':
+      done(upgradeRequired(claim.route, reply))
+      return
+  }
+  if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
+    choose(claim, request, reply).then(() => done(), done)
+  } else {
+    promiseBody(claim, reply)
+    done()
+  }
+}
+
+async function choose (claim: Claim, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  const { chooser, kinds } = claim.route.settings
+  const choice = await (chooser as NonNullable<typeof chooser>)([...claim.offered], request as never)
+  if (choice !== false) {
+    if (typeof choice !== 'string' || !wasOffered(choice, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(String(choice))
+    // Only now is it known that this body stands before a stream, which needs its exact length.
+    if (claim.req.headers['transfer-encoding'] !== undefined) throw new FST_ERR_DUPLEX_LENGTH_REQUIRED()
+    claim.protocol = choice
+  } else if (claim.hasBody && kinds.includes('message')) {
+    claim.kind = 'message'
+  } else {
+    throw upgradeRequired(claim.route, reply)
+  }
+  promiseBody(claim, reply)
+}
+
+/** RFC 9110 section 7.8: with `Expect: 100-continue` the 100 comes before the 101. On a message it is Node's. */
+function promiseBody (claim: Claim, reply: FastifyReply): void {
+  if (claim.carrier === undefined && claim.kind === 'message' && !(claim.res instanceof RefusalResponse)) return
+  if (/^100-continue$/i.test(claim.req.headers.expect ?? '') && claim.kind !== 'hijack' && claim.kind !== 'connect') {
+    (reply.raw as ServerResponse).writeContinue()
+  }
+}
+
+function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
+  const { protocols } = route.settings
+  // RFC 9110 section 15.5.22 wants the protocols named; a route that takes any has none to name.
+  if (protocols !== undefined) reply.header('upgrade', protocols.join(', ')).header('connection', 'Upgrade')
+  return new FST_ERR_DUPLEX_UPGRADE_REQUIRED()
+}
+
+const bodies = new WeakMap<IncomingMessage, Readable>()
+
+/** The last preParsing hook: on a message the stream that it gets is the body, and nothing parses it. */
+function keepBody (request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void): void {
+  const { raw } = request
+  if (claimOf(raw)?.kind === 'message') {
+    bodies.set(raw, payload)
+    // Fastify looks for a body once, right after this, and then everybody sees the headers again.
+    const headers = request as { headers: unknown }
+    headers.headers = {
+      get 'content-type' () {
+        headers.headers = undefined
+        return undefined
+      },
+      'content-length': undefined,
+      'transfer-encoding': undefined
+    }
+  }
+  done(null, payload)
+}
+
+/** The handler of the Fastify route: makes the connection, accepts it, and lets the user's handler own it. */
+function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest, reply: FastifyReply, registry: Registry): unknown {
+  const claim = claimOf(request.raw) as Claim
+  const { route } = claim
+  if (claim.gone) {
+    reply.hijack()
+    return
+  }
+  const carrier = claim.kind === 'message'
+    ? new MessageCarrier(claim.req, reply.raw as ServerResponse, bodies.get(claim.req) ?? claim.req)
+    : claim.carrier
+  if (carrier === undefined || (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded)) {
+    throw new FST_ERR_DUPLEX_BODY_NOT_PARSED(claim.req.method as string)
+  }
+  const slots = [route.slots, registry.slots]
+  const taken = slots.filter(one => one.take())
+  if (taken.length < slots.length) {
+    for (const one of taken) one.free()
+    reply.header('retry-after', RETRY_AFTER)
+    throw new FST_ERR_DUPLEX_MAX_CONNECTIONS()
+  }
+  const connection = new Connection(claim, reply, carrier, registry)
+  connection.onClosed = () => {
+    for (const one of slots) one.free()
+  }
+  return route.settings.manual
+    ? runManual(app, handler, connection, request, claim)
+    : runAuto(app, handler, connection, request)
+}
+
+function runAuto (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): void | Promise<void> {
+  const run = (): void => {
+    let result: unknown
+    try {
+      result = handler.call(app, connection, request)
+    } catch (error) {
+      connection.handlerFailed(error)
+      return
+    }
+    own(connection, result)
+  }
+  // When a hook threw Fastify has answered; when the client went away there is nobody to answer.
+  const failed = (error: unknown): void => { if (!connection.answered) throw error }
+  let accepting: void | Promise<void>
+  try {
+    accepting = connection.acceptNow({})
+  } catch (error) {
+    failed(error)
+    return
+  }
+  if (accepting !== undefined) return accepting.then(run, failed)
+  run()
+}
+
+/** The handler's promise is the connection's owner. */
+function own (connection: Connection, result: unknown): void {
+  if (!isThenable(result)) return
+  result.then(() => connection.handlerDone(), (error: unknown) => connection.handlerFailed(error))
+}
+
+function runManual (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest, claim: Claim): unknown {
+  let result: unknown
+  try {
+    result = handler.call(app, connection, request)
+  } catch (error) {
+    if (!claim.accepted) throw error
+    connection.handlerFailed(error)
+    return
+  }
+  if (!isThenable(result)) return claim.accepted ? undefined : result
+  return result.then((value: unknown) => {
+    if (claim.accepted) {
+      connection.handlerDone()
+      return
+    }
+    if (value === undefined && !connection.reply.sent && !connection.answered) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
+    return value
+  }, (error: unknown) => {
+    if (claim.accepted) connection.handlerFailed(error)
+    else if (!connection.answered) throw error
+  })
+}
+
+function isThenable (value: unknown): value is PromiseLike<unknown> {
+  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
+}

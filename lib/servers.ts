@@ -1,0 +1,157 @@
+import type { IncomingMessage, Server } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { Server as TlsServer } from 'node:tls'
+import type { FastifyInstance } from 'fastify'
+import { claimOf, type Claim } from './claim.ts'
+import { SocketCarrier } from './carriers/socket-carrier.ts'
+import { FST_ERR_DUPLEX_ROUTING_FAILED } from './errors.ts'
+import type { Gate, Verdict } from './gate.ts'
+import { giveBack, headWithoutUpgrade } from './give-back.ts'
+import { onRequestHead, sawUpgrade, takeOver, takeOverAfterBody, unfinishedResponse, type HttpSocket } from './node-internals.ts'
+import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
+import { refuse, sendRefusal } from './refusal.ts'
+import type { Registry } from './registry.ts'
+
+/** What to do with a connection that Node is about to let go of. */
+const leaving = new WeakMap<IncomingMessage, Verdict>()
+
+/** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
+export function watchServer (server: Server, main: Server, app: FastifyInstance, gate: Gate, registry: Registry): void {
+  const tls = server instanceof TlsServer
+  const standIn = (): void => {}
+  // Node asks for a listener before it emits: without one it destroys the socket.
+  server.on('connect', standIn)
+  server.on('upgrade', standIn)
+  // The second server of `localhost` passes 'upgrade' on to the first, and has no owners of its own.
+  const hasOthers = (event: 'upgrade' | 'connect'): boolean =>
+    (event === 'upgrade' ? main : server).listenerCount(event) > 1
+
+  server.on(tls ? 'secureConnection' : 'connection', (socket: HttpSocket) => {
+    onRequestHead(socket, (req, next) => {
+      const verdict = judge(req)
+      switch (verdict.then) {
+        case 'http':
+          return next()
+        case 'take-after-body':
+          leaving.set(req, verdict)
+          ;(socket as unknown as Socket).setTimeout?.(server.timeout)
+          return startWithBody(app, registry, verdict.claim, socket)
+        default:
+          leaving.set(req, verdict)
+          return takeOver(req)
+      }
+    })
+  })
+
+  function judge (req: IncomingMessage): Verdict {
+    try {
+      return gate.judge(req, hasOthers)
+    } catch (err) {
+      // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
+      app.log.error({ err }, 'routing of a request head failed')
+      return sawUpgrade(req) ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
+    }
+  }
+
+  // An error page in the middle of a response that is being streamed would be taken for its body.
+  server.prependListener('clientError', (error: Error, socket: Duplex) => {
+    const response = unfinishedResponse(socket as HttpSocket)
+    if (response !== undefined && claimOf(response.req)?.accepted === true) socket.destroy(error)
+  })
+
+  // Node emits what left HTTP to all listeners alike; those of others must not see what is ours.
+  const emit = server.emit
+  server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
+    if (event === 'upgrade' || event === 'connect') {
+      const [req, socket, head] = args as [IncomingMessage, HttpSocket, Buffer]
+      const verdict = leaving.get(req)
+      if (verdict !== undefined && verdict.then !== 'hand-over') {
+        leaving.delete(req)
+        receive(verdict, req, socket, head)
+        return true
+      }
+    }
+    return Reflect.apply(emit, this, [event, ...args])
+  }
+
+  function receive (verdict: Verdict, req: IncomingMessage, socket: HttpSocket, head: Buffer): void {
+    switch (verdict.then) {
+      case 'take': {
+        const carrier = verdict.claim.take(socket, head)
+        registry.addSocket(socket)
+        park(carrier, () => {
+          route(app, verdict.claim, socket)
+          carrier.holdEnd()
+        })
+        break
+      }
+      case 'take-after-body':
+        receiveAfterBody(verdict.claim, socket, head)
+        break
+      case 'refuse': {
+        const carrier = new SocketCarrier(socket, head)
+        registry.addSocket(socket)
+        park(carrier, () => {
+          carrier.releaseEnd()
+          refuse(socket, req, verdict.error)
+        })
+        break
+      }
+      case 'ignore-upgrade': {
+        const carrier = new SocketCarrier(socket, Buffer.concat([headWithoutUpgrade(req), head]))
+        park(carrier, () => {
+          carrier.letGo()
+          giveBack(server, socket as unknown as Socket, tls)
+        })
+      }
+    }
+  }
+
+  function park (carrier: SocketCarrier, proceed: () => void): void {
+    let waited = false
+    afterEarlierResponses(carrier.socket, () => {
+      if (waited) (carrier.socket as unknown as Socket).setTimeout?.(0)
+      proceed()
+    })
+    waited = true
+    carrier.holdEnd()
+  }
+}
+
+/** Runs the Fastify lifecycle for a request that Node has no response for. */
+function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
+  const res = claim.respondOn(socket)
+  try {
+    app.routing(claim.req, res)
+  } catch (err) {
+    app.log.error({ err }, 'routing of a takeover failed')
+    if (!claim.over) sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
+  }
+}
+
+/** An upgrade with a body: the lifecycle begins now, and the parser goes on until the body ends. */
+function startWithBody (app: FastifyInstance, registry: Registry, claim: Claim, socket: HttpSocket): number {
+  registry.addSocket(socket)
+  const code = takeOverAfterBody(claim.req)
+  const { req } = claim
+  // Node knows nothing of this request, so that it cannot tell it of a vanished client.
+  socket.once('close', () => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) })
+  afterEarlierResponses(socket, () => route(app, claim, socket))
+  return code
+}
+
+function receiveAfterBody (claim: Claim, socket: HttpSocket, head: Buffer): void {
+  if (claim.kind === 'message') {
+    // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
+    socket.on('error', () => {})
+    forwardDrain(socket)
+  } else if (claim.res?.writableEnded === true) {
+    // Answered while the body still came: the socket is closing, and discards.
+    socket.on('error', () => {})
+    socket.resume()
+  } else {
+    claim.take(socket, head).holdEnd()
+  }
+}
+

@@ -1,0 +1,115 @@
+import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { basename, join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import t from 'tap'
+import ts from 'typescript'
+
+const root = fileURLToPath(new URL('..', import.meta.url))
+const fixtures = join(root, 'test/fixtures/types')
+
+/** What a consumer's tsconfig.json says, with nothing that hides an error in our declarations. */
+const consumerOptions: ts.CompilerOptions = {
+  target: ts.ScriptTarget.ES2022,
+  lib: ['lib.es2023.d.ts'],
+  module: ts.ModuleKind.NodeNext,
+  moduleResolution: ts.ModuleResolutionKind.NodeNext,
+  types: ['node'],
+  strict: true,
+  exactOptionalPropertyTypes: false,
+  skipLibCheck: false,
+  allowImportingTsExtensions: true,
+  noEmit: true
+}
+
+const parsed = new Map<string, ts.SourceFile | undefined>()
+
+/** All programs of this file share the parsed declarations of Node, Fastify and the language. */
+function createHost (options: ts.CompilerOptions): ts.CompilerHost {
+  const host = ts.createCompilerHost(options)
+  const getSourceFile = host.getSourceFile.bind(host)
+  host.getSourceFile = (fileName, ...rest) => {
+    if (!parsed.has(fileName)) parsed.set(fileName, getSourceFile(fileName, ...rest))
+    return parsed.get(fileName)
+  }
+  return host
+}
+
+/** The package as npm installs it, declarations only. */
+function install (into: string): void {
+  const installed = join(into, 'node_modules/fastify-duplex')
+  const config = ts.getParsedCommandLineOfConfigFile(join(root, 'tsconfig.build.json'), {
+    outDir: join(installed, 'dist'),
+    declaration: true,
+    emitDeclarationOnly: true,
+    sourceMap: false
+  }, { ...ts.sys, onUnRecoverableConfigFileDiagnostic: ({ messageText }) => { throw new Error(String(messageText)) } })
+  if (config === undefined) throw new Error('tsconfig.build.json cannot be read')
+  const { diagnostics } = ts.createProgram(config.fileNames, config.options, createHost(config.options)).emit()
+  if (diagnostics.length > 0) throw new Error(diagnostics.map(describe).join('\n'))
+  writeFileSync(join(installed, 'package.json'), readFileSync(join(root, 'package.json')))
+}
+
+/** The fixtures as a consumer would write them: with the package imported by its name. */
+function write (consumer: string, type: 'module' | 'commonjs', edit = (source: string) => source): void {
+  mkdirSync(consumer)
+  writeFileSync(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }))
+  for (const name of readdirSync(fixtures)) {
+    const source = readFileSync(join(fixtures, name), 'utf8')
+    writeFileSync(join(consumer, name), edit(source.replace(/'(?:\.\.\/)+(?:lib|types)\/index\.c?ts'/g, "'fastify-duplex'")))
+  }
+}
+
+function compile (consumer: string, options: ts.CompilerOptions = {}, only = /\.c?ts$/): readonly ts.Diagnostic[] {
+  const files = readdirSync(consumer).filter(name => only.test(name)).map(name => join(consumer, name))
+  const merged = { ...consumerOptions, ...options }
+  return ts.getPreEmitDiagnostics(ts.createProgram(files, merged, createHost(merged)))
+}
+
+function describe (diagnostic: ts.Diagnostic): string {
+  const text = ts.flattenDiagnosticMessageText(diagnostic.messageText, '\n')
+  if (diagnostic.file === undefined) return text
+  return `${diagnostic.file.fileName}:${lineOf(diagnostic)}: ${text}`
+}
+
+function lineOf ({ file, start = 0 }: ts.Diagnostic): number {
+  return file === undefined ? 0 : file.getLineAndCharacterOfPosition(start).line + 1
+}
+
+const dir = t.testdir()
+install(dir)
+write(join(dir, 'esm'), 'module')
+write(join(dir, 'cjs'), 'commonjs')
+
+t.test('I2 an ESM consumer compiles without casts', async t => {
+  t.strictSame(compile(join(dir, 'esm')).map(describe), [])
+})
+
+t.test('I2 an ESM consumer compiles with exactOptionalPropertyTypes and the DOM library', async t => {
+  const lib = ['lib.es2023.d.ts', 'lib.dom.d.ts', 'lib.dom.iterable.d.ts']
+  t.strictSame(compile(join(dir, 'esm'), { exactOptionalPropertyTypes: true, lib }).map(describe), [])
+})
+
+t.test('I2 a CJS consumer compiles without casts', async t => {
+  t.strictSame(compile(join(dir, 'cjs')).map(describe), [])
+})
+
+t.test('I2 a CJS consumer compiles with exactOptionalPropertyTypes', async t => {
+  t.strictSame(compile(join(dir, 'cjs'), { exactOptionalPropertyTypes: true }).map(describe), [])
+})
+
+t.test('I2 each wrong use fails to compile, on its own line', async t => {
+  const directive = /@ts-expect-error (.+)/
+  const consumer = join(dir, 'wrong')
+  write(consumer, 'module', source => source.replaceAll('@ts-expect-error', 'expected:'))
+  const diagnostics = compile(consumer, { skipLibCheck: true }, /^wrong-uses\.ts$/)
+  const failing = new Set(diagnostics.map(diagnostic => `${basename(diagnostic.file?.fileName ?? '')}:${lineOf(diagnostic)}`))
+
+  const mistakes = readFileSync(join(fixtures, 'wrong-uses.ts'), 'utf8').split('\n')
+    .flatMap((line, index) => {
+      const mistake = directive.exec(line)?.[1]
+      return mistake === undefined ? [] : [{ mistake, where: `wrong-uses.ts:${index + 2}` }]
+    })
+  t.ok(mistakes.length > 50)
+  for (const { mistake, where } of mistakes) t.ok(failing.delete(where), mistake)
+  t.strictSame([...failing], [], 'and nothing else fails')
+})

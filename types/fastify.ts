@@ -1,0 +1,321 @@
+import type {
+  ContextConfigDefault,
+  FastifyBaseLogger,
+  FastifyInstance,
+  FastifyReply,
+  FastifyRequest,
+  FastifySchema,
+  FastifyTypeProvider,
+  FastifyTypeProviderDefault,
+  HTTPMethods,
+  RawReplyDefaultExpression,
+  RawRequestDefaultExpression,
+  RawServerBase,
+  RawServerDefault,
+  RouteGenericInterface,
+  RouteHandlerMethod,
+  RouteOptions,
+  RouteShorthandOptions
+} from 'fastify'
+import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
+import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
+
+/**
+ * The handler of a route with `duplex: true`. Its promise owns the connection: see
+ * {@link DuplexConnection}. What it resolves with is ignored.
+ */
+export type DuplexHandler<
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  Connection = DuplexConnection,
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> = (
+  this: FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>,
+  connection: Connection,
+  request: FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>
+) => unknown
+
+/**
+ * The handler of a route with `duplex: { accept: 'manual' }`. Until it accepts, what it returns is
+ * the response, as on any route; afterwards it is ignored.
+ */
+export type ManualDuplexHandler<
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  Pending = PendingDuplex,
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> = (
+  this: FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>,
+  pending: Pending,
+  request: FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>
+) => ReturnType<RouteHandlerMethod<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>>
+
+/** The kinds that a request with this method can be. */
+export type DuplexKindOf<M extends string> = [string] extends [M]
+  ? DuplexKind
+  : M extends string
+    ? Uppercase<M> extends 'CONNECT' ? 'connect' : Exclude<DuplexKind, 'connect'>
+    : never
+
+/** `app.duplex`. */
+export interface FastifyDuplex {
+  /** The live connections of all routes, from the claim of the request until `closed` settles. */
+  readonly connections: ReadonlySet<DuplexConnection | PendingDuplex>
+  /**
+   * Refuses new connections from now on (503, `FST_ERR_DUPLEX_SHUTDOWN`), aborts `draining` on the live
+   * ones, and after `ms` destroys those that are left. `app.close()` does this by itself.
+   *
+   * @param ms how long the handlers have to finish; the plugin's `drainTimeout` if left out
+   * @returns when no connection is left
+   */
+  drain (ms?: Milliseconds): Promise<void>
+}
+
+/*
+ * The handlers as the overloads below see them. NoInfer, because the options alone say what the
+ * connection is: a handler that is annotated for something else must not compile.
+ */
+type AcceptedHandler<
+  K extends DuplexKind,
+  P extends string,
+  RouteGeneric extends RouteGenericInterface,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  ContextConfig,
+  SchemaCompiler extends FastifySchema,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> = DuplexHandler<
+  RouteGeneric,
+  DuplexConnection<NoInfer<K>, NoInfer<P>,
+    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
+  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
+>
+
+type PendingHandler<
+  K extends DuplexKind,
+  P extends string,
+  RouteGeneric extends RouteGenericInterface,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  ContextConfig,
+  SchemaCompiler extends FastifySchema,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> = ManualDuplexHandler<
+  RouteGeneric,
+  PendingDuplex<NoInfer<K>, NoInfer<P>,
+    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
+  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
+>
+
+/** The options of a duplex route: Fastify's own, with `duplex` set. */
+type With<Options, Duplex> = Omit<Options, 'duplex'> & { duplex: Duplex }
+
+/** The same with the handler among them. */
+type WithHandler<Options, Duplex, Handler> = With<Options, Duplex> & { handler: Handler }
+
+/** The same for `app.route()`, whose `method` may be CONNECT. */
+type WithMethod<Options, Duplex, Handler, M> = Omit<Options, 'duplex' | 'handler' | 'method'> & {
+  method: M | readonly M[]
+  duplex: Duplex
+  handler: Handler
+}
+
+/**
+ * `app.connect()`. It takes duplex routes only: a CONNECT is answered 2xx by acceptance alone, so
+ * that a plain route could not serve one.
+ */
+export interface DuplexConnectMethod<
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> {
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: With<
+      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+      ManualDuplexRouteSettings<'connect'>
+    >,
+    handler: PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: With<
+      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+      true | DuplexRouteSettings<'connect'>
+    >,
+    handler: AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: WithHandler<
+      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+      ManualDuplexRouteSettings<'connect'>,
+      PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    >
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: WithHandler<
+      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+      true | DuplexRouteSettings<'connect'>,
+      AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    >
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+}
+
+// In each pair of overloads below, the first is manual acceptance and the second automatic. They come
+// before Fastify's own, which stay last, so that errors in plain routes read as without this plugin.
+declare module 'fastify' {
+  interface RouteShorthandOptions {
+    /**
+     * `true` or settings make it a duplex route: the handler gets a `DuplexConnection`, or a
+     * `PendingDuplex`, and the request. It must be known at compile time which.
+     */
+    duplex?: false | undefined
+  }
+
+  interface RouteShorthandMethod<
+    RawServer extends RawServerBase = RawServerDefault,
+    RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+    RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+    TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+    Logger extends FastifyBaseLogger = FastifyBaseLogger
+  > {
+    <
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string
+    >(
+      path: string,
+      opts: With<
+        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        ManualDuplexRouteSettings<K, P>
+      >,
+      handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+    <
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string
+    >(
+      path: string,
+      opts: With<
+        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        true | DuplexRouteSettings<K, P>
+      >,
+      handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+    <
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string
+    >(
+      path: string,
+      opts: WithHandler<
+        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        ManualDuplexRouteSettings<K, P>,
+        PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+      >
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+    <
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string
+    >(
+      path: string,
+      opts: WithHandler<
+        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        true | DuplexRouteSettings<K, P>,
+        AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+      >
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+  }
+
+  interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
+    /** Added by fastify-duplex. */
+    duplex: FastifyDuplex
+
+    /** Declares a CONNECT route, which takes duplex connections only. */
+    connect: DuplexConnectMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>
+
+    route<
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string,
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+    >(
+      opts: WithMethod<
+        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        ManualDuplexRouteSettings<K, P>,
+        PendingHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        M
+      >
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+
+    route<
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema,
+      const K extends DuplexKind = DuplexKind,
+      const P extends string = string,
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+    >(
+      opts: WithMethod<
+        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        true | DuplexRouteSettings<K, P>,
+        AcceptedHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        M
+      >
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+  }
+}

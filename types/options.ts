@@ -1,0 +1,159 @@
+import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteGenericInterface } from 'fastify'
+import type { DuplexKind, Milliseconds } from './connection.ts'
+
+/**
+ * Limits of a connection. Given to the plugin they are the defaults of all routes; a route overrides
+ * them one by one. Every time is in milliseconds, and 0 switches it off. Anything but a non-negative
+ * integer (for `maxConnections`: a positive one, or Infinity) fails at boot with
+ * `FST_ERR_DUPLEX_INVALID_OPTION`.
+ *
+ * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
+ * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection.
+ */
+export interface DuplexLimits {
+  /**
+   * From the request head to acceptance, hooks and body included. Then the client gets a 503,
+   * `FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT`, and the handler is not entered, or its `accept()` rejects.
+   *
+   * @default the route's `handlerTimeout`, else 0: off
+   */
+  handshakeTimeout?: Milliseconds | undefined
+  /**
+   * No byte in either direction for this long: `signal` aborts with `FST_ERR_DUPLEX_IDLE_TIMEOUT`, the
+   * connection is destroyed, and `closed` says `idle`.
+   *
+   * @default 0: off
+   */
+  idleTimeout?: Milliseconds | undefined
+  /**
+   * Our side has ended, the peer's has not, and it sent no byte for this long: destroyed with
+   * `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for.
+   *
+   * @default 30_000
+   */
+  finTimeout?: Milliseconds | undefined
+  /**
+   * The peer has ended its side, the handler still works, and no byte was written for this long:
+   * destroyed with `FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT`, and `closed` says `half-open`.
+   *
+   * @default 0: off
+   */
+  halfOpenTimeout?: Milliseconds | undefined
+  /**
+   * The delay of the first TCP keep-alive probe (`socket.setKeepAlive`, RFC 9293 section 3.8.4), set
+   * when the connection is taken over, so that peers which vanished are found.
+   *
+   * @default 60_000
+   */
+  tcpKeepAlive?: Milliseconds | undefined
+  /**
+   * The longest that a connection may live, whatever it does: then it is destroyed with
+   * `FST_ERR_DUPLEX_MAX_LIFETIME`, and `closed` says `lifetime`.
+   *
+   * @default 0: off
+   */
+  maxLifetime?: Milliseconds | undefined
+  /**
+   * How many connections there may be at once: given to the plugin, of all routes together; given to
+   * a route, of that route. A slot is taken before the handler is entered and is free again when
+   * `closed` settles. The one above the limit gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
+   * `Retry-After`.
+   *
+   * @default Infinity
+   */
+  maxConnections?: number | undefined
+}
+
+/** A request as a {@link DuplexProtocolChooser} sees it: before its body is parsed and validated. */
+export type DuplexRequest = FastifyRequest<RouteGenericInterface, RawServerBase, RawRequestDefaultExpression<RawServerBase>>
+
+/**
+ * Chooses the protocol of an upgrade, after the `onRequest` hooks and before the body is parsed.
+ *
+ * It gets the well-formed tokens of the `Upgrade` header (RFC 9110 section 7.8; over HTTP/2 the
+ * `:protocol`, RFC 8441) in the client's order and spelling, reserved ones included, and returns one
+ * of them, or false to refuse. A token that was not offered is a 500,
+ * `FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED`; what it throws is answered as what a hook throws.
+ */
+export type DuplexProtocolChooser<P extends string = string> = {
+  // A method, so that a request annotated for the app's own server or route generics is accepted.
+  choose (offered: string[], request: DuplexRequest): P | false | Promise<P | false>
+}['choose']
+
+/** What a route takes, whether it accepts by itself or not. */
+export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends string = string> extends DuplexLimits {
+  /**
+   * The kinds of request that the route takes, of those that its method allows: CONNECT is always
+   * `connect`, and no other method is. Others are answered as if the route were not there: 426 where
+   * it takes upgrades with listed protocols, else 404.
+   *
+   * A route with `schema.body` takes `upgrade` only; naming `message` or `hijack` beside it fails at
+   * boot with `FST_ERR_DUPLEX_BODY_SCHEMA`.
+   *
+   * @default the `kinds` of the plugin, else all
+   */
+  kinds?: readonly K[] | undefined
+  /**
+   * The protocols of an upgrade. As a list: the first token that the client offers and the list
+   * has, without regard to case, is taken; `foo` also stands for `foo/2`. The 101 and
+   * `connection.protocol` have the spelling of the list. As a function: see
+   * {@link DuplexProtocolChooser}.
+   *
+   * `websocket`, `h2c`, `h2`, `HTTP/*` and `TLS/*` have handshakes of their own: they are taken only
+   * when they are listed or chosen.
+   *
+   * @default the first well-formed token offered that is not one of those
+   */
+  protocols?: readonly P[] | DuplexProtocolChooser<P> | undefined
+}
+
+/**
+ * The `duplex` option of a route whose connections are accepted before the handler is entered.
+ *
+ * `kinds` and `protocols` are inferred as literals, and type the connection. Wrong values fail at
+ * boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
+ */
+export interface DuplexRouteSettings<K extends DuplexKind = DuplexKind, P extends string = string>
+  extends DuplexRouteBase<K, P> {
+  /**
+   * `auto`: the `onSend` hooks run and the accept head is sent, then the handler gets a
+   * `DuplexConnection`. `manual`: it gets a `PendingDuplex` and decides.
+   *
+   * @default 'auto'
+   */
+  accept?: 'auto' | undefined
+}
+
+/** The `duplex` option of a route whose handler accepts the connection itself. */
+export interface ManualDuplexRouteSettings<K extends DuplexKind = DuplexKind, P extends string = string>
+  extends DuplexRouteBase<K, P> {
+  /**
+   * The handler gets a `PendingDuplex`: it calls `accept()`, or answers as on any route. Done with
+   * neither: a 500, `FST_ERR_DUPLEX_NOT_ACCEPTED`.
+   */
+  accept: 'manual'
+}
+
+/** The options of `app.register(duplex, options)`. */
+export interface FastifyDuplexOptions extends DuplexLimits {
+  /**
+   * The kinds that routes take which do not say.
+   *
+   * @default all: ['upgrade', 'connect', 'hijack', 'message']
+   */
+  kinds?: readonly DuplexKind[] | undefined
+  /**
+   * How long the handlers have to finish, in milliseconds, from the moment `draining` aborts. Then
+   * every connection left is destroyed with `FST_ERR_DUPLEX_SHUTDOWN`.
+   *
+   * @default 10_000
+   */
+  drainTimeout?: Milliseconds | undefined
+  /**
+   * Advertise extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL) on HTTP/2 servers. Off by
+   * default, because browsers that see it move their WebSockets to HTTP/2.
+   *
+   * @default false
+   */
+  extendedConnect?: boolean | undefined
+}
