@@ -49,6 +49,7 @@ export class Claim {
   accepted = false
   readonly #refused: (claim: Claim) => void
   #timer: NodeJS.Timeout | undefined
+  #onBodyBroken: (() => void) | undefined
 
   constructor (facts: ClaimFacts, refused: (claim: Claim) => void) {
     this.#refused = refused
@@ -86,8 +87,18 @@ export class Claim {
     this.#timer = undefined
   }
 
+  /** The body is still with the parser: a client that vanishes now breaks it off. */
+  whileBodyComes (socket: HttpSocket, closed: () => void): void {
+    this.#onBodyBroken = () => {
+      closed()
+      this.#abortRequest()
+    }
+    socket.once('close', this.#onBodyBroken)
+  }
+
   /** The socket has left HTTP, with the bytes that followed the head. */
   take (socket: HttpSocket, head: Buffer): SocketCarrier {
+    if (this.#onBodyBroken !== undefined) socket.removeListener('close', this.#onBodyBroken)
     const carrier = new SocketCarrier(socket, head)
     this.carrier = carrier
     carrier.onProgress = () => { if (carrier.closed) this.socketClosed() }
@@ -99,6 +110,10 @@ export class Claim {
     const res = new RefusalResponse(this.req, socket, () => this.#answered(socket))
     this.res = res
     return res
+  }
+
+  #abortRequest (): void {
+    this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
   }
 
   /** The answer, which was no acceptance, is on the wire. */
@@ -129,7 +144,7 @@ export class Claim {
     this.stopHandshakeTimer()
     if (!this.accepted && this.res?.writableEnded !== true) {
       // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
-      this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+      this.#abortRequest()
       // And as at every end: the onResponse hooks run and the request is logged.
       this.res?.emit('finish')
     }

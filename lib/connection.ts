@@ -7,7 +7,8 @@ import { MessageCarrier } from './carriers/message-carrier.ts'
 import type { Claim } from './claim.ts'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
-  FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_SHUTDOWN
+  FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
+  FST_ERR_DUPLEX_SHUTDOWN
 } from './errors.ts'
 import { kinds } from './kinds/index.ts'
 import { Lifetime } from './lifetime.ts'
@@ -221,7 +222,8 @@ export class Connection {
     const head = kinds[this.kind]
     if (carrier instanceof MessageCarrier) {
       for (const name of res.getHeaderNames()) res.removeHeader(name)
-      for (const [name, value] of head.fields(undefined)) if (!fields.some(field => field[0].toLowerCase() === name.toLowerCase())) fields.push([name, value])
+      const set = new Set(fields.map(([name]) => name.toLowerCase()))
+      for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) fields.push([name, value])
       this.#leaveHttp()
       res.writeHead(status, fields.flat())
       res.flushHeaders()

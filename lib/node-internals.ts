@@ -156,4 +156,3 @@ export function assertNodeInternals (): string | undefined {
   socket.destroy()
   return missing
 }
-

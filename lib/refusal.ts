@@ -107,4 +107,3 @@ export function sendRefusal (res: ServerResponse, error: RefusalError): void {
   })
   res.end(body)
 }
-

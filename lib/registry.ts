@@ -30,10 +30,11 @@ export class Registry {
 
   addSocket (socket: Duplex): void {
     this.#sockets.add(socket)
-    socket.once('close', () => {
-      this.#sockets.delete(socket)
-      this.#checkIdle()
-    })
+  }
+
+  removeSocket (socket: Duplex): void {
+    this.#sockets.delete(socket)
+    this.#checkIdle()
   }
 
   add (connection: Connection): void {
@@ -64,9 +65,8 @@ export class Registry {
       this.#idle = resolve
       this.#checkIdle()
     })
-    // Also when all is quiet now: a refusal may still come, and linger. It is no reason to live for.
-    const timer = setTimeout(() => this.#cut(), timeout)
-    if (this.#sockets.size === 0 && this.connections.size === 0) timer.unref()
+    // Also when all is quiet now: a refusal may still come, and linger. No process lives for it.
+    setTimeout(() => this.#cut(), timeout).unref()
     return this.#drained
   }
 

@@ -24,7 +24,9 @@ type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unkno
 const RETRY_AFTER = 1
 
 /** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
-export function declareRoute (app: FastifyInstance, options: RouteOptions, plugin: PluginSettings, routes: DuplexRoutes, registry: Registry): void {
+export function declareRoute (
+  app: FastifyInstance, options: RouteOptions, plugin: PluginSettings, routes: DuplexRoutes, registry: Registry
+): void {
   const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin), options)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
   const route = routes.add({
@@ -158,7 +160,9 @@ function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
 const bodies = new WeakMap<IncomingMessage, Readable>()
 
 /** The last preParsing hook: on a message the stream that it gets is the body, and nothing parses it. */
-function keepBody (request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void): void {
+function keepBody (
+  request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
+): void {
   const { raw } = request
   if (claimOf(raw)?.kind === 'message') {
     bodies.set(raw, payload)

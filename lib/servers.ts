@@ -79,7 +79,7 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
     switch (verdict.then) {
       case 'take': {
         const carrier = verdict.claim.take(socket, head)
-        registry.addSocket(socket)
+        track(registry, carrier)
         park(carrier, () => {
           route(app, verdict.claim, socket)
           carrier.holdEnd()
@@ -87,11 +87,11 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
         break
       }
       case 'take-after-body':
-        receiveAfterBody(verdict.claim, socket, head)
+        receiveAfterBody(registry, verdict.claim, socket, head)
         break
       case 'refuse': {
         const carrier = new SocketCarrier(socket, head)
-        registry.addSocket(socket)
+        track(registry, carrier)
         park(carrier, () => {
           carrier.releaseEnd()
           refuse(socket, req, verdict.error)
@@ -119,6 +119,12 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
   }
 }
 
+function track (registry: Registry, carrier: SocketCarrier): void {
+  const { socket } = carrier
+  registry.addSocket(socket)
+  carrier.onClosed = () => registry.removeSocket(socket)
+}
+
 /** Runs the Fastify lifecycle for a request that Node has no response for. */
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
   const res = claim.respondOn(socket)
@@ -134,14 +140,13 @@ function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
 function startWithBody (app: FastifyInstance, registry: Registry, claim: Claim, socket: HttpSocket): number {
   registry.addSocket(socket)
   const code = takeOverAfterBody(claim.req)
-  const { req } = claim
   // Node knows nothing of this request, so that it cannot tell it of a vanished client.
-  socket.once('close', () => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) })
+  claim.whileBodyComes(socket, () => registry.removeSocket(socket))
   afterEarlierResponses(socket, () => route(app, claim, socket))
   return code
 }
 
-function receiveAfterBody (claim: Claim, socket: HttpSocket, head: Buffer): void {
+function receiveAfterBody (registry: Registry, claim: Claim, socket: HttpSocket, head: Buffer): void {
   if (claim.kind === 'message') {
     // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
     socket.on('error', () => {})
@@ -151,7 +156,7 @@ function receiveAfterBody (claim: Claim, socket: HttpSocket, head: Buffer): void
     socket.on('error', () => {})
     socket.resume()
   } else {
-    claim.take(socket, head).holdEnd()
+    track(registry, claim.take(socket, head))
+    claim.carrier?.holdEnd()
   }
 }
-

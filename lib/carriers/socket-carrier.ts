@@ -29,6 +29,8 @@ export class SocketCarrier implements Carrier {
   outputFlushed = false
   closed = false
   onProgress: () => void = () => {}
+  /** Called first when the socket has closed. */
+  onClosed: () => void = () => {}
   #readBefore: number
   #writtenBefore = 0
   #release: (() => void) | undefined
@@ -36,6 +38,8 @@ export class SocketCarrier implements Carrier {
 
   constructor (socket: HttpSocket, head: Buffer) {
     socket.on('error', this.#onError)
+    // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
+    raiseMaxListeners(socket, 1)
     this.socket = socket
     this.head = head.length === 0 ? NOTHING : head
     if (head.length > 0) socket.unshift(head)
@@ -124,6 +128,7 @@ export class SocketCarrier implements Carrier {
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
     socket.removeListener('close', this.#onClose)
+    raiseMaxListeners(socket, -1)
   }
 
   detach (): DetachedSocket {
@@ -167,8 +172,14 @@ export class SocketCarrier implements Carrier {
   readonly #onClose = (): void => {
     this.closed = true
     this.#release = undefined
+    this.onClosed()
     this.onProgress()
   }
+}
+
+function raiseMaxListeners (socket: HttpSocket, by: number): void {
+  const most = socket.getMaxListeners()
+  if (most > 0 && most < Infinity) socket.setMaxListeners(most + by)
 }
 
 function reset (socket: Socket): void {
