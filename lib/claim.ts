@@ -1,4 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { FastifyReply } from 'fastify'
 import { interruptSendHooks } from './accept-hooks.ts'
 import { SocketCarrier } from './carriers/socket-carrier.ts'
@@ -48,6 +49,8 @@ export class Claim {
   reply: FastifyReply | undefined
   accepted = false
   readonly #refused: (claim: Claim) => void
+  /** Kept here: a `pipeline` that fails, in a preParsing hook, sets the `socket` of the request to null. */
+  readonly #socket: Socket
   #timer: NodeJS.Timeout | undefined
   #onBodyBroken: (() => void) | undefined
 
@@ -55,6 +58,7 @@ export class Claim {
     this.#refused = refused
     this.route = facts.route
     this.req = facts.req
+    this.#socket = facts.req.socket
     this.kind = facts.kind
     this.instead = facts.instead
     this.offered = facts.offered ?? []
@@ -70,7 +74,7 @@ export class Claim {
   }
 
   get gone (): boolean {
-    return this.carrier?.closed ?? this.req.socket.destroyed
+    return this.carrier?.closed ?? this.#socket.destroyed
   }
 
   /** From now until acceptance: after `delay` the client gets a 503. */

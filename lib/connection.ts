@@ -12,6 +12,7 @@ import {
 } from './errors.ts'
 import { kinds } from './kinds/index.ts'
 import { Lifetime } from './lifetime.ts'
+import { clearFields } from './node-internals.ts'
 import { RefusalResponse, silence } from './refusal.ts'
 import type { Registry } from './registry.ts'
 import { wasOffered } from './upgrade-tokens.ts'
@@ -56,6 +57,8 @@ export class Connection {
   #answered = false
   /** The accept head is being made: a second accept() would make another. */
   #deciding = false
+  /** Settles, and never rejects, when the onSend hooks of an accept() are through that is waiting for them. */
+  deciding: Promise<void> | undefined
 
   constructor (claim: Claim, reply: FastifyReply, carrier: Carrier, registry: Registry) {
     this.kind = claim.kind
@@ -88,6 +91,7 @@ export class Connection {
   }
 
   get answered (): boolean { return this.#answered || this.#claim.over }
+  get gone (): boolean { return this.#claim.gone }
 
   get draining (): AbortSignal {
     if (this.#draining === undefined) {
@@ -121,13 +125,16 @@ export class Connection {
     }
     if (options.headers !== undefined) {
       appFields(options.headers)
-      this.reply.headers(options.headers)
+      for (const [name, value] of Object.entries(options.headers)) if (value !== undefined) this.reply.header(name, value)
     }
     this.#deciding = true
     try {
       const headers = runSendHooks(this.reply, status, merged => { appFields(merged) })
       if (headers instanceof Promise) {
-        return headers.then(merged => this.#open(status, merged)).catch(error => this.#undecided(error))
+        const opening = headers.then(merged => this.#open(status, merged)).catch(error => this.#undecided(error))
+        const decided = (): void => { this.deciding = undefined }
+        this.deciding = opening.then(decided, decided)
+        return opening
       }
       this.#open(status, headers)
     } catch (error) {
@@ -152,7 +159,8 @@ export class Connection {
   detach (): DetachedSocket {
     this.#assertUndecided()
     const detached = this.#carrier.detach()
-    this.#leaveHttp()
+    // Its new owner writes the head; this is what it will say if all goes well.
+    this.#leaveHttp(kinds[this.kind].status)
     this.#state = 'detached'
     return detached
   }
@@ -169,6 +177,11 @@ export class Connection {
   /** The drain is over. */
   shutDown (): void {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
+  }
+
+  /** A reply was sent. While the accept head is made it is that. */
+  replying (): void {
+    if (!this.#deciding) this.#answered = true
   }
 
   /** The handler's promise resolved. */
@@ -191,8 +204,9 @@ export class Connection {
 
   #assertUndecided (): void {
     if (this.accepted || this.#deciding || this.#state === 'detached') throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
+    if (this.reply.sent) throw new FST_ERR_DUPLEX_ALREADY_SENT()
     if (this.#state === 'closed' || this.#claim.gone) throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
-    if (this.reply.sent || this.answered) throw new FST_ERR_DUPLEX_ALREADY_SENT()
+    if (this.answered) throw new FST_ERR_DUPLEX_ALREADY_SENT()
   }
 
   /** An onSend hook failed: Fastify answers that. */
@@ -221,11 +235,13 @@ export class Connection {
     const fields = appFields(headers)
     const head = kinds[this.kind]
     if (carrier instanceof MessageCarrier) {
-      for (const name of res.getHeaderNames()) res.removeHeader(name)
+      clearFields(res)
       const set = new Set(fields.map(([name]) => name.toLowerCase()))
       for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) fields.push([name, value])
-      this.#leaveHttp()
-      res.writeHead(status, fields.flat())
+      this.#leaveHttp(status)
+      // Not as an argument of writeHead(): on Node 20 the last of several fields would win there.
+      for (const [name, value] of fields) res.appendHeader(name, value)
+      res.writeHead(status)
       res.flushHeaders()
     } else {
       this.#leaveHttp(status)
@@ -240,7 +256,7 @@ export class Connection {
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
-  #leaveHttp (status = 200): void {
+  #leaveHttp (status: number): void {
     const claim = this.#claim
     claim.accepted = true
     claim.stopHandshakeTimer()
@@ -308,7 +324,8 @@ export class Connection {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
-    if (inputEnded && outputFlushed) return undefined
+    // How a detached socket ends in order is its new owner's business.
+    if ((inputEnded && outputFlushed) || this.#state === 'detached') return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
   }
 }

@@ -23,7 +23,10 @@ function customCheck (strategy: ConstraintStrategy | undefined, value: unknown):
 }
 
 function hostCheck (value: unknown): Check {
-  return host => value instanceof RegExp ? value.test(String(host)) : value === host
+  if (!(value instanceof RegExp)) return host => value === host
+  // As the router does: with these flags a regular expression remembers where its last match ended.
+  const pattern = new RegExp(value.source, value.flags.replace(/[gy]/g, ''))
+  return host => pattern.test(String(host))
 }
 
 /** `1.2.3` is asked for as itself, as `1.2.x` and as `1.x`. */

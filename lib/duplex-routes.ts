@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_DUPLICATED_ROUTE } from './errors.ts'
-import { strategiesOf, type ConstraintStrategy, type RoutingOptions } from './fastify-internals.ts'
+import { isInjected, isRoutersOwnAnswer, strategiesOf, type ConstraintStrategy, type RoutingOptions } from './fastify-internals.ts'
 import { constraintCheck } from './constraint-check.ts'
 import type { RouteSettings } from './options.ts'
 import type { Slots } from './slots.ts'
@@ -79,10 +79,12 @@ export class DuplexRoutes {
     this.#app = app
     this.#options = options
     const entries = this.#entries
+    // An injected request is nobody's claim. It is routed here all the same, to be told what it lacks.
+    const injected = ({ method }: IncomingMessage): Probe => ({ take: route => !route.shared.has(method as string) })
     app.addConstraintStrategy({
       name: CONSTRAINT,
       storage: () => new ConstraintStore(entries) as never,
-      deriveConstraint: claimOf as never,
+      deriveConstraint: ((req: IncomingMessage) => claimOf(req) ?? (isInjected(req) ? injected(req) : undefined)) as never,
       validate () {}
     })
   }
@@ -108,7 +110,9 @@ export class DuplexRoutes {
       for (const name of Object.keys(route.constraints)) {
         if (this.#custom.get(name)?.deriveConstraint.length === 3) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, route.url)
       }
-      entry.holds = constraintCheck(route.constraints, this.#custom)
+      const holds = constraintCheck(route.constraints, this.#custom)
+      const exactHosts = this.#exactHostsBeside(route)
+      entry.holds = derived => !exactHosts.has(derived.host) && holds(derived)
       for (const method of route.methods) {
         const shared = this.#app.hasRoute({ method: method as 'GET', url: route.url, constraints: route.constraints as never })
         if (shared) (route.shared as Set<string>).add(method)
@@ -140,6 +144,15 @@ export class DuplexRoutes {
     return found === null ? undefined : chosen
   }
 
+  /** Whether the router would answer this URL itself, without looking for a route. */
+  isUnroutable (req: IncomingMessage, method: string, url: string): boolean {
+    if (!this.mayMatch(url)) return false
+    const found = this.#app.findRoute({
+      method: method as 'GET', url: this.#rewrite(req, url), constraints: this.#derive(req) as never
+    })
+    return found !== null && isRoutersOwnAnswer(found)
+  }
+
   /** The values the app's router derives from a request. It gets no value for a strategy that it does not use. */
   #derive (req: IncomingMessage): Record<string, unknown> {
     const derived: Record<string, unknown> = {}
@@ -157,9 +170,26 @@ export class DuplexRoutes {
     const { rewriteUrl } = this.#options
     if (rewriteUrl === undefined) return url
     const request = req as IncomingMessage & { originalUrl?: string | undefined }
-    request.originalUrl = url
-    const rewritten = rewriteUrl.call(this.#app, req)
-    return typeof rewritten === 'string' ? rewritten : url
+    const { url: target } = request
+    // A CONNECT is routed, here as there, by a path that is made of its target.
+    request.url = request.originalUrl = url
+    try {
+      const rewritten = rewriteUrl.call(this.#app, req)
+      return typeof rewritten === 'string' ? rewritten : url
+    } finally {
+      request.url = target as string
+    }
+  }
+
+  /** The router asks for an exact host first, and where one is found for no regular expression any more. */
+  #exactHostsBeside ({ url, methods, constraints }: DuplexRoute): Set<unknown> {
+    const hosts = new Set<unknown>()
+    if (!(constraints.host instanceof RegExp)) return hosts
+    for (const { route } of this.#entries.values()) {
+      const { host } = route.constraints
+      if (typeof host === 'string' && route.url === url && route.methods.some(method => methods.includes(method))) hosts.add(host)
+    }
+    return hosts
   }
 
   #cheapTest (): RegExp | undefined {

@@ -1,7 +1,7 @@
 // Everything this package knows of Fastify's insides, checked on Fastify 5.12. Each part is found by
 // what it is called there; what cannot be found is reported at registration, never guessed.
 import diagnostics from 'node:diagnostics_channel'
-import type { Server } from 'node:http'
+import { IncomingMessage, type Server } from 'node:http'
 import type { FastifyInstance, RouteOptions } from 'fastify'
 
 /** A routing constraint of the app, as find-my-way defines it. */
@@ -85,6 +85,19 @@ export function routingOptions (app: FastifyInstance): RoutingOptions | undefine
     caseSensitive: options.routerOptions?.caseSensitive ?? true,
     constraints: Object.values(options.routerOptions?.constraints ?? {})
   }
+}
+
+/**
+ * Whether `findRoute` found no route, but what answers a malformed URL or an over-long parameter: the
+ * parameters of a route are an object without a prototype, and those of an answer are an empty literal.
+ */
+export function isRoutersOwnAnswer (found: { params: object }): boolean {
+  return Object.getPrototypeOf(found.params) === Object.prototype
+}
+
+/** Whether `app.inject` made this request, which then has no connection. */
+export function isInjected (req: { httpVersion?: string }): boolean {
+  return !(req instanceof IncomingMessage) && req.httpVersion === '1.1'
 }
 
 /** Strategies that were added after the instance was made. */

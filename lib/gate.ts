@@ -19,6 +19,8 @@ export type Verdict =
   | { then: 'take-after-body', claim: Claim }
   /** Answered without the app, and closed. */
   | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
+  /** The URL is malformed or too long for every route: the app's router answers that, and then it is closed. */
+  | { then: 'unroutable' }
   /** The Upgrade is ignored: the request is an ordinary one. */
   | { then: 'ignore-upgrade' }
   /** Another owner of 'upgrade' or 'connect' on this server gets it. */
@@ -77,8 +79,9 @@ export class Gate {
     const route = method === 'HEAD'
       ? undefined
       : this.#routes.find(req, method, req.url as string, route => choice(route) !== undefined || !(route.shared.has(method) || foreign))
-    if (route === undefined) return foreign ? { then: 'hand-over' } : { then: 'ignore-upgrade' }
-
+    if (route === undefined) {
+      return { then: foreign ? 'hand-over' : this.#routes.isUnroutable(req, method, req.url as string) ? 'unroutable' : 'ignore-upgrade' }
+    }
     if (!hasOneHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
     const protocol = choice(route)

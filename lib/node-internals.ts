@@ -1,5 +1,6 @@
 // Everything this package knows of Node's insides. Checked on Node 20.20, 22.23, 24.21 and 26.10;
 // `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
+import { executionAsyncId } from 'node:async_hooks'
 import { Server, type IncomingMessage, type ServerResponse } from 'node:http'
 import { Duplex, Readable } from 'node:stream'
 
@@ -18,7 +19,7 @@ export interface HttpSocket extends Duplex {
   parser?: Parser | null
   _httpMessage?: ServerResponse | null
   _parent?: unknown
-  _handle?: { writeQueueSize?: number } | null
+  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number } | null
 }
 
 interface UpgradableRequest {
@@ -84,9 +85,40 @@ export function mayHaveLostHeaders (req: IncomingMessage): boolean {
   return limit > 0 && req.rawHeaders.length >= limit
 }
 
+/**
+ * Takes all fields off a response that is not sent. Node understands the removal of a field that frames
+ * as the wish to have no framing; this takes that back, too.
+ */
+export function clearFields (res: ServerResponse): void {
+  for (const name of res.getHeaderNames()) res.removeHeader(name)
+  Object.assign(res, { _removedConnection: false, _removedContLen: false, _removedTE: false })
+}
+
 /** The response that owns the socket now, if an earlier request is not answered yet. */
 export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefined {
   return socket._httpMessage ?? undefined
+}
+
+const tolerant = new WeakSet<Duplex>()
+
+/**
+ * Node ends the connection, and with it the response, as soon as a client half-closes. This makes it
+ * send what is being sent while `applies` says so, and end then. There is a switch for it on the
+ * server, which is not documented and would change all routes: it is on while one event is emitted.
+ */
+export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): void {
+  if (tolerant.has(socket)) return
+  tolerant.add(socket)
+  const switches = server as { httpAllowHalfOpen?: boolean }
+  let before: boolean | undefined
+  socket.allowHalfOpen = true
+  socket.prependListener('end', () => {
+    before = switches.httpAllowHalfOpen
+    if (applies()) switches.httpAllowHalfOpen = true
+  })
+  socket.on('end', () => {
+    if (before !== undefined) switches.httpAllowHalfOpen = before
+  })
 }
 
 /** The TCP socket beneath a TLS socket. */
@@ -95,9 +127,27 @@ export function socketBeneath (socket: HttpSocket): HttpSocket | undefined {
   return parent instanceof Duplex ? parent as HttpSocket : undefined
 }
 
-/** Bytes the kernel did not take yet, of the write that is under way. */
+/**
+ * Whether the kernel has no peer for this socket any more. After the peer's FIN Node reads no further,
+ * and does not see a reset; over TLS, after its close_notify, even a write never comes back.
+ */
+export function peerIsGone (socket: HttpSocket): boolean {
+  const handle = (socketBeneath(socket) ?? socket)._handle
+  return typeof handle?.getpeername === 'function' && handle.getpeername({}) !== 0
+}
+
+/** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
 export function bytesInFlight (socket: HttpSocket): number {
-  return socket._handle?.writeQueueSize ?? 0
+  return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? 0
+}
+
+/**
+ * Whether an error that the socket is being destroyed with was passed on to it from elsewhere. The reset
+ * of another socket looks like its own, which Node reports from the socket's handle, or by its writes.
+ */
+export function isPassedOn (socket: HttpSocket, error: Error): boolean {
+  const handle = socket._handle?.getAsyncId?.()
+  return handle !== undefined && handle !== executionAsyncId() && socket.errored !== error
 }
 
 /** HTTP forbids `setEncoding` on its sockets and does not lift that after an upgrade. */

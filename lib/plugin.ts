@@ -16,7 +16,7 @@ import { declareRoute } from './route.ts'
 import { watchServer } from './servers.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
-const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {
+function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
   const { again, tooEarly } = markRegistered(app)
   if (again) throw new FST_ERR_DUPLEX_ALREADY_REGISTERED()
@@ -55,7 +55,17 @@ const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, don
     void registry.drain()
     done()
   })
-  done()
+}
+
+const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {
+  // What a plugin throws here would end the process: Fastify hears of it through its callback alone.
+  let failure: Error | undefined
+  try {
+    setUp(app, options)
+  } catch (error) {
+    failure = error as Error
+  }
+  done(failure)
 }
 
 /** The Fastify plugin. */

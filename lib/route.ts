@@ -153,7 +153,12 @@ function promiseBody (claim: Claim, reply: FastifyReply): void {
 function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
   const { protocols } = route.settings
   // RFC 9110 section 15.5.22 wants the protocols named; a route that takes any has none to name.
-  if (protocols !== undefined) reply.header('upgrade', protocols.join(', ')).header('connection', 'Upgrade')
+  if (protocols !== undefined) {
+    // Node closes for a client that wants it only where its own or this field says so.
+    const { httpVersion } = reply.request.raw
+    const persists = (reply.raw as ServerResponse).shouldKeepAlive && httpVersion !== '1.0'
+    reply.header('upgrade', protocols.join(', ')).header('connection', persists ? 'Upgrade' : 'Upgrade, close')
+  }
   return new FST_ERR_DUPLEX_UPGRADE_REQUIRED()
 }
 
@@ -210,7 +215,7 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
     : runAuto(app, handler, connection, request)
 }
 
-function runAuto (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): void | Promise<void> {
+function runAuto (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): unknown {
   const run = (): void => {
     let result: unknown
     try {
@@ -221,8 +226,11 @@ function runAuto (app: FastifyInstance, handler: Handler, connection: Connection
     }
     own(connection, result)
   }
-  // When a hook threw Fastify has answered; when the client went away there is nobody to answer.
-  const failed = (error: unknown): void => { if (!connection.answered) throw error }
+  // When a hook threw Fastify answers; when the client went away there is nobody to answer.
+  const failed = (error: unknown): unknown => {
+    if (!connection.answered) throw error
+    return elsewhere(connection)
+  }
   let accepting: void | Promise<void>
   try {
     accepting = connection.acceptNow({})
@@ -241,26 +249,46 @@ function own (connection: Connection, result: unknown): void {
 }
 
 function runManual (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest, claim: Claim): unknown {
+  // Nothing shows that a reply is on its way, through hooks that take their time, but that it was sent.
+  const { reply } = connection
+  const { send } = reply
+  reply.send = function (this: FastifyReply, payload?: unknown) {
+    connection.replying()
+    return Reflect.apply(send, this, [payload]) as FastifyReply
+  }
+  const done = (value: unknown): unknown => {
+    if (connection.deciding !== undefined) return connection.deciding.then(() => done(value))
+    if (claim.accepted) {
+      connection.handlerDone()
+      return undefined
+    }
+    if (value !== undefined && value !== connection) return value
+    if (!reply.sent && !connection.answered) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
+    return elsewhere(connection)
+  }
+  const failed = (error: unknown): unknown => {
+    if (connection.deciding !== undefined) return connection.deciding.then(() => failed(error))
+    if (claim.accepted) {
+      connection.handlerFailed(error)
+      return undefined
+    }
+    if (!connection.answered) throw error
+    reply.log.debug({ err: error }, 'duplex handler failed after its request was answered')
+    return elsewhere(connection)
+  }
   let result: unknown
   try {
     result = handler.call(app, connection, request)
   } catch (error) {
-    if (!claim.accepted) throw error
-    connection.handlerFailed(error)
-    return
+    return failed(error)
   }
-  if (!isThenable(result)) return claim.accepted ? undefined : result
-  return result.then((value: unknown) => {
-    if (claim.accepted) {
-      connection.handlerDone()
-      return
-    }
-    if (value === undefined && !connection.reply.sent && !connection.answered) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
-    return value
-  }, (error: unknown) => {
-    if (claim.accepted) connection.handlerFailed(error)
-    else if (!connection.answered) throw error
-  })
+  if (isThenable(result)) return result.then(done, failed)
+  return claim.accepted || connection.deciding !== undefined ? undefined : result
+}
+
+/** Fastify waits for the answer that is on its way, rather than send one itself. */
+function elsewhere ({ gone, reply }: Connection): unknown {
+  return gone || reply.sent ? undefined : reply
 }
 
 function isThenable (value: unknown): value is PromiseLike<unknown> {

@@ -8,9 +8,10 @@ import { SocketCarrier } from './carriers/socket-carrier.ts'
 import { FST_ERR_DUPLEX_ROUTING_FAILED } from './errors.ts'
 import type { Gate, Verdict } from './gate.ts'
 import { giveBack, headWithoutUpgrade } from './give-back.ts'
-import { onRequestHead, sawUpgrade, takeOver, takeOverAfterBody, unfinishedResponse, type HttpSocket } from './node-internals.ts'
+import { lingeringClose } from './lingering-close.ts'
+import { onRequestHead, sawUpgrade, takeOver, takeOverAfterBody, tolerateHalfClose, unfinishedResponse, type HttpSocket } from './node-internals.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { refuse, sendRefusal } from './refusal.ts'
+import { refuse, RefusalResponse, sendRefusal } from './refusal.ts'
 import type { Registry } from './registry.ts'
 
 /** What to do with a connection that Node is about to let go of. */
@@ -32,6 +33,9 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
       const verdict = judge(req)
       switch (verdict.then) {
         case 'http':
+          if (verdict.claim?.kind === 'message') {
+            tolerateHalfClose(socket, server, () => claimOf(unfinishedResponse(socket)?.req ?? {})?.kind === 'message')
+          }
           return next()
         case 'take-after-body':
           leaving.set(req, verdict)
@@ -98,6 +102,15 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
         })
         break
       }
+      case 'unroutable': {
+        const carrier = new SocketCarrier(socket, head)
+        track(registry, carrier)
+        park(carrier, () => {
+          carrier.releaseEnd()
+          lifecycle(app, req, new RefusalResponse(req, socket, () => lingeringClose(socket)))
+        })
+        break
+      }
       case 'ignore-upgrade': {
         const carrier = new SocketCarrier(socket, Buffer.concat([headWithoutUpgrade(req), head]))
         park(carrier, () => {
@@ -125,14 +138,17 @@ function track (registry: Registry, carrier: SocketCarrier): void {
   carrier.onClosed = () => registry.removeSocket(socket)
 }
 
-/** Runs the Fastify lifecycle for a request that Node has no response for. */
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
-  const res = claim.respondOn(socket)
+  lifecycle(app, claim.req, claim.respondOn(socket))
+}
+
+/** Runs the Fastify lifecycle for a request that Node has no response for. */
+function lifecycle (app: FastifyInstance, req: IncomingMessage, res: RefusalResponse): void {
   try {
-    app.routing(claim.req, res)
+    app.routing(req, res)
   } catch (err) {
     app.log.error({ err }, 'routing of a takeover failed')
-    if (!claim.over) sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
+    if (!res.headersSent && res.socket?.destroyed === false) sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
   }
 }
 

@@ -1,10 +1,11 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { basename, join } from 'node:path'
-import { fileURLToPath } from 'node:url'
+import { basename, dirname, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
 
-const root = fileURLToPath(new URL('..', import.meta.url))
+// The sources are read, from wherever this file runs.
+const config = ts.findConfigFile(import.meta.dirname, ts.sys.fileExists, 'tsconfig.build.json') as string
+const root = dirname(config)
 const fixtures = join(root, 'test/fixtures/types')
 
 /** What a consumer's tsconfig.json says, with nothing that hides an error in our declarations. */
@@ -37,14 +38,14 @@ function createHost (options: ts.CompilerOptions): ts.CompilerHost {
 /** The package as npm installs it, declarations only. */
 function install (into: string): void {
   const installed = join(into, 'node_modules/fastify-duplex')
-  const config = ts.getParsedCommandLineOfConfigFile(join(root, 'tsconfig.build.json'), {
+  const build = ts.getParsedCommandLineOfConfigFile(config, {
     outDir: join(installed, 'dist'),
     declaration: true,
     emitDeclarationOnly: true,
     sourceMap: false
   }, { ...ts.sys, onUnRecoverableConfigFileDiagnostic: ({ messageText }) => { throw new Error(String(messageText)) } })
-  if (config === undefined) throw new Error('tsconfig.build.json cannot be read')
-  const { diagnostics } = ts.createProgram(config.fileNames, config.options, createHost(config.options)).emit()
+  if (build === undefined) throw new Error(`${config} cannot be read`)
+  const { diagnostics } = ts.createProgram(build.fileNames, build.options, createHost(build.options)).emit()
   if (diagnostics.length > 0) throw new Error(diagnostics.map(describe).join('\n'))
   writeFileSync(join(installed, 'package.json'), readFileSync(join(root, 'package.json')))
 }
@@ -87,7 +88,7 @@ function lineOf ({ file, start = 0 }: ts.Diagnostic): number {
   return file === undefined ? 0 : file.getLineAndCharacterOfPosition(start).line + 1
 }
 
-// Some ten programs of this size are compiled here, and nothing is waited for.
+// Seven programs are compiled here, which takes long on a slow machine, and nothing is waited for.
 t.setTimeout(180_000)
 
 const dir = t.testdir()

@@ -69,7 +69,7 @@ export interface DuplexClosed {
   readonly bytesRead: number
   /** Bytes sent to the peer after the accept head. */
   readonly bytesWritten: number
-  /** How long the connection lasted. */
+  /** From the request head to the end. */
   readonly duration: Milliseconds
 }
 
@@ -97,9 +97,15 @@ export interface DuplexAcceptOptions<P extends string = string> {
   protocol?: P | undefined
 }
 
+/**
+ * A chunk of a web stream: `Uint8Array<ArrayBuffer>`, spelt so that TypeScript before 5.7 has it too.
+ * The DOM library's `TextDecoderStream` and others take no chunk that might be over shared memory.
+ */
+export type DuplexChunk = ReturnType<Uint8Array['slice']>
+
 /** The pair as web streams. The global types, so that `new Response(readable)` accepts it. */
 export interface DuplexWebPair {
-  readonly readable: ReadableStream<Uint8Array>
+  readonly readable: ReadableStream<DuplexChunk>
   readonly writable: WritableStream<Uint8Array>
 }
 
@@ -107,7 +113,7 @@ export interface DuplexWebPair {
 export interface DetachedSocket {
   /** The socket, with nothing written to it yet: the new owner sends the response head too. */
   readonly socket: Socket
-  /** The bytes after the request head. They are in no stream: pass them on with the socket. */
+  /** What has been read of the stream so far. It is not on the socket: pass it on. */
   readonly head: Buffer
 }
 
@@ -189,6 +195,15 @@ export interface AcceptedDuplex<K extends DuplexKind = DuplexKind, P extends str
   [Symbol.asyncDispose] (): Promise<void>
 }
 
+/**
+ * `accept()` of a pending connection. It reads the kinds off the object that it is called on, so that
+ * there is one promise of a connection of any kind, and not a union of promises.
+ */
+export type DuplexAccept<P extends string = string, Reply = DuplexReply> = <Pending extends { readonly kind: DuplexKind }>(
+  this: Pending,
+  options?: DuplexAcceptOptions<P>
+) => Promise<DuplexConnection<Pending['kind'], P, Reply>>
+
 /** One kind of {@link PendingDuplex}. */
 export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply>
   extends ClaimedDuplex<K, P, Reply> {
@@ -199,10 +214,11 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
    * on nothing of Fastify writes to the connection.
    *
    * Rejects with `FST_ERR_DUPLEX_ALREADY_ACCEPTED` on a second call, with
-   * `FST_ERR_DUPLEX_ALREADY_SENT` after a response, and with what a hook throws. None of these
-   * touches the wire: what was sent first stays valid.
+   * `FST_ERR_DUPLEX_ALREADY_SENT` after a response, with `FST_ERR_DUPLEX_ABORTED` when the client is
+   * gone, with `FST_ERR_DUPLEX_SHUTDOWN` when the server closes, and with what a hook throws. None of
+   * these touches the wire: what was sent first stays valid.
    */
-  accept (options?: DuplexAcceptOptions<P>): Promise<DuplexConnection<K, P, Reply>>
+  readonly accept: DuplexAccept<P, Reply>
   /**
    * Hands over the bare socket to a library that writes its own response head, such as `ws`. The
    * plugin then only counts it and ends it at shutdown: no timeouts, no flush, no close.

@@ -69,8 +69,11 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
 
 /** `app.duplex`. */
 export interface FastifyDuplex {
-  /** The live connections of all routes, from the claim of the request until `closed` settles. */
-  readonly connections: ReadonlySet<DuplexConnection | PendingDuplex>
+  /**
+   * The live connections of all routes, from when their handler is entered until `closed` settles.
+   * `accepted` tells those that are open from those that are pending.
+   */
+  readonly connections: ReadonlySet<DuplexConnection | (PendingDuplex & { readonly accepted: false })>
   /**
    * Refuses new connections from now on (503, `FST_ERR_DUPLEX_SHUTDOWN`), aborts `draining` on the live
    * ones, and after `ms` destroys those that are left. `app.close()` does this by itself.

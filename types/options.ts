@@ -3,8 +3,8 @@ import type { DuplexKind, Milliseconds } from './connection.ts'
 
 /**
  * Limits of a connection. Given to the plugin they are the defaults of all routes; a route overrides
- * them one by one. Every time is in milliseconds, and 0 switches it off. Anything but a non-negative
- * integer (for `maxConnections`: a positive one, or Infinity) fails at boot with
+ * them one by one. Every time is a whole number of milliseconds up to 2 ** 31 - 1, and 0 switches it
+ * off. Anything else, and any name that is not listed, fails at boot with
  * `FST_ERR_DUPLEX_INVALID_OPTION`.
  *
  * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
@@ -54,8 +54,8 @@ export interface DuplexLimits {
    */
   maxLifetime?: Milliseconds | undefined
   /**
-   * How many connections there may be at once: given to the plugin, of all routes together; given to
-   * a route, of that route. A slot is taken before the handler is entered and is free again when
+   * How many connections there may be at once, a whole number from 0 or Infinity: given to the plugin, of
+   * all routes together; given to a route, of that route. A slot is taken before the handler is entered and is free again when
    * `closed` settles. The one above the limit gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
    * `Retry-After`.
    *
@@ -110,8 +110,8 @@ export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends st
 /**
  * The `duplex` option of a route whose connections are accepted before the handler is entered.
  *
- * `kinds` and `protocols` are inferred as literals, and type the connection. Wrong values fail at
- * boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
+ * `kinds` and `protocols` are inferred as literals, and type the connection. Wrong values, empty lists
+ * among them, fail at boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
  */
 export interface DuplexRouteSettings<K extends DuplexKind = DuplexKind, P extends string = string>
   extends DuplexRouteBase<K, P> {

@@ -1,4 +1,5 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import { iterateWithoutDestroying } from '../node-internals.ts'
@@ -20,6 +21,8 @@ export class MessageCarrier implements Carrier {
   localError: Error | undefined
   onProgress: () => void = () => {}
   readonly #req: IncomingMessage
+  /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
+  readonly #socket: Socket
   #discarding = false
   #aborted = false
   #destroyedHere = false
@@ -27,6 +30,7 @@ export class MessageCarrier implements Carrier {
   /** @param body what the last preParsing hook made of the request: itself, or decompressed */
   constructor (req: IncomingMessage, res: ServerResponse, body: Readable) {
     this.#req = req
+    this.#socket = req.socket
     this.readable = body
     this.writable = res
     const progress = (): void => this.onProgress()
@@ -80,7 +84,7 @@ export class MessageCarrier implements Carrier {
     const limit = this.bytesRead + MOST_DISCARDED
     req.unpipe()
     req.on('data', () => {
-      if (this.bytesRead > limit && this.outputFlushed) req.socket.destroy()
+      if (this.bytesRead > limit && this.outputFlushed) this.#socket.destroy()
     })
     req.resume()
   }
@@ -88,7 +92,7 @@ export class MessageCarrier implements Carrier {
   breakOff (error: Error | undefined): void {
     this.#aborted = true
     const { writable } = this
-    const { socket } = this.#req
+    const socket = this.#socket
     // The last chunk is never sent. Where the end of the connection is the end of the message, it is reset.
     if (this.#req.httpVersionMinor === 0 && 'resetAndDestroy' in socket) resetQuietly(socket)
     if (this.readable !== this.#req) this.readable.destroy(error)
@@ -140,7 +144,7 @@ export class MessageCarrier implements Carrier {
       const destroy = stream.destroy as (error?: Error) => never
       stream.destroy = (error?: Error) => {
         if (error === undefined ? !this.closed : !isAbort(error)) this.#destroyedHere = true
-        if (this.#req.httpVersionMinor === 0 && stream === writable && !writable.writableFinished) resetQuietly(this.#req.socket)
+        if (this.#req.httpVersionMinor === 0 && stream === writable && !writable.writableFinished) resetQuietly(this.#socket)
         return Reflect.apply(destroy, stream, error === undefined ? [] : [error])
       }
     }

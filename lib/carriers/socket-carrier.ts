@@ -1,9 +1,12 @@
 import { Socket } from 'node:net'
-import { allowSetEncoding, bytesInFlight, holdEnd, iterateWithoutDestroying, socketBeneath, type HttpSocket } from '../node-internals.ts'
+import { allowSetEncoding, bytesInFlight, holdEnd, iterateWithoutDestroying, peerIsGone, socketBeneath, type HttpSocket } from '../node-internals.ts'
 import type { DetachedSocket } from '../../types/index.ts'
 import type { Carrier } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
+
+/** How often a peer that has ended its side, and may have vanished since, is looked for, in milliseconds. */
+const PROBE_EVERY = 1000
 
 interface NetworkError extends Error {
   code?: string
@@ -31,6 +34,7 @@ export class SocketCarrier implements Carrier {
   onProgress: () => void = () => {}
   /** Called first when the socket has closed. */
   onClosed: () => void = () => {}
+  #probe: NodeJS.Timeout | undefined
   #readBefore: number
   #writtenBefore = 0
   #release: (() => void) | undefined
@@ -73,10 +77,7 @@ export class SocketCarrier implements Carrier {
   holdEnd (): void {
     const { socket } = this
     if (this.#release !== undefined || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
-    this.#release = holdEnd(socket, () => {
-      this.inputEnded = true
-      this.onProgress()
-    })
+    this.#release = holdEnd(socket, this.#onEnd)
   }
 
   /** Reads no more but to see the end; for sockets that nobody took over. */
@@ -109,12 +110,15 @@ export class SocketCarrier implements Carrier {
     const { socket } = this
     if (socket.destroyed) return
     this.#breaking = { error }
-    const { prototype } = Socket
     const beneath = socketBeneath(socket)
     if (beneath instanceof Socket) {
-      // On TLS a reset works only on the TCP socket beneath.
-      reset(beneath)
-      Reflect.apply(prototype.destroy, socket, [error])
+      // On TLS a reset works only on the TCP socket beneath. TLS destroys that itself, and then waits until
+      // it is closed; gone before TLS knows, it would take OpenSSL's state away in the middle of a read.
+      beneath.destroy = () => {
+        beneath.destroy = Socket.prototype.destroy
+        reset(beneath)
+        return beneath.destroy()
+      }
     } else if (socket instanceof Socket) {
       reset(socket)
     }
@@ -124,6 +128,7 @@ export class SocketCarrier implements Carrier {
   /** The socket goes back to HTTP as if it had never left. */
   letGo (): void {
     const { socket } = this
+    clearInterval(this.#probe)
     socket.removeListener('error', this.#onError)
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
@@ -133,6 +138,7 @@ export class SocketCarrier implements Carrier {
 
   detach (): DetachedSocket {
     const { socket } = this
+    clearInterval(this.#probe)
     allowSetEncoding(socket)
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
@@ -146,7 +152,7 @@ export class SocketCarrier implements Carrier {
     const { socket } = this
     const proceed = Object.getPrototypeOf(socket).destroy as (error?: Error) => HttpSocket
     if (this.#breaking !== undefined) return proceed.call(socket, this.#breaking.error)
-    const failed = error !== undefined ? !isNetworkError(error) : !socket.writableFinished
+    const failed = error !== undefined ? !isNetworkError(error) || isPassedOn(socket, error) : !socket.writableFinished
     if (socket.destroyed || !failed) return proceed.call(socket, error)
     this.localError = error
     this.breakOff(error)
@@ -161,7 +167,13 @@ export class SocketCarrier implements Carrier {
 
   readonly #onEnd = (): void => {
     this.inputEnded = true
+    if (!this.outputFlushed && !this.closed) this.#probe ??= setInterval(this.#lookForPeer, PROBE_EVERY).unref()
     this.onProgress()
+  }
+
+  readonly #lookForPeer = (): void => {
+    if (this.socket.destroyed || !peerIsGone(this.socket)) return
+    this.socket.destroy(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' }))
   }
 
   readonly #onFinish = (): void => {
@@ -171,6 +183,7 @@ export class SocketCarrier implements Carrier {
 
   readonly #onClose = (): void => {
     this.closed = true
+    clearInterval(this.#probe)
     this.#release = undefined
     this.onClosed()
     this.onProgress()

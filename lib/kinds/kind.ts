@@ -12,5 +12,5 @@ export interface KindHead {
 
 /** 204, 205 and 206 would say something about a body that is none. */
 export function isPlainSuccess (status: number): boolean {
-  return status >= 200 && status < 300 && status !== 204 && status !== 205 && status !== 206
+  return Number.isInteger(status) && status >= 200 && status < 300 && status !== 204 && status !== 205 && status !== 206
 }

@@ -1,0 +1,508 @@
+import t from 'tap'
+import type { ServerResponse } from 'node:http'
+import { pipeline } from 'node:stream/promises'
+import Fastify from 'fastify'
+import duplex, { type DuplexConnection, type DuplexKind, type DuplexProtocolChooser, type DuplexRouteSettings } from '../lib/index.ts'
+import { ask, LAST_CHUNK, onEachKind, piece, streamKinds, take } from './fixtures/kinds.ts'
+import { turn } from './fixtures/links.ts'
+import { gate, serve } from './fixtures/server.ts'
+import type { Head } from './fixtures/wire.ts'
+
+const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
+
+/** All field lines of a head that are not about time. */
+const fieldsOf = (head: Head): Head['fields'] => head.fields.filter(([name]) => name !== 'Date')
+
+/** The fields of an accept head on which nothing was set. */
+const plainFields: Record<DuplexKind, Head['fields']> = {
+  upgrade: [['Connection', 'Upgrade'], ['Upgrade', 'foo']],
+  connect: [],
+  hijack: [['Connection', 'close']],
+  message: [
+    ['X-Accel-Buffering', 'no'], ['Incremental', '?1'],
+    ['Connection', 'keep-alive'], ['Keep-Alive', 'timeout=72'], ['Transfer-Encoding', 'chunked']
+  ]
+}
+
+const firstLines: Record<DuplexKind, string> = {
+  upgrade: 'HTTP/1.1 101 Switching Protocols',
+  connect: 'HTTP/1.1 200 OK',
+  hijack: 'HTTP/1.1 200 OK',
+  message: 'HTTP/1.1 200 OK'
+}
+
+const codeOf = (body: string): unknown => (JSON.parse(body) as { code?: string }).code
+
+t.test('A1 a 101 has one Connection: Upgrade and one Upgrade, and nothing that frames a body', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.send(ask('upgrade'))
+  const head = await wire.head()
+  t.equal(head.line, 'HTTP/1.1 101 Switching Protocols')
+  t.strictSame(fieldsOf(head), [['Connection', 'Upgrade'], ['Upgrade', 'foo']])
+  t.equal(head.fields.filter(([name]) => name === 'Date').length, 1)
+})
+
+t.test('A1 the same after an upgrade with a body, and behind another request', async t => {
+  const { connect } = await serve(t, {}, app => {
+    app.get('/plain', async () => 'plain')
+    app.post('/it', { duplex: true, schema: { body: { type: 'object' } } }, echo)
+  })
+  const wire = await connect()
+  wire.send('GET /plain HTTP/1.1\r\nHost: a\r\n\r\n' +
+    'POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}TAIL')
+  t.equal((await wire.response()).body, 'plain')
+  t.strictSame(fieldsOf(await wire.head()), [['Connection', 'Upgrade'], ['Upgrade', 'foo']])
+  t.equal(await wire.until('TAIL'), 'TAIL')
+})
+
+onEachKind(t, 'A3 what the app says about framing and switching is not on the accept head', async (t, kind) => {
+  const { connect } = await serve(t, {}, app => {
+    app.addHook('onRequest', async (_request, reply) => {
+      reply.headers({ Connection: 'x-mine', Upgrade: 'bar', 'Content-Length': 5, 'Transfer-Encoding': 'gzip', 'Keep-Alive': 'timeout=9' })
+    })
+    app.addHook('preHandler', async (_request, { raw }) => {
+      raw.setHeader('CONNECTION', 'x-mine')
+      raw.setHeader('UPGRADE', ['bar', 'baz'])
+      raw.setHeader('CONTENT-LENGTH', '6')
+      raw.setHeader('TRANSFER-ENCODING', 'chunked')
+    })
+    app.addHook('onSend', async (_request, reply) => { reply.headers({ connection: 'close', upgrade: 'bar', 'content-length': 7 }) })
+    take(app, echo)
+  })
+  const wire = await connect()
+  wire.send(ask(kind) + piece(kind, 'longer than five'))
+  const head = await wire.head()
+  t.equal(head.line, firstLines[kind])
+  t.strictSame(fieldsOf(head), plainFields[kind])
+  t.equal(await wire.until('longer than five'), kind === 'message' ? '10\r\nlonger than five' : 'longer than five')
+})
+
+for (const [name, value] of Object.entries({ CR: 'a\rb', LF: 'a\nb', CRLF: 'a\r\nX-Evil: 1', NUL: 'a\0b' })) {
+  onEachKind(t, `A4 a header value with ${name} is an ordinary 500, and nothing else is on the wire`, async (t, kind) => {
+    let entered = 0
+    const { connect, quiet } = await serve(t, {}, app => {
+      app.addHook('onRequest', async (_request, reply) => { reply.header('x-mine', value) })
+      app.setErrorHandler((error, _request, reply) => {
+        reply.removeHeader('x-mine')
+        reply.send(error)
+      })
+      take(app, () => { entered++ })
+    })
+    const wire = await connect()
+    wire.end(ask(kind) + piece(kind, 'TAIL') + (kind === 'message' ? LAST_CHUNK : ''))
+    const { status, headers, body } = await wire.response()
+    t.equal(status, 500)
+    t.equal(codeOf(body), 'FST_ERR_DUPLEX_INVALID_HEADER')
+    t.notOk('x-mine' in headers || 'x-evil' in headers)
+    t.equal(await wire.remains(), '')
+    t.equal(entered, 0)
+    await quiet()
+  })
+}
+
+onEachKind(t, 'A4 the same where nobody takes the header away again', async (t, kind) => {
+  let entered = 0
+  const { connect, quiet } = await serve(t, {}, app => {
+    app.addHook('onSend', async (_request, reply) => { reply.header('x-mine', ['fine', 'a\r\nX-Evil: 1']) })
+    take(app, () => { entered++ })
+  })
+  const wire = await connect()
+  wire.end(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
+  const answer = await wire.remains()
+  t.match(answer, /^HTTP\/1\.1 500 /)
+  t.notMatch(answer, /x-evil/i)
+  t.equal(entered, 0)
+  await quiet()
+})
+
+t.test('A4 a protocol with CR and LF from a function is a 500, and never on the wire', async t => {
+  const { connect } = await serve(t, {}, app => {
+    app.get('/it', { duplex: { protocols: () => 'foo\r\nX-Evil: 1' } }, echo)
+  })
+  const wire = await connect()
+  wire.send(ask('upgrade'))
+  const { status, headers, body } = await wire.response()
+  t.equal(status, 500)
+  t.equal(codeOf(body), 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED')
+  t.notOk('x-evil' in headers)
+  t.equal(await wire.remains(), '')
+})
+
+t.test('A4 a protocol with CR, LF, NUL or a space in a list fails at boot', async t => {
+  for (const wrong of ['foo\r\nX-Evil: 1', 'foo\n', 'fo\0o', 'foo bar', '', 'foo/', '/2', 'f\u00f6\u00f6']) {
+    const app = Fastify()
+    await app.register(duplex)
+    t.throws(() => app.get('/it', { duplex: { protocols: ['fine', wrong] } }, echo), { code: 'FST_ERR_DUPLEX_INVALID_OPTION' })
+    await app.close()
+  }
+})
+
+interface Choice {
+  it: string
+  /** The field lines of the request. */
+  offer: string[]
+  protocols?: string[]
+  /** What the 101 says; without it the client gets a 426. */
+  chosen?: string
+}
+
+const choices: Choice[] = [
+  { it: 'the first token the client offers, not the first of the list', offer: ['Upgrade: bar, foo'], protocols: ['foo', 'bar'], chosen: 'bar' },
+  { it: 'without a list the first token', offer: ['Upgrade: bar, foo'], chosen: 'bar' },
+  { it: 'without a list the first token, as it was offered', offer: ['Upgrade: Bar/2'], chosen: 'Bar/2' },
+  { it: 'whatever its case, in the spelling of the list', offer: ['Upgrade: FOO'], protocols: ['Foo'], chosen: 'Foo' },
+  { it: 'the one token of several that the list has', offer: ['Upgrade: x, y, foo, z'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'from several header lines', offer: ['Upgrade: x', 'Upgrade: y, foo'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'in the order of several header lines', offer: ['Upgrade: x, bar', 'Upgrade: foo'], protocols: ['foo', 'bar'], chosen: 'bar' },
+  { it: 'without regard to white space', offer: ['Upgrade: \t x ,\tfoo \t'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'beside empty members', offer: ['Upgrade: , ,foo,,'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'beside members that are no tokens', offer: ['Upgrade: a b, /2, c/, foo'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'without a list the first token that is one', offer: ['Upgrade: a b, foo'], chosen: 'foo' },
+  { it: 'a version by its name alone', offer: ['Upgrade: foo/2'], protocols: ['foo'], chosen: 'foo' },
+  { it: 'a version that is listed', offer: ['Upgrade: FOO/2'], protocols: ['foo/2'], chosen: 'foo/2' },
+  { it: 'a listed version before its name', offer: ['Upgrade: foo/2'], protocols: ['foo', 'foo/2'], chosen: 'foo/2' },
+  { it: 'not another version than the listed one', offer: ['Upgrade: foo/3, foo'], protocols: ['foo/2'] },
+  { it: 'not a token that only begins like a listed one', offer: ['Upgrade: foobar, fo'], protocols: ['foo'] },
+  { it: 'not a property of an object', offer: ['Upgrade: __proto__, constructor, toString'], protocols: ['foo'] }
+]
+
+for (const { it, offer, protocols, chosen } of choices) {
+  t.test(`A5 chosen is ${it}`, async t => {
+    const settings: DuplexRouteSettings = protocols === undefined ? {} : { protocols }
+    const { connect } = await serve(t, {}, app => {
+      app.get('/it', { duplex: settings }, async ({ protocol, writable }) => { writable.end(`protocol ${String(protocol)}`) })
+    })
+    const wire = await connect()
+    wire.send(['GET /it HTTP/1.1', 'Host: a', 'Connection: Upgrade', ...offer, '', ''].join('\r\n'))
+    const head = await wire.head()
+    t.equal(head.status, chosen === undefined ? 426 : 101)
+    t.equal(head.headers.upgrade, chosen ?? protocols?.join(', '))
+    if (chosen !== undefined) t.equal((await wire.rest()).toString(), `protocol ${chosen}`)
+  })
+}
+
+t.test('A5 a function sees the tokens in the order and spelling of the client, and chooses', async t => {
+  const seen: unknown[] = []
+  const { connect } = await serve(t, {}, app => {
+    app.get('/it', {
+      duplex: {
+        async protocols (offered, request) {
+          seen.push(offered, request.url)
+          await turn()
+          return offered[2] ?? false
+        }
+      }
+    }, async ({ protocol, writable }) => { writable.end(`protocol ${protocol}`) })
+  })
+  const wire = await connect()
+  wire.send('GET /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: Foo/2, a b\r\nUpgrade: h2c\r\nUpgrade: BAR\r\n\r\n')
+  t.equal((await wire.head()).headers.upgrade, 'BAR')
+  t.equal((await wire.rest()).toString(), 'protocol BAR')
+  t.strictSame(seen, [['Foo/2', 'h2c', 'BAR'], '/it'])
+})
+
+const answers: [it: string, choose: DuplexProtocolChooser, status: number, code: string][] = [
+  ['false is a 426', () => false, 426, 'FST_ERR_DUPLEX_UPGRADE_REQUIRED'],
+  ['a promise of false is a 426', () => Promise.resolve<false>(false), 426, 'FST_ERR_DUPLEX_UPGRADE_REQUIRED'],
+  ['a token that was not offered is a 500', () => 'bar', 500, 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED'],
+  ['a version that was not offered is a 500', () => 'foo/2', 500, 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED'],
+  ['what it throws is answered as from a hook', () => { throw Object.assign(new Error('no'), { statusCode: 403, code: 'MINE' }) }, 403, 'MINE'],
+  ['what it rejects with is answered as from a hook', async () => { throw Object.assign(new Error('no'), { statusCode: 403, code: 'MINE' }) }, 403, 'MINE']
+]
+
+for (const [it, choose, status, code] of answers) {
+  t.test(`A5 of a function, ${it}`, async t => {
+    let entered = 0
+    const { connect, quiet } = await serve(t, {}, app => {
+      app.get('/it', { duplex: { protocols: choose } }, () => { entered++ })
+    })
+    const wire = await connect()
+    wire.end(ask('upgrade'))
+    const response = await wire.response()
+    t.equal(response.status, status)
+    t.equal(codeOf(response.body), code)
+    t.equal(response.headers.connection, 'close')
+    t.equal(entered, 0)
+    await quiet()
+  })
+}
+
+for (const [fields, kind] of [
+  [['Connection: Upgrade', 'Upgrade: foo'], 'upgrade'],
+  [['connection: UPGRADE', 'upgrade: foo'], 'upgrade'],
+  [['Connection: keep-alive, Upgrade', 'Upgrade: foo'], 'upgrade'],
+  [['Connection: upgrade , keep-alive', 'Upgrade: foo'], 'upgrade'],
+  [['Connection: keep-alive,upgrade,x', 'Upgrade: foo'], 'upgrade'],
+  [['Connection: close, Upgrade', 'Upgrade: foo'], 'upgrade'],
+  [['Connection: keep-alive', 'Connection: Upgrade', 'Upgrade: foo'], 'upgrade'],
+  [['Upgrade: foo', 'Connection: Upgrade', 'Connection: x'], 'upgrade'],
+  [['Connection: Upgrade'], 'hijack'],
+  [['Upgrade: foo'], 'hijack'],
+  [['Connection: keep-alive', 'Upgrade: foo'], 'hijack'],
+  [['Connection: upgrade-insecure', 'Upgrade: foo'], 'hijack'],
+  [['Connection: x-upgrade', 'Upgrade: foo'], 'hijack'],
+  [['Connection: Upgrade', 'Content-Length: 0'], 'message'],
+  [['Upgrade: foo', 'Content-Length: 0'], 'message']
+] as const) {
+  t.test(`A6 "${fields.join('; ')}" is ${kind}`, async t => {
+    const { connect } = await serve(t, {}, app => take(app, async ({ kind, protocol, writable }) => { writable.end(`${kind} ${String(protocol)}.`) }))
+    const wire = await connect()
+    wire.send(['GET /it HTTP/1.1', 'Host: a', ...fields, '', ''].join('\r\n'))
+    const head = await wire.head()
+    t.equal(head.line, firstLines[kind])
+    t.equal(head.headers.upgrade, kind === 'upgrade' ? 'foo' : undefined)
+    const expected = `${kind} ${kind === 'upgrade' ? 'foo' : 'undefined'}.`
+    t.equal(await wire.until('.'), kind === 'message' ? `12\r\n${expected}` : expected)
+  })
+}
+
+for (const [field, status] of [['Connection: Upgrade', 200], ['Upgrade: foo', 200]] as const) {
+  t.test(`A6 "${field}" alone at a plain route is an ordinary request`, async t => {
+    const { connect } = await serve(t, {}, app => { app.get('/plain', async () => 'plain') })
+    const wire = await connect()
+    for (let n = 0; n < 2; n++) {
+      wire.send(`GET /plain HTTP/1.1\r\nHost: a\r\n${field}\r\n\r\n`)
+      const response = await wire.response()
+      t.equal(response.status, status)
+      t.equal(response.body, 'plain')
+      t.equal(response.headers.connection, 'keep-alive')
+    }
+  })
+}
+
+for (const token of ['websocket', 'WebSocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2', 'http/1.1', 'tls/1.0, h2c']) {
+  t.test(`A7 "${token}" is not taken unless it is listed`, async t => {
+    let entered = 0
+    const { connect } = await serve(t, {}, app => {
+      app.get('/it', { duplex: true }, () => { entered++ })
+      app.get('/listed', { duplex: { protocols: ['foo', ...token.split(', ')] } }, echo)
+    })
+    const request = (url: string, offer: string): string =>
+      `GET ${url} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: ${offer}\r\n\r\n`
+    const refused = await connect()
+    refused.send(request('/it', token))
+    t.equal((await refused.head()).status, 426)
+    t.equal(entered, 0)
+
+    const listed = await connect()
+    listed.send(request('/listed', token))
+    t.equal((await listed.head()).headers.upgrade, token.split(', ')[0])
+  })
+}
+
+t.test('A7 a token that is not reserved is taken from among reserved ones', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.send('GET /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c, h2cx, TLS/1.2\r\n\r\n')
+  t.equal((await wire.head()).headers.upgrade, 'h2cx')
+})
+
+t.test('A7 a reserved token on a request with a body leaves a message', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  for (const offer of ['h2c', 'websocket']) {
+    const wire = await connect()
+    wire.send(`POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: ${offer}\r\nHTTP2-Settings: AA\r\nContent-Length: 4\r\n\r\nBODY`)
+    const head = await wire.head()
+    t.equal(head.status, 200, offer)
+    t.strictSame(fieldsOf(head), plainFields.message)
+    t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
+  }
+})
+
+onEachKind(t, 'A8 the head of each kind has the framing that the kind has, and nothing else', async (t, kind) => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.send(ask(kind))
+  const head = await wire.head()
+  t.equal(head.line, firstLines[kind])
+  t.strictSame(fieldsOf(head), plainFields[kind])
+})
+
+t.test('A8 a CONNECT of HTTP/1.0 gets a 200 without framing', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.end('CONNECT it.example:443 HTTP/1.0\r\n\r\nTAIL')
+  const head = await wire.head()
+  t.equal(head.line, 'HTTP/1.1 200 OK')
+  t.strictSame(fieldsOf(head), [])
+  t.equal((await wire.rest()).toString(), 'TAIL')
+})
+
+t.test('A8 a message keeps its connection, with Content-Length and chunked alike', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  for (const request of [
+    'POST /it HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nBODY',
+    ask('message') + piece('message', 'BODY') + LAST_CHUNK,
+    'GET /it HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nBODY'
+  ]) {
+    wire.send(request)
+    t.strictSame(fieldsOf(await wire.head()), plainFields.message)
+    t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
+  }
+  t.notOk(wire.ended)
+})
+
+t.test('A8 a message with Connection: close is framed, and the connection ends', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.send(ask('message', 'Connection: close') + piece('message', 'BODY') + LAST_CHUNK)
+  const { headers } = await wire.head()
+  t.equal(headers.connection, 'close')
+  t.equal(headers['transfer-encoding'], 'chunked')
+  t.equal((await wire.rest()).toString(), piece('message', 'BODY') + LAST_CHUNK)
+})
+
+t.test('A8 a message of HTTP/1.0 is ended by the end of the connection', async t => {
+  const { connect } = await serve(t, {}, app => take(app, echo))
+  const wire = await connect()
+  wire.send('POST /it HTTP/1.0\r\nContent-Length: 4\r\n\r\nBODY')
+  const { headers } = await wire.head()
+  t.equal(headers.connection, 'close')
+  t.notOk('transfer-encoding' in headers)
+  t.equal((await wire.rest()).toString(), 'BODY')
+})
+
+t.test('A8 what the app says about buffering stays', async t => {
+  const { connect } = await serve(t, {}, app => {
+    take(app, echo, true, { onRequest: async (_request, reply) => { reply.headers({ 'x-accel-buffering': 'yes', Incremental: '?0' }) } })
+  })
+  const wire = await connect()
+  wire.send(ask('message'))
+  const head = await wire.head()
+  const about = head.fields.filter(([name]) => /^(?:x-accel-buffering|incremental)$/i.test(name))
+  t.strictSame(about, [['x-accel-buffering', 'yes'], ['incremental', '?0']])
+})
+
+onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte into the stream', async (t, kind) => {
+  const late = gate()
+  const { connect, quiet } = await serve(t, {}, app => {
+    take(app, async ({ reply, writable, readable }) => {
+      reply.send('SENT')
+      reply.code(500).send(new Error('SENT'))
+      if (kind !== 'message') {
+        const raw = reply.raw as ServerResponse
+        raw.writeContinue()
+        raw.writeProcessing()
+        raw.writeEarlyHints({ link: '</x>; rel=preload' })
+        raw.writeHead(500, { 'x-mine': 'RAW' })
+        raw.flushHeaders()
+        raw.write('RAW')
+        raw.addTrailers({ 'x-mine': 'RAW' })
+        raw.end('RAW')
+      }
+      setImmediate(() => {
+        reply.send('LATE')
+        if (kind !== 'message') (reply.raw as ServerResponse).end('LATE')
+        late.open()
+      })
+      await late.promise
+      writable.write('mine')
+      for await (const chunk of readable) writable.write(chunk)
+    })
+  })
+  const wire = await connect()
+  wire.send(ask(kind))
+  t.equal((await wire.head()).line, firstLines[kind])
+  wire.send(piece(kind, 'yours') + (kind === 'message' ? LAST_CHUNK : ''))
+  const expected = piece(kind, 'mine') + piece(kind, 'yours') + (kind === 'message' ? LAST_CHUNK : '')
+  t.equal((await wire.bytes(expected.length)).toString(), expected)
+  wire.end()
+  t.equal(await wire.remains(), '')
+  await quiet()
+})
+
+onEachKind(t, 'A10 a handlerTimeout after acceptance puts no byte into the stream', async (t, kind) => {
+  const accepted = gate()
+  const { connect } = await serve(t, {}, app => {
+    app.get('/slow', { handlerTimeout: 50 }, async () => await new Promise(() => {}))
+    take(app, async ({ readable, writable }) => {
+      accepted.open()
+      for await (const chunk of readable) writable.write(chunk)
+    }, true, { handlerTimeout: 50 })
+  })
+  const wire = await connect()
+  wire.send(ask(kind))
+  await wire.head()
+  await accepted.promise
+  const clock = await connect()
+  clock.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n')
+  t.equal((await clock.response()).status, 503, 'the timeout of a later request is over')
+  t.equal(wire.pending, '')
+  wire.send(piece(kind, 'alive'))
+  t.equal(await wire.until(piece(kind, 'alive')), piece(kind, 'alive'))
+})
+
+onEachKind(t, 'A10 a handler that throws after acceptance reaches no error handler, and no byte is sent', async (t, kind) => {
+  let handled = 0
+  const { connect, quiet } = await serve(t, {}, app => {
+    app.setErrorHandler(async () => {
+      handled++
+      return 'HANDLED'
+    })
+    take(app, async () => { throw new Error('after acceptance') })
+  })
+  const wire = await connect()
+  wire.send(ask(kind))
+  await wire.head()
+  t.equal(await wire.remains(), '')
+  t.equal(handled, 0)
+  await quiet()
+})
+
+onEachKind(t, 'A10 a reply from a hook that is still running puts no byte into the stream', async (t, kind) => {
+  const hook = gate()
+  const { connect } = await serve(t, {}, app => {
+    take(app, echo, true, {
+      onRequest: async (_request, reply) => {
+        void hook.promise.then(() => {
+          reply.send('LATE')
+          reply.callNotFound()
+        })
+      }
+    })
+  })
+  const wire = await connect()
+  wire.send(ask(kind))
+  await wire.head()
+  hook.open()
+  await turn()
+  wire.send(piece(kind, 'mine'))
+  t.equal((await wire.bytes(piece(kind, 'mine').length)).toString(), piece(kind, 'mine'))
+})
+
+onEachKind(t, 'A14 what the handler writes at once comes after the accept head', async (t, kind) => {
+  const { connect } = await serve(t, {}, app => take(app, async ({ writable }) => {
+    writable.write('first, ')
+    writable.write('second')
+    writable.end()
+  }))
+  for (let n = 0; n < 20; n++) {
+    const wire = await connect()
+    wire.send(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
+    t.equal((await wire.head()).line, firstLines[kind])
+    const expected = piece(kind, 'first, ') + piece(kind, 'second')
+    t.equal((await wire.bytes(expected.length)).toString(), expected)
+  }
+})
+
+t.test('A14 the handler of every kind is called in the turn of acceptance when no hook makes it wait', async t => {
+  const order: string[] = []
+  const { connect } = await serve(t, {}, app => {
+    take(app, async ({ kind }) => {
+      order.push(kind)
+    }, true, {
+      preHandler: (_request, _reply, done) => {
+        done()
+        order.push('after the hooks')
+      }
+    })
+  })
+  for (const kind of streamKinds) {
+    const wire = await connect()
+    wire.send(ask(kind))
+    await wire.head()
+  }
+  t.strictSame(order, streamKinds.flatMap(kind => [kind, 'after the hooks']))
+})

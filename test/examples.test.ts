@@ -1,0 +1,442 @@
+import { spawn, spawnSync } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import http from 'node:http'
+import net, { type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { delimiter, dirname, join } from 'node:path'
+import { createGunzip, gzipSync } from 'node:zlib'
+import t, { type Test } from 'tap'
+import { WebSocket } from 'ws'
+import { cert, key } from './fixtures/certificate.ts'
+import { start, type Program } from './fixtures/program.ts'
+import { connectTls } from './fixtures/wire.ts'
+
+const example = (name: string): URL => new URL(`../examples/${name}.js`, import.meta.url)
+const source = (name: string): URL => new URL(`../../examples/${name}.ts`, import.meta.url)
+
+const UPGRADE = 'GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
+
+t.test('echo', async t => {
+  await t.test('sends back what it gets on an upgrade, a tunnel and a taken-over GET, early bytes first', async t => {
+    const echo = await start(t, example('echo'))
+    const heads: [request: string, status: number][] = [
+      [UPGRADE, 101],
+      ['CONNECT echo.example:7 HTTP/1.1\r\nHost: echo.example:7\r\n\r\n', 200],
+      ['GET /echo HTTP/1.1\r\nHost: localhost\r\n\r\n', 200]
+    ]
+    for (const [request, status] of heads) {
+      const wire = (await echo.connect()).send(`${request}early`)
+      t.equal((await wire.head()).status, status)
+      t.equal(await wire.until('early'), 'early')
+      wire.end('late')
+      t.equal(String(await wire.rest()), 'late', 'and ends its side after ours')
+    }
+    await echo.printed('#1 upgrade echo: end, 9 bytes in, 9 out')
+    await echo.printed('#2 connect echo.example:7: end, 9 bytes in, 9 out')
+    await echo.printed('#3 hijack: end, 9 bytes in, 9 out')
+  })
+
+  await t.test('answers a body while it still arrives, and a plain route on the same connection', async t => {
+    const { port, printed } = await start(t, example('echo'))
+    const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
+    t.teardown(() => agent.destroy())
+    const request = http.request({ port, agent, path: '/echo', method: 'PUT' })
+    request.write('one')
+    const [response] = await once(request, 'response') as [http.IncomingMessage]
+    t.equal(String((await once(response, 'data'))[0]), 'one')
+    request.end('two')
+    t.equal(String((await once(response, 'data'))[0]), 'two')
+    await once(response, 'end')
+    await printed('#1 message: end, 6 bytes in, 6 out')
+    const plain = http.get({ port, agent, path: '/' })
+    const [page] = await once(plain, 'response') as [http.IncomingMessage]
+    t.equal(page.statusCode, 200)
+    t.ok(plain.reusedSocket)
+    page.resume()
+  })
+
+  await t.test('ends live connections in order when it is told to stop', async t => {
+    const echo = await start(t, example('echo'))
+    const wire = (await echo.connect()).send(`${UPGRADE}early`)
+    await wire.until('early')
+    const stopped = echo.stop()
+    t.equal(String(await wire.rest()), '')
+    wire.end()
+    t.equal(await stopped, 0)
+    t.match(echo.output(), '#1 upgrade echo: end, 5 bytes in, 5 out')
+  })
+
+  await t.test('serves TLS with a key and a certificate', async t => {
+    const directory = await mkdtemp(join(tmpdir(), 'fastify-duplex-'))
+    t.teardown(() => rm(directory, { recursive: true }))
+    const files = { TLS_KEY: join(directory, 'key.pem'), TLS_CERT: join(directory, 'cert.pem') }
+    await Promise.all([writeFile(files.TLS_KEY, key), writeFile(files.TLS_CERT, cert)])
+    const { port, printed } = await start(t, example('echo'), files)
+    const wire = await connectTls(port)
+    t.teardown(() => wire.destroy())
+    wire.send(UPGRADE).end('all')
+    t.equal((await wire.head()).status, 101)
+    t.equal(String(await wire.rest()), 'all')
+    await printed('#1 upgrade echo: end')
+  })
+
+  const lacking = lackingTools('curl', 'sh')
+  const title = 'prints commands that work as they are'
+  await t.test(lacking === undefined ? title : `${title} (not run: no ${lacking} here)`, { skip: lacking !== undefined }, async t => {
+    const echo = await start(t, example('echo'))
+    await echo.printed('A line for each connection')
+    const commands = [...echo.output().matchAll(/^ {2}(\S.*)$/gm)].map(([, command]) => command as string)
+    t.equal(commands.length, 8)
+    const results = await Promise.all(commands.map(async command => [command, await shell(command, 'typed\n')] as const))
+    for (const [command, result] of results) {
+      const expected = command.startsWith('node ')
+        ? /^typed\n$/
+        : command.endsWith('/') ? /^A plain route/ : command.includes('one') ? /^one\ntwo\n$/ : /(?:^|\r\n\r\n)hello\n$/
+      t.match(result, expected, command)
+    }
+  })
+})
+
+t.test('exec', async t => {
+  const post = (body: unknown, headers = 'Connection: Upgrade\r\nUpgrade: exec\r\n'): string => {
+    const json = JSON.stringify(body)
+    return `POST /exec HTTP/1.1\r\nHost: localhost\r\n${headers}Content-Type: application/json\r\nContent-Length: ${json.length}\r\n\r\n${json}`
+  }
+
+  await t.test('runs a program with the stream as its stdin, and tells its exit code', async t => {
+    const exec = await start(t, example('exec'))
+    const wire = await exec.connect()
+    wire.send(`${post({ cmd: 'sort', args: ['-r'] })}a\nb\n`)
+    const head = await wire.head()
+    t.equal(head.status, 101)
+    t.equal(head.headers.upgrade, 'exec')
+    wire.end('c\n')
+    t.equal(String(await wire.rest()), 'out 6\nc\nb\na\nexit 0\n')
+  })
+
+  await t.test('frames stderr apart, and talks while the program runs', async t => {
+    const exec = await start(t, example('exec'), { ALLOW: 'sh' })
+    const wire = (await exec.connect()).send(post({ cmd: 'sh' }))
+    await wire.head()
+    wire.send('echo one\n')
+    t.equal(await wire.until('one\n'), 'out 4\none\n')
+    wire.send('echo two >&2\n')
+    t.equal(await wire.until('two\n'), 'err 4\ntwo\n')
+    wire.send('exit 3\n')
+    t.equal(String(await wire.rest()), 'exit 3\n')
+  })
+
+  await t.test('refuses what is not on the list, is no valid body, or is no upgrade', async t => {
+    const exec = await start(t, example('exec'), { ALLOW: 'no-such-program' })
+    const answer = async (request: string): Promise<unknown> => {
+      const { status, body } = await (await exec.connect()).send(request).response()
+      return [status, (JSON.parse(body) as { message: string }).message]
+    }
+    t.strictSame(await answer(post({ cmd: 'sh' })), [403, '"sh" is not allowed here'])
+    t.strictSame(await answer(post({ cmd: 'sort', args: ['-o', '/tmp/x'] })), [403, '"sort -o /tmp/x" is not allowed here'])
+    t.strictSame(await answer(post({ args: [] })), [400, "body must have required property 'cmd'"])
+    t.strictSame(await answer(post({ cmd: 'cat' }, '')), [426, 'Upgrade Required'])
+    t.strictSame(await answer(post({ cmd: 'no-such-program' })), [500, 'spawn no-such-program ENOENT'])
+  })
+
+  await t.test('kills the program, and what that started, when the connection is reset', async t => {
+    const exec = await start(t, example('exec'), { ALLOW: 'sh' })
+    const wire = (await exec.connect()).send(`${post({ cmd: 'sh' })}sleep 1000 & echo $$ $! .; wait\n`)
+    const [, ...pids] = /(\d+) (\d+) \.$/.exec(await wire.until('.')) as RegExpExecArray
+    wire.reset()
+    for (const pid of pids) await ended(Number(pid))
+    await exec.printed('"reason":"abort"')
+  })
+
+  await t.test('asks the programs to end when it is told to stop', async t => {
+    const exec = await start(t, example('exec'))
+    const wire = (await exec.connect()).send(`${post({ cmd: 'cat' })}x`)
+    await wire.until('out 1\nx')
+    const stopped = exec.stop()
+    t.equal(String(await wire.rest()), 'killed SIGTERM\n')
+    wire.end()
+    t.equal(await stopped, 0)
+  })
+})
+
+t.test('connect-proxy', async t => {
+  const connect = (target: string): string => `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`
+
+  await t.test('joins the client and an allowed target, both ways and to both ends', async t => {
+    const upstream = await listen(t, socket => {
+      socket.write('hello ')
+      socket.on('data', chunk => socket.write(chunk)).on('end', () => socket.end('bye'))
+    })
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port}=private` })
+    const wire = (await proxy.connect()).send(`${connect(`localhost:${upstream.port}`)}early `)
+    const head = await wire.head()
+    t.equal(head.line, 'HTTP/1.1 200 OK')
+    t.notOk('content-length' in head.headers || 'transfer-encoding' in head.headers)
+    t.equal(await wire.until('early '), 'hello early ')
+    wire.end('late ')
+    t.equal(String(await wire.rest()), 'late bye')
+    t.equal(await proxy.stop(), 0)
+  })
+
+  await t.test('carries HTTP for a client of Node', async t => {
+    const server = http.createServer((_request, response) => { response.end('through the tunnel') }).listen(0, 'localhost')
+    t.teardown(() => server.close())
+    await once(server, 'listening')
+    const target = `localhost:${(server.address() as AddressInfo).port}`
+    const { port } = await start(t, example('connect-proxy'), { ALLOW: `${target}=private` })
+    const dial = http.request({ port, method: 'CONNECT', path: target }).end()
+    const [response, socket] = await once(dial, 'connect') as [http.IncomingMessage, net.Socket]
+    t.equal(response.statusCode, 200)
+    const [answer] = await once(http.get({ createConnection: () => socket, path: '/', headers: { connection: 'close' } }), 'response')
+    t.equal(String(await text(answer as http.IncomingMessage)), 'through the tunnel')
+  })
+
+  await t.test('refuses targets that are not on the list, whatever is listening there', async t => {
+    const upstream = await listen(t)
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port + 1}=private,other.example:${upstream.port}` })
+    const { status, headers, body } = await (await proxy.connect()).send(connect(`localhost:${upstream.port}`)).response()
+    t.equal(status, 403)
+    t.equal(headers.connection, 'close')
+    t.match(body, 'is not on the list')
+    t.equal(upstream.count(), 0)
+  })
+
+  await t.test('refuses names and spellings of addresses in the private network', async t => {
+    const upstream = await listen(t)
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `*:${upstream.port}` })
+    const hosts = ['localhost', '127.0.0.1', '2130706433', '0x7f.1', '0', '10.1.2.3', '169.254.169.254',
+      '[::1]', '[::]', '[::ffff:127.0.0.1]', '[::ffff:7f00:1]', '[fe80::1]', '[fd00::1]', '[64:ff9b::7f00:1]', '[2002:7f00:1::]']
+    for (const host of hosts) {
+      const { status, body } = await (await proxy.connect()).send(connect(`${host}:${upstream.port}`)).response()
+      t.equal(status, 403, host)
+      t.match(body, 'leads into a private network')
+    }
+    t.equal(upstream.count(), 0)
+  })
+
+  await t.test('answers 502 when the target does not', async t => {
+    const { port, close } = await listen(t)
+    await close()
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `127.0.0.1:${port}=private,*:80` })
+    const refused = await (await proxy.connect()).send(connect(`127.0.0.1:${port}`)).response()
+    t.equal(refused.status, 502)
+    t.match(refused.body, 'the target does not answer')
+    const unknown = await (await proxy.connect()).send(connect('nowhere.invalid:80')).response()
+    t.equal(unknown.status, 502)
+    t.match(unknown.body, 'nowhere.invalid cannot be resolved')
+  })
+
+  await t.test('breaks the tunnel on both sides when one of them breaks', async t => {
+    const upstream = await listen(t)
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port}=private` })
+    const wire = (await proxy.connect()).send(`${connect(`localhost:${upstream.port}`)}x`)
+    const socket = await upstream.connection
+    await once(socket, 'data')
+    await wire.head()
+    socket.resetAndDestroy()
+    t.equal(await wire.gone(), 'broken')
+  })
+})
+
+t.test('transform', async t => {
+  const put = (port: number, headers: http.OutgoingHttpHeaders = {}): http.ClientRequest =>
+    http.request({ port, path: '/lines', method: 'PUT', headers })
+
+  await t.test('answers each line before the next one is sent', async t => {
+    const { port } = await start(t, example('transform'))
+    const request = put(port)
+    request.write('{"a":1}\n{"b')
+    const [response] = await once(request, 'response') as [http.IncomingMessage]
+    t.equal(response.headers['content-type'], 'application/x-ndjson')
+    t.equal(String((await once(response, 'data'))[0]), '{"a":1,"line":1}\n')
+    request.write('":2}\n')
+    t.equal(String((await once(response, 'data'))[0]), '{"b":2,"line":2}\n')
+    request.end('[3]')
+    t.equal(String((await once(response, 'data'))[0]), '{"line":3,"error":"not a JSON object"}\n')
+    await once(response, 'end')
+  })
+
+  await t.test('compresses line by line for who takes gzip, and for nobody else', async t => {
+    const { port } = await start(t, example('transform'))
+    const request = put(port, { 'accept-encoding': 'br, gzip' })
+    request.write('{"a":1}\n')
+    const [response] = await once(request, 'response') as [http.IncomingMessage]
+    t.equal(response.headers['content-encoding'], 'gzip')
+    const lines = response.pipe(createGunzip())
+    t.equal(String((await once(lines, 'data'))[0]), '{"a":1,"line":1}\n')
+    request.end('{"b":2}\n')
+    t.equal(String((await once(lines, 'data'))[0]), '{"b":2,"line":2}\n')
+    await once(lines, 'end')
+    const [plain] = await once(put(port, { 'accept-encoding': 'br, gzip;q=0' }).end('{}\n'), 'response') as [http.IncomingMessage]
+    t.equal(plain.headers['content-encoding'], undefined)
+    t.equal(await text(plain), '{"line":1}\n')
+  })
+
+  await t.test('takes a compressed upload', async t => {
+    const { port } = await start(t, example('transform'))
+    const [response] = await once(put(port, { 'content-encoding': 'gzip' }).end(gzipSync('{"a":1}\n{"b":2}\n')), 'response')
+    t.equal(await text(response as http.IncomingMessage), '{"a":1,"line":1}\n{"b":2,"line":2}\n')
+  })
+
+  await t.test('breaks the response off at a line without an end, and goes on serving', async t => {
+    const { port, printed, output } = await start(t, example('transform'))
+    const request = put(port)
+    request.on('error', () => {}).write('{}\n')
+    const [response] = await once(request, 'response') as [http.IncomingMessage]
+    await once(response, 'data')
+    const failure = once(response, 'error')
+    request.write('x'.repeat(2 * 1024 * 1024))
+    t.match((await failure)[0], { code: 'ECONNRESET' })
+    await printed('"reason":"error"')
+    t.notMatch(output(), 'TypeError')
+    const [next] = await once(put(port).end('{}\n'), 'response')
+    t.equal(await text(next as http.IncomingMessage), '{"line":1}\n')
+  })
+
+  await t.test('takes no request without a body', async t => {
+    const { port } = await start(t, example('transform'))
+    const [response] = await once(http.get({ port, path: '/lines' }), 'response') as [http.IncomingMessage]
+    t.equal(response.statusCode, 404)
+    response.resume()
+  })
+})
+
+t.test('websocket', async t => {
+  const open = async (program: Program, name: string, options = {}): Promise<WebSocket> => {
+    const ws = new WebSocket(`ws://localhost:${program.port}/chat?name=${name}`, options)
+    t.teardown(() => ws.terminate())
+    await once(ws, 'open')
+    return ws
+  }
+  const message = async (ws: WebSocket): Promise<string> => String((await once(ws, 'message'))[0])
+
+  await t.test('passes on what each client says to all of them', async t => {
+    const program = await start(t, example('websocket'))
+    const ada = await open(program, 'ada')
+    const hello = message(ada)
+    const bob = await open(program, 'bob')
+    t.equal(await hello, 'bob is here')
+    const heard = Promise.all([message(ada), message(bob)])
+    bob.send('hi')
+    t.strictSame(await heard, ['bob: hi', 'bob: hi'])
+    const left = message(ada)
+    bob.close()
+    t.equal(await left, 'bob left')
+    await program.printed('"reason":"detached"')
+  })
+
+  await t.test('refuses other origins, and a handshake without a name, with an ordinary response', async t => {
+    const program = await start(t, example('websocket'), { ORIGINS: 'https://chat.example' })
+    const refusal = async (name: string, options: object): Promise<number | undefined> => {
+      const ws = new WebSocket(`ws://localhost:${program.port}/chat?name=${name}`, options)
+      const [, response] = await once(ws, 'unexpected-response') as [unknown, http.IncomingMessage]
+      response.resume()
+      return response.statusCode
+    }
+    t.equal(await refusal('eve', { origin: 'https://evil.example' }), 403)
+    t.equal(await refusal('', {}), 400)
+    const [plain] = await once(http.get({ port: program.port, path: '/chat?name=eve' }), 'response') as [http.IncomingMessage]
+    t.equal(plain.statusCode, 426)
+    plain.resume()
+    await open(program, 'ada', { origin: 'https://chat.example' })
+    await open(program, 'bob', { origin: `http://localhost:${program.port}` })
+  })
+
+  await t.test('closes its clients with 1001 when it is told to stop', async t => {
+    const program = await start(t, example('websocket'))
+    const ada = await open(program, 'ada')
+    const closed = once(ada, 'close')
+    const stopped = program.stop()
+    const [code, reason] = await closed as [number, Buffer]
+    t.strictSame([code, String(reason)], [1001, 'going away'])
+    t.equal(await stopped, 0)
+  })
+
+  await t.test('serves its page beside the chat', async t => {
+    const { port } = await start(t, example('websocket'))
+    const [page] = await once(http.get({ port, path: '/' }), 'response') as [http.IncomingMessage]
+    t.equal(page.headers['content-type'], 'text/html; charset=utf-8')
+    t.match(await text(page), '/chat')
+  })
+})
+
+t.test('client', async t => {
+  await t.test('tells a refusal by its exit code, and prints it', async t => {
+    const { port } = await start(t, example('echo'))
+    const result = spawnSync(process.execPath, [example('client').pathname, `http://localhost:${port}/nowhere`], { encoding: 'utf8', input: '' })
+    t.equal(result.status, 1)
+    t.match(result.stderr, /^HTTP\/1\.1 404 Not Found\r\n/)
+    t.match(result.stdout, 'Route GET:/nowhere not found')
+  })
+
+  await t.test('ends when the server ends, though stdin does not', async t => {
+    const upstream = await listen(t, socket => {
+      socket.once('data', () => socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nbye'))
+    })
+    const child = spawn(process.execPath, [example('client').pathname, '-u', 'x', `http://localhost:${upstream.port}/`])
+    t.teardown(() => child.kill())
+    const [[code], output] = await Promise.all([once(child, 'exit'), text(child.stdout)])
+    t.equal(code, 0)
+    t.equal(output, 'bye')
+  })
+})
+
+const strips = Boolean((process.features as { typescript?: unknown }).typescript)
+const title = 'each program runs from its source'
+t.test(strips ? title : `${title} (not run: this Node does not run TypeScript)`, { skip: !strips }, async t => {
+  for (const name of ['echo', 'exec', 'connect-proxy', 'transform', 'websocket']) {
+    const program = await start(t, source(name))
+    t.equal(await program.stop(), 0, name)
+  }
+})
+
+/** A TCP server for one test. */
+async function listen (t: Test, serve: (socket: net.Socket) => void = () => {}): Promise<
+  { port: number, count: () => number, connection: Promise<net.Socket>, close: () => Promise<unknown> }
+> {
+  let count = 0
+  const sockets = new Set<net.Socket>()
+  const server = net.createServer({ allowHalfOpen: true }, socket => {
+    count++
+    sockets.add(socket.on('error', () => {}))
+    serve(socket)
+  }).listen(0, 'localhost')
+  await once(server, 'listening')
+  const connection = once(server, 'connection').then(([socket]) => socket as net.Socket, () => undefined as never)
+  const close = async (): Promise<void> => {
+    for (const socket of sockets) socket.destroy()
+    await new Promise(resolve => server.close(resolve))
+  }
+  t.teardown(close)
+  return { port: (server.address() as AddressInfo).port, count: () => count, connection, close }
+}
+
+async function text (stream: AsyncIterable<Buffer>): Promise<string> {
+  const chunks: Buffer[] = []
+  for await (const chunk of stream) chunks.push(chunk)
+  return Buffer.concat(chunks).toString()
+}
+
+/** What a command prints, with this Node as its `node`. */
+async function shell (command: string, input: string): Promise<string> {
+  const PATH = `${dirname(process.execPath)}${delimiter}${process.env.PATH}`
+  const child = spawn('sh', ['-c', command], { env: { ...process.env, PATH }, stdio: ['pipe', 'pipe', 'ignore'] })
+  child.stdin.end(input)
+  return await text(child.stdout)
+}
+
+function lackingTools (...names: string[]): string | undefined {
+  return names.find(name => spawnSync(name, ['-c', ':'], { stdio: 'ignore' }).error !== undefined)
+}
+
+async function ended (pid: number): Promise<void> {
+  for (;;) {
+    try {
+      process.kill(pid, 0)
+    } catch {
+      return
+    }
+    await new Promise(resolve => setImmediate(resolve))
+  }
+}

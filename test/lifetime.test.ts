@@ -1,0 +1,408 @@
+import t from 'tap'
+import http from 'node:http'
+import https from 'node:https'
+import { pipeline } from 'node:stream/promises'
+import type { FastifyServerFactory } from 'fastify'
+import { ask, everyKind, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
+import { all, MiB, pattern, sha256 } from './fixtures/takeover.ts'
+import { accepted, every, howItLooks, idlingTimers, readSlowly } from './fixtures/lifetime.ts'
+import { gate, onEach, serve, tlsOptions } from './fixtures/server.ts'
+import type { DuplexClosed, DuplexConnection, PendingDuplex } from '../lib/index.ts'
+
+const codeOf = (error: unknown): string | undefined => (error as { code?: string } | undefined)?.code
+
+onEach(t, 'L1 a handler that resolves with writes pending loses none of them', async (t, transport) => {
+  const bytes = pattern(8 * MiB)
+  const pending = gate<number>()
+  const { wire, connection } = await accepted(t, { transport }, async ({ writable }) => {
+    writable.write(bytes)
+    pending.open(writable.writableLength)
+  })
+  t.ok(await pending.promise > 0, 'there was something left to flush')
+  t.equal(sha256(await wire.rest()), sha256(bytes))
+  wire.end()
+  t.match(await connection.closed, { reason: 'end', error: undefined, bytesWritten: bytes.length })
+})
+
+onEachKind(t, 'L1 writes, then FIN, and closed says end', async (t, kind) => {
+  const { wire, connection } = await accepted(t, { kind }, async ({ readable, writable }) => {
+    await all(readable)
+    writable.write('last words')
+  })
+  if (kind === 'message') wire.send(piece(kind, 'hello') + LAST_CHUNK)
+  else wire.end('hello')
+  t.equal(await wire.until(kind === 'message' ? LAST_CHUNK : 'words'), piece(kind, 'last words') + (kind === 'message' ? LAST_CHUNK : ''))
+  const closed = await connection.closed
+  t.match(closed, { reason: 'end', bytesRead: 5, bytesWritten: 10 })
+  t.notOk('error' in closed)
+  t.equal(connection.signal.aborted, false)
+})
+
+onEach(t, 'L1 close() flushes and ends like a handler that resolves', async (t, transport) => {
+  const closed = gate<DuplexClosed>()
+  const { wire, connection } = await accepted(t, { transport }, async connection => {
+    connection.writable.write(pattern(2 * MiB))
+    closed.open(await connection.close())
+  })
+  t.equal((await wire.rest()).length, 2 * MiB)
+  wire.end()
+  t.equal((await closed.promise).reason, 'end')
+  t.equal(await closed.promise, await connection.closed, 'the very same result')
+})
+
+t.test('L1 await using closes the connection at the end of the block', async t => {
+  const over = gate<string>()
+  const { wire } = await accepted(t, {}, async connection => {
+    connection.writable.write('bye')
+    await connection[Symbol.asyncDispose]()
+    over.open((await connection.closed).reason)
+  })
+  wire.end()
+  t.equal((await wire.rest()).toString(), 'bye')
+  t.equal(await over.promise, 'end')
+})
+
+onEach(t, 'L2 a peer that neither ends nor sends is destroyed after finTimeout', async (t, transport) => {
+  const { wire, connection, quiet } = await accepted(t, { transport, duplex: { finTimeout: 100 } }, async ({ writable }) => {
+    writable.write('done')
+  })
+  t.equal((await wire.rest()).toString(), 'done')
+  const closed = await connection.closed
+  t.equal(closed.reason, 'fin')
+  t.equal(codeOf(closed.error), 'FST_ERR_DUPLEX_FIN_TIMEOUT')
+  t.ok(closed.duration >= 100)
+  t.equal(connection.signal.reason, closed.error)
+  await quiet()
+})
+
+onEach(t, 'L2 while the peer still sends the connection lives', async (t, transport) => {
+  const { wire, connection } = await accepted(t, { transport, duplex: { finTimeout: 100 } }, async ({ writable }) => {
+    writable.write('done')
+  })
+  await wire.until('done')
+  await every(20, 400, () => wire.send('x'))
+  t.equal(connection.signal.aborted, false, 'four times as long as finTimeout')
+  t.match(await connection.closed, { reason: 'fin', bytesRead: 20 })
+})
+
+onEach(t, 'L2 a peer that reads slowly what is being flushed is not cut', async (t, transport) => {
+  const bytes = pattern(32 * MiB)
+  const { wire, connection } = await accepted(t, { transport, duplex: { finTimeout: 400 } }, async ({ writable }) => {
+    writable.write(bytes)
+  })
+  const slowly = await readSlowly(wire, bytes.length)
+  t.equal(sha256(slowly.bytes), sha256(bytes))
+  t.ok(slowly.took > 800, `it took ${slowly.took} ms`)
+  wire.end()
+  t.equal((await connection.closed).reason, 'end')
+})
+
+onEach(t, 'L2 a peer that stops reading what is being flushed is cut', async (t, transport) => {
+  const { wire, connection, quiet } = await accepted(t, { transport, duplex: { finTimeout: 100 } }, async ({ writable }) => {
+    writable.write(pattern(32 * MiB))
+  })
+  wire.socket.pause()
+  t.equal((await connection.closed).reason, 'fin')
+  await quiet()
+})
+
+t.test('L2 a writable that the handler ended itself starts finTimeout too', async t => {
+  const { wire, connection } = await accepted(t, { duplex: { finTimeout: 100 } }, ({ writable }) => {
+    writable.end('bye')
+    return new Promise(() => {})
+  })
+  t.equal((await wire.rest()).toString(), 'bye')
+  t.equal((await connection.closed).reason, 'fin')
+})
+
+t.test('L2 a message whose body never ends is cut after its response', async t => {
+  const { wire, connection, quiet } = await accepted(t, { kind: 'message', duplex: { finTimeout: 100 } }, async ({ writable }) => {
+    writable.write('enough')
+  })
+  t.equal(await wire.until(LAST_CHUNK), piece('message', 'enough') + LAST_CHUNK)
+  t.match(await connection.closed, { reason: 'fin' })
+  await wire.remains()
+  await quiet()
+})
+
+t.test('L2 finTimeout of a route overrides that of the plugin', async t => {
+  const { wire, connection } = await accepted(t, { plugin: { finTimeout: 60_000 }, duplex: { finTimeout: 50 } }, async () => {})
+  await wire.rest()
+  const { error } = await connection.closed
+  t.match(error?.message, '50 ms')
+})
+
+t.test('L2 finTimeout 0 arms nothing', async t => {
+  const before = idlingTimers()
+  const { wire, connection } = await accepted(t, { duplex: { finTimeout: 0 } }, async () => {})
+  await wire.rest()
+  t.equal(idlingTimers(), before)
+  wire.end()
+  t.equal((await connection.closed).reason, 'end')
+})
+
+onEach(t, 'L4 silence in both directions ends the connection after idleTimeout', async (t, transport) => {
+  const { wire, connection, quiet } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, () => new Promise(() => {}))
+  const closed = await connection.closed
+  t.equal(closed.reason, 'idle')
+  t.equal(codeOf(closed.error), 'FST_ERR_DUPLEX_IDLE_TIMEOUT')
+  t.equal(connection.signal.reason, closed.error, 'signal tells the same')
+  t.ok(closed.duration >= 100 && closed.duration < 1000)
+  t.equal(await howItLooks(wire), transport === 'unix' ? 'ended' : 'broken', 'a Unix socket has no reset')
+  await quiet()
+})
+
+onEachKind(t, 'L4 idleTimeout holds for every kind', async (t, kind) => {
+  const { connection, quiet } = await accepted(t, { kind, duplex: { idleTimeout: 60 } }, () => new Promise(() => {}))
+  t.match(await connection.closed, { reason: 'idle' })
+  await quiet()
+})
+
+onEach(t, 'L4 bytes of the client alone keep the connection alive', async (t, transport) => {
+  const { wire, connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, ({ readable }) => {
+    readable.resume()
+    return new Promise(() => {})
+  })
+  await every(20, 400, () => wire.send('x'))
+  t.equal(connection.signal.aborted, false)
+  t.match(await connection.closed, { reason: 'idle', bytesRead: 20, bytesWritten: 0 })
+})
+
+onEach(t, 'L4 bytes of the server alone keep the connection alive', async (t, transport) => {
+  const { connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, () => new Promise(() => {}))
+  await every(20, 400, () => connection.writable.write('x'))
+  t.equal(connection.signal.aborted, false)
+  t.match(await connection.closed, { reason: 'idle', bytesRead: 0, bytesWritten: 20 })
+})
+
+onEach(t, 'L4 one long write that is read slowly is traffic', async (t, transport) => {
+  const bytes = pattern(32 * MiB)
+  const { wire, connection } = await accepted(t, { transport, duplex: { idleTimeout: 400 } }, async ({ writable }) => {
+    writable.write(bytes)
+  })
+  const slowly = await readSlowly(wire, bytes.length)
+  t.equal(sha256(slowly.bytes), sha256(bytes))
+  t.ok(slowly.took > 800, `it took ${slowly.took} ms`)
+  wire.end()
+  t.equal((await connection.closed).reason, 'end')
+})
+
+t.test('L4 idleTimeout 0 arms nothing, and another arms one timer', async t => {
+  const before = idlingTimers()
+  const without = await accepted(t, { duplex: { idleTimeout: 0 } }, () => new Promise(() => {}))
+  t.equal(idlingTimers(), before)
+  const having = await accepted(t, { duplex: { idleTimeout: 60_000 } }, () => new Promise(() => {}))
+  t.equal(idlingTimers(), before + 1)
+  having.wire.reset()
+  without.wire.reset()
+  await having.connection.closed
+  t.equal(idlingTimers(), before, 'and it goes with the connection')
+})
+
+onEach(t, 'L5 maxLifetime ends a connection that is busy', async (t, transport) => {
+  const { wire, connection } = await accepted(t, { transport, duplex: { maxLifetime: 200, idleTimeout: 100 } },
+    ({ readable, writable }) => pipeline(readable, writable))
+  const busy = every(20, 2000, () => wire.closed || wire.send('x'))
+  const closed = await connection.closed
+  t.equal(closed.reason, 'lifetime')
+  t.equal(codeOf(closed.error), 'FST_ERR_DUPLEX_MAX_LIFETIME')
+  t.ok(closed.duration >= 200 && closed.duration < 1500)
+  t.equal(await howItLooks(wire), transport === 'unix' ? 'ended' : 'broken', 'a Unix socket has no reset')
+  await busy
+})
+
+onEachKind(t, 'L5 maxLifetime holds for every kind', async (t, kind) => {
+  const { connection, quiet } = await accepted(t, { kind, duplex: { maxLifetime: 60 } }, () => new Promise(() => {}))
+  t.equal((await connection.closed).reason, 'lifetime')
+  t.equal(codeOf(connection.signal.reason), 'FST_ERR_DUPLEX_MAX_LIFETIME')
+  await quiet()
+})
+
+onEach(t, 'L5 the timers of the HTTP server do not end a takeover', async (t, transport) => {
+  const timers = { requestTimeout: 60, headersTimeout: 60, keepAliveTimeout: 60, connectionsCheckingInterval: 20 }
+  const serverFactory: FastifyServerFactory = handler => {
+    const listener = handler as http.RequestListener
+    const server = transport === 'tls' ? https.createServer({ ...tlsOptions, ...timers }, listener) : http.createServer(timers, listener)
+    server.timeout = 60
+    server.maxRequestsPerSocket = 2
+    return server as http.Server
+  }
+  const { connect, app } = await serve(t, { transport, fastify: { serverFactory } }, app => {
+    take(app, ({ readable, writable }) => pipeline(readable, writable))
+    app.get('/plain', async () => 'plain')
+  })
+  const first = await connect()
+  first.send(ask('upgrade'))
+  t.equal((await first.head()).status, 101)
+  // The second request, and the last that maxRequestsPerSocket allows.
+  const second = await connect()
+  await second.send('GET /plain HTTP/1.1\r\nHost: a\r\n\r\n').response()
+  second.send(ask('upgrade'))
+  t.equal((await second.head()).status, 101)
+  // The same timers, seen to strike: on a request that does not come, and on one that does not end.
+  const idle = await connect()
+  await idle.send('GET /plain HTTP/1.1\r\nHost: a\r\n\r\n').response()
+  const stalled = await connect()
+  stalled.send('GET /plain HTTP/1.1\r\nHos')
+  await Promise.all([idle.remains(), stalled.remains()])
+  for (const wire of [first, second]) t.equal(await wire.send('alive').until('alive'), 'alive')
+  t.equal(app.duplex.connections.size, 2)
+})
+
+t.test('L5 tcpKeepAlive is set at takeover, and 0 leaves it', async t => {
+  const set: [boolean | undefined, number | undefined][] = []
+  const { connect } = await serve(t, {}, app => {
+    app.addHook('onRequest', async request => {
+      const { socket } = request.raw
+      const { setKeepAlive } = socket
+      socket.setKeepAlive = (on, delay) => {
+        set.push([on, delay])
+        return setKeepAlive.call(socket, on, delay)
+      }
+    })
+    for (const [url, duplex] of [['/default', true], ['/own', { tcpKeepAlive: 5000 }], ['/off', { tcpKeepAlive: 0 }]] as const) {
+      app.get(url, { duplex }, ({ readable, writable }) => pipeline(readable, writable))
+    }
+  })
+  for (const url of ['/default', '/own', '/off']) {
+    const wire = await connect()
+    await wire.send(`GET ${url} HTTP/1.1\r\nHost: a\r\n\r\n`).head()
+    await wire.send(url).until(url)
+  }
+  t.same(set, [[true, 60_000], [true, 5000]])
+})
+
+/** Every way for a connection to end, with what `closed` has to say then. */
+const endings: Record<string, {
+  code?: string
+  duplex?: { idleTimeout?: number, finTimeout?: number, maxLifetime?: number, halfOpenTimeout?: number }
+  handler?: (connection: DuplexConnection) => unknown
+  client?: (wire: Awaited<ReturnType<typeof accepted>>['wire'], kind: string) => unknown
+  drain?: boolean
+}> = {
+  end: { handler: async () => {}, client: (wire, kind) => kind === 'message' ? wire.send(LAST_CHUNK) : wire.end() },
+  abort: { code: 'FST_ERR_DUPLEX_ABORTED', client: wire => wire.reset() },
+  idle: { code: 'FST_ERR_DUPLEX_IDLE_TIMEOUT', duplex: { idleTimeout: 50 } },
+  fin: { code: 'FST_ERR_DUPLEX_FIN_TIMEOUT', duplex: { finTimeout: 50 }, handler: async () => {} },
+  'half-open': {
+    code: 'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT',
+    duplex: { halfOpenTimeout: 50 },
+    client: (wire, kind) => kind === 'message' ? wire.send(LAST_CHUNK) : wire.end()
+  },
+  lifetime: { code: 'FST_ERR_DUPLEX_MAX_LIFETIME', duplex: { maxLifetime: 50 } },
+  shutdown: { code: 'FST_ERR_DUPLEX_SHUTDOWN', drain: true },
+  error: { handler: async () => { throw Object.assign(new Error('no'), { code: 'NO' }) }, code: 'NO' },
+  destroyed: { code: 'FST_ERR_DUPLEX_DESTROYED', handler: connection => { connection.destroy() } }
+}
+
+for (const [reason, { code, duplex, handler, client, drain }] of Object.entries(endings)) {
+  onEachKind(t, `L11 closed settles once, with ${reason}`, async (t, kind) => {
+    const { wire, connection, app, quiet } = await accepted(t, { kind, ...(duplex && { duplex }) }, connection => {
+      if (handler === undefined) return new Promise(() => {})
+      return handler(connection)
+    })
+    const early = connection.closed
+    let settled = 0
+    void early.then(() => { settled++ })
+    client?.(wire, kind)
+    if (drain === true) await app.duplex.drain(20)
+    const closed = await early
+    t.equal(closed.reason, reason)
+    t.equal(codeOf(closed.error), code)
+    t.type(closed.duration, 'number')
+    connection.destroy(new Error('too late'))
+    t.equal(await connection.close(), closed, 'close() after the end tells the same')
+    t.equal(await connection.closed, closed)
+    t.equal(codeOf(connection.signal.reason), code)
+    await quiet()
+    t.equal(settled, 1)
+  })
+}
+
+onEach(t, 'L11 closed settles when the peer resets, on every transport', async (t, transport) => {
+  const { wire, connection, quiet } = await accepted(t, { transport }, ({ readable, writable }) => pipeline(readable, writable))
+  await wire.send('x').until('x')
+  wire.reset()
+  // A Unix socket has no reset: its peer is seen to end, or to be gone when something is written to it.
+  t.match(await connection.closed, { reason: transport === 'unix' ? /^(?:end|abort)$/ : 'abort' })
+  await quiet()
+})
+
+t.test('L11 closed that nobody asked for in time still tells', async t => {
+  const { wire, connection, quiet } = await accepted(t, {}, async () => {})
+  wire.end()
+  await quiet()
+  t.match(await connection.closed, { reason: 'end' })
+})
+
+onEachKind(t, 'L11 closed settles for a pending connection that is refused', async (t, kind) => {
+  const seen = gate<PendingDuplex>()
+  const { connect, quiet } = await serve(t, {}, app => takeManually(app, async pending => {
+    seen.open(pending)
+    pending.reply.code(403)
+    return { no: 1 }
+  }))
+  const wire = await connect()
+  wire.send(ask(kind))
+  t.equal((await wire.response()).status, 403)
+  if (kind === 'message') wire.send(LAST_CHUNK)
+  else wire.end()
+  const { closed } = await seen.promise
+  t.match(await closed, { reason: 'end', error: undefined, bytesWritten: 0 })
+  wire.end()
+  await quiet()
+})
+
+onEachKind(t, 'L11 closed settles for a pending connection whose client goes away', async (t, kind) => {
+  const seen = gate<PendingDuplex>()
+  const accepting = gate<unknown>()
+  const { connect, quiet } = await serve(t, {}, app => takeManually(app, async pending => {
+    seen.open(pending)
+    await pending.closed
+    await pending.accept().catch(accepting.open)
+  }))
+  const wire = await connect()
+  wire.send(ask(kind))
+  const { closed, signal } = await seen.promise
+  wire.reset()
+  t.match(await closed, { reason: 'abort' })
+  t.equal(codeOf(signal.reason), 'FST_ERR_DUPLEX_ABORTED')
+  t.equal(codeOf(await accepting.promise), 'FST_ERR_DUPLEX_ABORTED', 'and it cannot be accepted any more')
+  await quiet()
+})
+
+t.test('L11 closed settles for a message that was pipelined behind a response when its client goes away', async t => {
+  const slow = gate()
+  const seen = gate<DuplexConnection>()
+  const { connect, quiet } = await serve(t, {}, app => {
+    app.get('/slow', () => slow.promise)
+    take(app, connection => {
+      seen.open(connection)
+      return new Promise(() => {})
+    })
+  })
+  const wire = await connect()
+  wire.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n' + ask('message') + piece('message', 'x'))
+  const connection = await seen.promise
+  wire.reset()
+  t.match(await connection.closed, { reason: 'abort' })
+  slow.open()
+  await quiet()
+})
+
+t.test('L11 a detached socket settles closed, with detached', async t => {
+  const seen = gate<PendingDuplex>()
+  const { connect, quiet } = await serve(t, {}, app => takeManually(app, pending => {
+    seen.open(pending)
+    const { socket } = pending.detach() as { socket: NodeJS.WritableStream }
+    socket.end('HTTP/1.1 101 Mine\r\n\r\n')
+  }))
+  for (const kind of everyKind.filter(kind => kind !== 'message')) {
+    const wire = await connect()
+    wire.send(ask(kind))
+    t.equal((await wire.head()).line, 'HTTP/1.1 101 Mine')
+    wire.end()
+  }
+  t.match(await (await seen.promise).closed, { reason: 'detached' })
+  await quiet()
+})

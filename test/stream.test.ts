@@ -1,0 +1,617 @@
+import t from 'tap'
+import { once } from 'node:events'
+import net from 'node:net'
+import { Readable } from 'node:stream'
+import { pipeline } from 'node:stream/promises'
+import { setTimeout } from 'node:timers/promises'
+import tls from 'node:tls'
+import type { FastifyRequest } from 'fastify'
+import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
+import { gate, onEach, serve } from './fixtures/server.ts'
+import { acceptHead, hashOf, heavyServer, receiveMuch, sendMuch } from './fixtures/heavy.ts'
+import { all, CONNECT, HIJACK, logLines, MiB, pattern, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
+import { Wire } from './fixtures/wire.ts'
+
+const upgradeOf = (url: string): string => `GET ${url} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n`
+
+const kinds = [['upgrade', UPGRADE], ['connect', CONNECT], ['hijack', HIJACK]] as const
+
+onEach(t, 'S1 the client ends first and still gets 1 MiB', async (t, transport) => {
+  const late = pattern(MiB)
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    t.equal((await all(readable)).toString(), 'question')
+    writable.end(late)
+  })
+  wire.end('question')
+  t.equal(sha256(await wire.rest()), sha256(late))
+  t.match(await connection.closed, { reason: 'end', bytesRead: 8, bytesWritten: MiB })
+})
+
+for (const [kind, request] of kinds) {
+  t.test(`S1 the client ends before the first read of a ${kind}, and still gets 1 MiB`, async t => {
+    const late = pattern(MiB)
+    const read = gate()
+    const { wire, connection } = await takeover(t, { request }, async ({ readable, writable }) => {
+      await read.promise
+      t.equal((await all(readable)).toString(), 'question')
+      await written(writable, late)
+    })
+    wire.end('question')
+    read.open()
+    t.equal(sha256(await wire.rest()), sha256(late))
+    t.equal((await connection.closed).reason, 'end')
+  })
+}
+
+onEach(t, 'S1 the end of the input aborts nothing', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable, signal }) => {
+    readable.resume()
+    await once(readable, 'end')
+    t.equal(writable.writable, true)
+    await written(writable, 'late')
+    t.equal(signal.aborted, false)
+  })
+  wire.end()
+  t.equal((await wire.rest()).toString(), 'late')
+  t.equal((await connection.closed).error, undefined)
+  t.equal(connection.signal.aborted, false)
+})
+
+onEach(t, 'S2 the server ends first and still reads 1 MiB', async (t, transport) => {
+  const late = pattern(MiB)
+  const got = gate<Buffer>()
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    writable.end('bye')
+    got.open(await all(readable))
+  })
+  t.equal((await wire.rest()).toString(), 'bye')
+  wire.end(late)
+  t.equal(sha256(await got.promise), sha256(late))
+  t.match(await connection.closed, { reason: 'end', bytesRead: MiB, bytesWritten: 3 })
+})
+
+for (const [kind, request] of kinds) {
+  t.test(`S2 the server ends a ${kind} and reads until the client does`, async t => {
+    const { wire, connection } = await takeover(t, { request }, async ({ readable, writable }) => {
+      writable.end()
+      await once(writable, 'finish')
+      t.equal((await all(readable)).toString(), 'one, two')
+    })
+    t.equal((await wire.rest()).toString(), '')
+    wire.send('one, ')
+    wire.end('two')
+    t.equal((await connection.closed).reason, 'end')
+  })
+}
+
+onEach(t, 'S3 a reset in the middle ends reads, rejects writes and aborts', async (t, transport) => {
+  const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await t.rejects((async () => {
+      await all(readable)
+      // A Unix socket knows no reset: its reads end, and only a write finds that nobody is there.
+      for (;;) await written(writable, 'anybody?')
+    })(), { code: /^(?:ECONNRESET|EPIPE)$/ })
+    await t.rejects(written(writable, 'still nobody'))
+  })
+  const aborted = once(connection.signal, 'abort')
+  wire.send('half a mess')
+  wire.reset()
+  await aborted
+  t.match(connection.signal.reason, { code: 'FST_ERR_DUPLEX_ABORTED', cause: { code: /^(?:ECONNRESET|EPIPE)$/ } })
+  const { reason, error } = await connection.closed
+  t.equal(reason, 'abort')
+  t.equal(error, connection.signal.reason)
+  await quiet()
+})
+
+onEach(t, 'S3 a reset while nobody reads or writes is noticed', async (t, transport) => {
+  const { wire, connection, quiet } = await takeover(t, { transport }, ({ signal }) => once(signal, 'abort'))
+  wire.reset()
+  t.equal((await connection.closed).reason, 'abort')
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'S3 a reset under writes that wait rejects them', async (t, transport) => {
+  const waiting = gate()
+  const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await once(readable, 'data')
+    // Node 20 calls the one that the kernel has begun to take a success; not those behind it.
+    writable.write(Buffer.alloc(64 * MiB))
+    const second = written(writable, 'second')
+    waiting.open()
+    await t.rejects(second, { code: /^(?:ECONNRESET|EPIPE|ERR_STREAM_DESTROYED)$/ })
+  })
+  wire.send('go')
+  await waiting.promise
+  wire.socket.pause()
+  wire.reset()
+  t.equal((await connection.closed).reason, 'abort')
+  await quiet()
+})
+
+onEach(t, 'S3 a reset that ends the handler is not reported as its failure', async (t, transport) => {
+  const { lines, logger } = logLines()
+  const { wire, connection } = await takeover(t, { transport, fastify: { logger } }, ({ readable, writable }) => pipeline(readable, writable))
+  wire.reset()
+  t.equal((await connection.closed).reason, 'abort')
+  t.same(lines.filter(line => line.level >= 50), [])
+  t.match(lines.filter(line => 'duplex' in line), [{ duplex: { kind: 'upgrade', reason: 'abort' }, err: { code: 'FST_ERR_DUPLEX_ABORTED' } }])
+}, ['tcp', 'tls'])
+
+/**
+ * After a first response nothing of the TLS handshake is on its way any more. A reset that meets the
+ * server's session tickets is lost in Node, which then sees an end.
+ */
+async function settled (wire: Wire): Promise<Wire> {
+  wire.send('GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n')
+  await wire.response()
+  return wire
+}
+
+for (const hook of ['onRequest', 'preHandler', 'onSend'] as const) {
+  onEach(t, `S4 a reset while an ${hook} hook runs: the handler is not entered, nothing is left`, async (t, transport) => {
+    const inHook = gate()
+    const responded = gate()
+    const { connect, quiet } = await serve(t, { transport }, app => {
+      const untilItIsGone = async (request: FastifyRequest): Promise<void> => {
+        inHook.open()
+        await new Promise<void>(resolve => { request.raw.socket.once('close', () => resolve()) })
+      }
+      const onResponse = async (): Promise<void> => responded.open()
+      app.get('/it', { duplex: true, onResponse, [hook]: untilItIsGone }, () => t.fail('entered'))
+    })
+    const wire = await settled(await connect())
+    wire.send(`${UPGRADE}tail`)
+    await inHook.promise
+    wire.reset()
+    await responded.promise
+    await quiet()
+    t.equal(wire.pending, '')
+  }, ['tcp', 'tls'])
+}
+
+onEach(t, 'S4 a reset while a handler decides aborts its signal, and accept() rejects', async (t, transport) => {
+  const inHandler = gate()
+  const done = gate()
+  const { connect, quiet } = await serve(t, { transport }, app => {
+    app.get('/it', { duplex: { accept: 'manual' } }, async pending => {
+      inHandler.open()
+      await once(pending.signal, 'abort')
+      t.match(pending.signal.reason, { code: 'FST_ERR_DUPLEX_ABORTED' })
+      await t.rejects(async () => await pending.accept(), { code: 'FST_ERR_DUPLEX_ABORTED' })
+      t.match(await pending.closed, { reason: 'abort', bytesWritten: 0 })
+      done.open()
+    })
+  })
+  const wire = await settled(await connect())
+  wire.send(UPGRADE)
+  await inHandler.promise
+  wire.reset()
+  await done.promise
+  await quiet()
+}, ['tcp', 'tls'])
+
+t.test('S4 a Unix socket that is gone before the handler looks like a FIN until something is written', async t => {
+  const inHook = gate()
+  const goOn = gate()
+  const over = gate<string>()
+  const { connect, quiet } = await serve(t, { transport: 'unix' }, app => {
+    app.addHook('preHandler', async () => {
+      inHook.open()
+      await goOn.promise
+    })
+    app.get('/it', { duplex: true }, async ({ readable, writable, closed }) => {
+      closed.then(({ reason }) => over.open(reason), () => {})
+      t.equal((await all(readable)).toString(), 'tail')
+      await t.rejects(written(writable, 'hello?'))
+    })
+  })
+  const wire = await connect()
+  wire.send(`${UPGRADE}tail`)
+  await inHook.promise
+  wire.destroy()
+  await wire.gone()
+  goOn.open()
+  t.equal(await over.promise, 'abort')
+  await quiet()
+})
+
+onEach(t, 'S4 clients that reset at any moment leave nothing', async (t, transport) => {
+  const { connect, app, quiet } = await serve(t, { transport }, app => {
+    app.addHook('preHandler', () => new Promise(resolve => setImmediate(resolve)))
+    app.get('/it', { duplex: true }, ({ readable, writable }) => pipeline(readable, writable))
+  })
+  for (let moment = 0; moment < 40; moment++) {
+    const wire = await settled(await connect())
+    wire.send(`${UPGRADE}tail`)
+    for (let turn = 0; turn < moment; turn++) await new Promise(resolve => setImmediate(resolve))
+    wire.reset()
+  }
+  await quiet()
+  t.equal(app.duplex.connections.size, 0)
+})
+
+onEach(t, 'S5 64 MiB both ways at once, in bounded memory', async (t, transport) => {
+  const { connect, reset, peak } = await heavyServer(t, transport)
+  const echo = async (bytes: number): Promise<{ bytes: number, hash: string }> => {
+    const socket = await connect()
+    socket.write(upgradeOf('/echo'))
+    t.match(await acceptHead(socket), 'HTTP/1.1 101 ')
+    const [received] = await Promise.all([receiveMuch(socket), sendMuch(socket, bytes)])
+    return received
+  }
+  await echo(8 * MiB)
+  const before = await reset()
+  t.same(await echo(64 * MiB), { bytes: 64 * MiB, hash: hashOf(64 * MiB) })
+  const growth = await peak() - before
+  t.comment(`${Math.round(growth / MiB)} MiB more`)
+  t.ok(growth < 64 * MiB, 'bounded')
+})
+
+onEach(t, 'S6 a client that reads late holds the server back, and gets everything', async (t, transport) => {
+  const { connect, reset, peak } = await heavyServer(t, transport)
+  const before = await reset()
+  const socket = await connect()
+  socket.write(upgradeOf(`/pump/${128 * MiB}`))
+  await acceptHead(socket)
+  // The server writes what it can, and nothing is read here meanwhile.
+  for (let look = 0; look < 20; look++) await peak()
+  t.same(await receiveMuch(socket), { bytes: 128 * MiB, hash: hashOf(128 * MiB) })
+  t.ok(await peak() - before < 64 * MiB, 'bounded')
+})
+
+onEach(t, 'S6 a handler that reads late and slowly holds the client back, and gets everything', async (t, transport) => {
+  const { connect, reset, peak, sip } = await heavyServer(t, transport)
+  const before = await reset()
+  const socket = await connect()
+  socket.write(upgradeOf('/sip'))
+  await acceptHead(socket)
+  const sent = sendMuch(socket, 128 * MiB)
+  for (let look = 0; look < 20; look++) await peak()
+  await sip()
+  await sent
+  t.equal((await all(socket)).toString(), hashOf(128 * MiB))
+  t.ok(await peak() - before < 64 * MiB, 'bounded')
+})
+
+onEach(t, 'S6 what nobody reads stays in the kernel', async (t, transport) => {
+  const settings = { transport, plugin: { idleTimeout: 200 } }
+  const { wire, connection } = await takeover(t, settings, ({ closed }) => closed)
+  wire.send(Buffer.alloc(64 * MiB))
+  const { reason, bytesRead } = await connection.closed
+  t.equal(reason, 'idle')
+  t.ok(bytesRead > 0 && bytesRead <= 256 * 1024, `${bytesRead} of 64 MiB were read`)
+})
+
+onEach(t, 'S6 write() says when the client is too slow, and end() still delivers everything', async (t, transport) => {
+  const chunk = pattern(64 * 1024)
+  const full = gate<number>()
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await once(readable, 'data')
+    let written = 0
+    for (let inTime = true; inTime; written++) {
+      inTime = writable.write(chunk)
+      if (inTime) await new Promise(resolve => setImmediate(resolve))
+    }
+    writable.end('END')
+    full.open(written)
+  })
+  wire.socket.pause()
+  wire.send('go')
+  const count = await full.promise
+  t.ok(count < 1024, `${count} chunks of 64 KiB`)
+  t.equal(connection.writable.writableFinished, false)
+  wire.socket.resume()
+  wire.end()
+  const received = await wire.rest()
+  t.equal(sha256(received), sha256(Buffer.concat([...Array<Buffer>(count).fill(chunk), Buffer.from('END')])))
+  t.match(await connection.closed, { reason: 'end', bytesWritten: received.length })
+})
+
+onEach(t, 'S7 a thousand rounds of single bytes, without the delay of coalescing', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    for await (const byte of readable) {
+      // Two segments for each round: Nagle's algorithm would hold the second back for 40 ms.
+      writable.write(byte)
+      await new Promise(resolve => setImmediate(resolve))
+      writable.write('.')
+    }
+  })
+  const start = performance.now()
+  let right = 0
+  for (let round = 0; round < 1000; round++) {
+    const byte = String.fromCharCode(97 + round % 26)
+    wire.send(byte)
+    if (await wire.until('.') === `${byte}.`) right++
+  }
+  t.equal(right, 1000)
+  const took = performance.now() - start
+  t.ok(took < 10_000, `${Math.round(took)} ms`)
+  wire.end()
+  t.match(await connection.closed, { reason: 'end', bytesRead: 1000, bytesWritten: 2000 })
+})
+
+onEach(t, 'S8 writes of nothing are harmless', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await written(writable, '')
+    await written(writable, Buffer.alloc(0))
+    writable.write('a')
+    writable.write('')
+    writable.write('b')
+    await written(writable, '')
+    t.equal((await all(readable)).toString(), 'c')
+    writable.end('')
+  })
+  t.equal((await wire.bytes(2)).toString(), 'ab')
+  wire.send('').send(Buffer.alloc(0)).send('c').end('')
+  t.equal((await wire.rest()).toString(), '')
+  t.match(await connection.closed, { reason: 'end', bytesRead: 1, bytesWritten: 2 })
+})
+
+onEach(t, 'S14 a half-close loses none of the writes that come late', async (t, transport) => {
+  const piece = pattern(MiB)
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await all(readable)
+    for (let at = 0; at < 8; at++) {
+      await written(writable, piece)
+      await new Promise(resolve => setImmediate(resolve))
+    }
+  })
+  wire.end('over to you')
+  t.equal(sha256(await wire.rest()), sha256(Buffer.concat(Array<Buffer>(8).fill(piece))))
+  t.equal((await connection.closed).reason, 'end')
+})
+
+t.test('S14 a TLS client whose FIN comes without a close_notify still gets what is written late', async t => {
+  const late = pattern(MiB)
+  const { port } = await serve(t, { transport: 'tls' }, app => {
+    app.get('/it', { duplex: true }, async ({ readable, writable }) => {
+      t.equal((await all(readable)).toString(), 'question')
+      await written(writable, late)
+    })
+  })
+  const raw = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  const socket = tls.connect({ socket: raw, rejectUnauthorized: false })
+  socket.allowHalfOpen = true
+  const wire = new Wire(socket, raw)
+  wire.send(`${UPGRADE}question`)
+  await wire.head()
+  raw.end()
+  t.equal(sha256(await wire.rest()), sha256(late))
+})
+
+onEach(t, 'S15 a loop over all that comes leaves the other half open for 1 MiB', async (t, transport) => {
+  const late = pattern(MiB)
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    let received = ''
+    for await (const chunk of readable) received += chunk
+    t.equal(received, 'question')
+    await new Promise(resolve => setImmediate(resolve))
+    t.equal(writable.destroyed, false)
+    writable.end(late)
+  })
+  wire.end('question')
+  t.equal(sha256(await wire.rest()), sha256(late))
+  t.equal((await connection.closed).reason, 'end')
+})
+
+onEach(t, 'S15 a break leaves the rest to be read', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    let line = ''
+    for await (const chunk of readable) {
+      line += chunk
+      const end = line.indexOf('\n')
+      if (end === -1) continue
+      readable.unshift(Buffer.from(line.slice(end + 1)))
+      break
+    }
+    writable.write('more\n')
+    await new Promise(resolve => setImmediate(resolve))
+    t.equal((await all(readable)).toString(), 'the body')
+    writable.end('done')
+  })
+  wire.send('a header\nthe ')
+  t.equal(await wire.until('\n'), 'more\n')
+  wire.end('body')
+  t.equal((await wire.rest()).toString(), 'done')
+  t.equal((await connection.closed).reason, 'end')
+})
+
+onEach(t, 'S15 a loop that throws costs only what the handler makes of it', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await t.rejects(async () => {
+      for await (const chunk of readable) throw new Error(String(chunk))
+    }, { message: 'bad line' })
+    await written(writable, 'say that again')
+    t.equal((await all(readable)).toString(), 'good line')
+  })
+  wire.send('bad line')
+  t.equal(await wire.until('again'), 'say that again')
+  wire.end('good line')
+  t.equal((await wire.rest()).toString(), '')
+  t.equal((await connection.closed).reason, 'end')
+})
+
+for (const [size, tail] of [['short', 'tail'], ['1 MiB', pattern(MiB)]] as const) {
+  onEach(t, `S16 a ${size} tail and a FIN during an asynchronous hook: the tail, then the end`, async (t, transport) => {
+    const goOn = gate()
+    const inHook = gate()
+    const got = gate<Buffer>()
+    const { connect } = await serve(t, { transport }, app => {
+      const preHandler = async (): Promise<void> => {
+        inHook.open()
+        await goOn.promise
+      }
+      app.get('/it', { duplex: true, preHandler }, async ({ readable, writable }) => {
+        got.open(await all(readable))
+        writable.end('bye')
+      })
+    })
+    const [wire, other] = [await connect(), await connect()]
+    wire.send(UPGRADE).end(tail)
+    await inHook.promise
+    // By the time these are answered, what came before them has been read.
+    for (let round = 0; round < 3; round++) await settled(other)
+    goOn.open()
+    t.match(await wire.head(), { status: 101 })
+    t.equal((await wire.rest()).toString(), 'bye')
+    t.equal(sha256(await got.promise), sha256(Buffer.from(tail)))
+  })
+}
+
+onEach(t, 'S16 a FIN and no tail during an asynchronous hook: the end, and late words', async (t, transport) => {
+  const goOn = gate()
+  const { connect } = await serve(t, { transport }, app => {
+    app.get('/it', { duplex: true, preHandler: () => goOn.promise }, async ({ readable, writable }) => {
+      readable.on('data', () => t.fail('nothing was sent'))
+      await once(readable, 'end')
+      await written(writable, 'late')
+    })
+  })
+  const [wire, other] = [await connect(), await connect()]
+  wire.end(UPGRADE)
+  for (let round = 0; round < 3; round++) await settled(other)
+  goOn.open()
+  t.match(await wire.head(), { status: 101 })
+  t.equal((await wire.rest()).toString(), 'late')
+})
+
+onEach(t, 'L3 a handler that rejects is logged once, its onError hooks run, and nothing of HTTP is sent', async (t, transport) => {
+  const { lines, logger } = logLines()
+  const heard: unknown[] = []
+  const failure = new Error('midway')
+  const onError = async (_request: unknown, _reply: unknown, error: unknown): Promise<void> => { heard.push(error) }
+  const settings = { transport, fastify: { logger }, hooks: { onError } }
+  const { wire, connection, quiet } = await takeover(t, settings, async ({ readable, writable }) => {
+    await written(writable, 'part')
+    await once(readable, 'data')
+    throw failure
+  })
+  t.equal(await wire.until('part'), 'part')
+  wire.send('go')
+  t.equal(await wire.remains(), '')
+  const { reason, error } = await connection.closed
+  t.equal(reason, 'error')
+  t.equal(error, failure)
+  t.equal(connection.signal.reason, failure)
+  t.ok(heard.length === 1 && heard[0] === failure, 'onError ran once')
+  t.match(lines.filter(line => line.level >= 50), [{ msg: 'duplex handler failed', err: { message: 'midway' } }])
+  t.equal(lines.filter(line => line.level >= 50).length, 1)
+  await quiet()
+})
+
+onEach(t, 'L12 a handler that works on after the FIN is not cut short by finTimeout', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport, plugin: { finTimeout: 100 } }, async ({ readable, writable }) => {
+    await all(readable)
+    await setTimeout(500)
+    await written(writable, 'late')
+  })
+  wire.end()
+  t.equal((await wire.rest()).toString(), 'late')
+  t.equal((await connection.closed).reason, 'end')
+})
+
+onEach(t, 'L12 with halfOpenTimeout it has that long, from its last byte on', async (t, transport) => {
+  const { wire, connection, quiet } = await takeover(t, { transport, plugin: { halfOpenTimeout: 150 } }, async ({ readable, writable, closed }) => {
+    await all(readable)
+    for (let beat = 0; beat < 4; beat++) {
+      await written(writable, '.')
+      await setTimeout(75)
+    }
+    await closed
+  })
+  wire.end()
+  t.equal((await wire.bytes(4)).toString(), '....')
+  t.equal(await wire.gone(), transport === 'unix' ? 'ended' : 'broken')
+  t.match(await connection.closed, { reason: 'half-open', error: { code: 'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT' }, bytesWritten: 4 })
+  await quiet()
+})
+
+for (const [kind, request] of kinds) {
+  t.test(`L12 a handler that throws leaves no socket of a ${kind} open`, async t => {
+    const { wire, connection, quiet } = await takeover(t, { request }, () => { throw new Error('at once') })
+    t.match(await connection.closed, { reason: 'error', error: { message: 'at once' } })
+    await quiet()
+    t.equal(await wire.remains(), '')
+  })
+}
+
+/** How a handler may fail when it has sent a part of what it wanted to, and what `closed` then says. */
+const failures: [how: string, reason: string, fail: (connection: DuplexConnection) => unknown, plugin?: FastifyDuplexOptions][] = [
+  ['a handler that rejects', 'error', async () => { throw new Error('midway') }],
+  ['a handler that rejects with nothing', 'error', () => Promise.reject()], // eslint-disable-line prefer-promise-reject-errors
+  ['destroy()', 'destroyed', connection => {
+    connection.destroy()
+    return connection.closed
+  }],
+  ['destroy(error)', 'destroyed', connection => {
+    connection.destroy(new Error('midway'))
+    return connection.closed
+  }],
+  ['readable.destroy()', 'destroyed', ({ readable, closed }) => {
+    readable.destroy()
+    return closed
+  }],
+  ['writable.destroy(error)', 'error', ({ writable, closed }) => {
+    writable.destroy(new Error('midway'))
+    return closed
+  }],
+  ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
+  ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
+  ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
+  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
+  ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }]
+]
+
+function failingSource (error: Error): Readable {
+  return new Readable({ read () { this.destroy(error) } })
+}
+
+/** What Node gives for the reset of a connection to somewhere else. */
+function resetOfAnother (): Error {
+  return Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', errno: -104, syscall: 'read' })
+}
+
+for (const [how, reason, fail, plugin] of failures) {
+  onEach(t, `L14 the client sees a broken stream, never an end, after ${how}`, async (t, transport) => {
+    const { app, wire, connection } = await takeover(t, { transport, plugin: plugin ?? {} }, async connection => {
+      await written(connection.writable, 'part')
+      await once(connection.readable, 'data')
+      await fail(connection)
+    })
+    t.equal(await wire.until('part'), 'part')
+    wire.send('go')
+    if (reason === 'shutdown') void app.duplex.drain()
+    t.equal(await wire.gone(), 'broken')
+    t.equal(wire.error?.code, 'ECONNRESET')
+    t.equal(wire.pending, '')
+    t.equal((await connection.closed).reason, reason)
+  }, ['tcp', 'tls'])
+}
+
+for (const [kind, request] of kinds) {
+  t.test(`L14 a ${kind} whose handler fails midway is reset, even where the handler has ended its input`, async t => {
+    const { wire, connection } = await takeover(t, { request }, async ({ readable, writable }) => {
+      await written(writable, 'part')
+      await all(readable)
+      throw new Error('midway')
+    })
+    t.equal(await wire.until('part'), 'part')
+    wire.end()
+    t.equal(await wire.gone(), 'broken')
+    t.equal((await connection.closed).reason, 'error')
+  })
+}
+
+onEach(t, 'L14 what waits to be sent when the handler fails is not followed by an end', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
+    await once(readable, 'data')
+    writable.write(Buffer.alloc(16 * MiB))
+    writable.end('and the end')
+    throw new Error('midway')
+  })
+  wire.send('go')
+  // libuv takes a reset that comes with the last bytes for an end, so that the bytes have to tell.
+  t.notMatch(await wire.remains(), /end$/)
+  t.equal((await connection.closed).reason, 'error')
+}, ['tcp', 'tls'])
