@@ -46,7 +46,7 @@ async function checkOrigin ({ headers: { origin } }: FastifyRequest): Promise<vo
   if (origin !== undefined && !origins.has(origin)) throw Object.assign(new Error('This origin may not connect'), { statusCode: 403 })
 }
 
-app.get('/', (_request, reply) => reply.type('text/html').send(page))
+app.get('/', (_request, reply) => reply.type('text/html; charset=utf-8').send(page))
 
 interface Chat {
   Querystring: { name: string }

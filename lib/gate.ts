@@ -143,14 +143,17 @@ function hasBody (req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0
 }
 
-/** RFC 9112 section 3.2; Node checks it only for requests that it answers itself. */
+/** `uri-host [":" port]`, RFC 9110 section 7.2; it may be empty. */
+const HOST = /^(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?$/
+
+/** RFC 9112 section 3.2; Node checks some of it, and only for requests that it answers itself. */
 function hasOneHost (req: IncomingMessage): boolean {
   if (req.httpVersion === '1.0') return true
   let hosts = 0
   for (let at = 0; at < req.rawHeaders.length; at += 2) {
     if ((req.rawHeaders[at] as string).toLowerCase() === 'host') hosts++
   }
-  return hosts === 1
+  return hosts === 1 && HOST.test(req.headers.host as string)
 }
 
 function expectationIsKnown (req: IncomingMessage): boolean {

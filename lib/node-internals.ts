@@ -19,7 +19,7 @@ export interface HttpSocket extends Duplex {
   parser?: Parser | null
   _httpMessage?: ServerResponse | null
   _parent?: unknown
-  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number } | null
+  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number, getAsyncId?: () => number } | null
 }
 
 interface UpgradableRequest {

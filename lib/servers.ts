@@ -39,8 +39,7 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
           return next()
         case 'take-after-body':
           leaving.set(req, verdict)
-          ;(socket as unknown as Socket).setTimeout?.(server.timeout)
-          return startWithBody(app, registry, verdict.claim, socket)
+          return startWithBody(app, registry, verdict.claim, socket, server.timeout)
         default:
           leaving.set(req, verdict)
           return takeOver(req)
@@ -153,12 +152,16 @@ function lifecycle (app: FastifyInstance, req: IncomingMessage, res: RefusalResp
 }
 
 /** An upgrade with a body: the lifecycle begins now, and the parser goes on until the body ends. */
-function startWithBody (app: FastifyInstance, registry: Registry, claim: Claim, socket: HttpSocket): number {
+function startWithBody (app: FastifyInstance, registry: Registry, claim: Claim, socket: HttpSocket, timeout: number): number {
   registry.addSocket(socket)
   const code = takeOverAfterBody(claim.req)
   // Node knows nothing of this request, so that it cannot tell it of a vanished client.
   claim.whileBodyComes(socket, () => registry.removeSocket(socket))
-  afterEarlierResponses(socket, () => route(app, claim, socket))
+  afterEarlierResponses(socket, () => {
+    // Node thinks that the connection is idle now, and has set the timeout of those.
+    ;(socket as unknown as Socket).setTimeout?.(claim.carrier === undefined ? timeout : 0)
+    route(app, claim, socket)
+  })
   return code
 }
 

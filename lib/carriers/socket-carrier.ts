@@ -1,12 +1,12 @@
 import { Socket } from 'node:net'
-import { allowSetEncoding, bytesInFlight, holdEnd, iterateWithoutDestroying, peerIsGone, socketBeneath, type HttpSocket } from '../node-internals.ts'
+import {
+  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, type HttpSocket
+} from '../node-internals.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import type { DetachedSocket } from '../../types/index.ts'
 import type { Carrier } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
-
-/** How often a peer that has ended its side, and may have vanished since, is looked for, in milliseconds. */
-const PROBE_EVERY = 1000
 
 interface NetworkError extends Error {
   code?: string
@@ -23,7 +23,7 @@ function isNetworkError (error: NetworkError): boolean {
  * A socket that left HTTP. From its first statement on errors have a listener: one without would end
  * the process. The bytes that came with the head go back in the same tick, before anything can read.
  */
-export class SocketCarrier implements Carrier {
+export class SocketCarrier implements Carrier, Watched {
   readonly socket: HttpSocket
   readonly head: Buffer
   peerError: Error | undefined
@@ -34,7 +34,6 @@ export class SocketCarrier implements Carrier {
   onProgress: () => void = () => {}
   /** Called first when the socket has closed. */
   onClosed: () => void = () => {}
-  #probe: NodeJS.Timeout | undefined
   #readBefore: number
   #writtenBefore = 0
   #release: (() => void) | undefined
@@ -55,6 +54,7 @@ export class SocketCarrier implements Carrier {
     socket.on('end', this.#onEnd)
     socket.on('finish', this.#onFinish)
     socket.on('close', this.#onClose)
+    watchPeer(this)
   }
 
   get readable (): HttpSocket { return this.socket }
@@ -125,10 +125,19 @@ export class SocketCarrier implements Carrier {
     if (!socket.destroyed) Reflect.apply(Object.getPrototypeOf(socket).destroy, socket, [error])
   }
 
+  lookForPeer (): void {
+    const { socket } = this
+    // Only where Node does not read any more, or where TLS may have swallowed a reset after close_notify.
+    const unseen = this.inputEnded || (socket.writableLength > 0 && socketBeneath(socket) !== undefined)
+    if (!unseen || this.outputFlushed || socket.destroyed || !peerIsGone(socket)) return
+    this.peerError = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
+    socket.destroy(this.peerError)
+  }
+
   /** The socket goes back to HTTP as if it had never left. */
   letGo (): void {
     const { socket } = this
-    clearInterval(this.#probe)
+    unwatchPeer(this)
     socket.removeListener('error', this.#onError)
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
@@ -138,7 +147,7 @@ export class SocketCarrier implements Carrier {
 
   detach (): DetachedSocket {
     const { socket } = this
-    clearInterval(this.#probe)
+    unwatchPeer(this)
     allowSetEncoding(socket)
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
@@ -152,7 +161,8 @@ export class SocketCarrier implements Carrier {
     const { socket } = this
     const proceed = Object.getPrototypeOf(socket).destroy as (error?: Error) => HttpSocket
     if (this.#breaking !== undefined) return proceed.call(socket, this.#breaking.error)
-    const failed = error !== undefined ? !isNetworkError(error) || isPassedOn(socket, error) : !socket.writableFinished
+    const ofPeer = error !== undefined && isNetworkError(error) && (error === this.peerError || !isPassedOn(socket, error))
+    const failed = error === undefined ? !socket.writableFinished : !ofPeer
     if (socket.destroyed || !failed) return proceed.call(socket, error)
     this.localError = error
     this.breakOff(error)
@@ -167,13 +177,7 @@ export class SocketCarrier implements Carrier {
 
   readonly #onEnd = (): void => {
     this.inputEnded = true
-    if (!this.outputFlushed && !this.closed) this.#probe ??= setInterval(this.#lookForPeer, PROBE_EVERY).unref()
     this.onProgress()
-  }
-
-  readonly #lookForPeer = (): void => {
-    if (this.socket.destroyed || !peerIsGone(this.socket)) return
-    this.socket.destroy(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' }))
   }
 
   readonly #onFinish = (): void => {
@@ -183,7 +187,7 @@ export class SocketCarrier implements Carrier {
 
   readonly #onClose = (): void => {
     this.closed = true
-    clearInterval(this.#probe)
+    unwatchPeer(this)
     this.#release = undefined
     this.onClosed()
     this.onProgress()

@@ -12,6 +12,7 @@ import { tlsOptions } from '../fixtures/server.ts'
 
 const minutes = Number(process.argv[2] ?? 2)
 const CLIENTS = 24
+const MOST_SHOWN = 30
 const MAX_BODY = 256 * 1024
 const seed = randomInt(2 ** 31)
 
@@ -30,7 +31,11 @@ const count = (what: string): void => { counts[what] = (counts[what] ?? 0) + 1 }
 const problems: string[] = []
 const problem = (what: string): void => {
   problems.push(what)
-  console.error(`problem: ${what}`)
+  if (problems.length <= MOST_SHOWN) console.error(`problem: ${what}`)
+  if (problems.length === MOST_SHOWN) {
+    console.error('too many problems: stopped')
+    process.exit(1)
+  }
 }
 process.on('uncaughtException', error => problem(`uncaught exception: ${error.stack ?? error.message}`))
 process.on('unhandledRejection', error => problem(`unhandled rejection: ${String((error as Error).stack ?? error)}`))

@@ -1,0 +1,27 @@
+/** How often peers that may have vanished unseen are looked for, in milliseconds. */
+const EVERY = 1000
+
+/** Something with a peer, which says when it is in a state in which the streams would not tell of a reset. */
+export interface Watched {
+  /** Looks, where there is reason to. */
+  lookForPeer (): void
+}
+
+const watched = new Set<Watched>()
+let timer: NodeJS.Timeout | undefined
+
+/** One timer for all connections, as long as there are any. */
+export function watchPeer (connection: Watched): void {
+  watched.add(connection)
+  timer ??= setInterval(() => {
+    for (const one of watched) one.lookForPeer()
+  }, EVERY).unref()
+}
+
+export function unwatchPeer (connection: Watched): void {
+  watched.delete(connection)
+  if (watched.size === 0) {
+    clearInterval(timer)
+    timer = undefined
+  }
+}
