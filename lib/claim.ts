@@ -48,6 +48,8 @@ export class Claim {
   /** Known from the onRequest hook of the route on. */
   reply: FastifyReply | undefined
   accepted = false
+  /** The time for the handshake is over, and this is or will be the answer. */
+  late: InstanceType<typeof FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT> | undefined
   readonly #refused: (claim: Claim) => void
   /** Kept here: a `pipeline` that fails, in a preParsing hook, sets the `socket` of the request to null. */
   readonly #socket: Socket
@@ -70,19 +72,27 @@ export class Claim {
 
   /** Whether somebody answered, or nobody is there to be answered any more. */
   get over (): boolean {
-    return this.accepted || this.gone || this.res?.writableEnded === true
+    return this.accepted || this.gone || this.late !== undefined || this.#timedOutByFramework || this.res?.writableEnded === true
+  }
+
+  /** The handlerTimeout of the route is over, and Fastify is making the answer. */
+  get #timedOutByFramework (): boolean {
+    const { handshakeYields, handshakeTimeout } = this.route
+    if (!handshakeYields || handshakeTimeout === 0 || this.reply === undefined) return false
+    return (this.reply.request.signal.reason as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
   }
 
   get gone (): boolean {
-    return this.carrier?.closed ?? this.#socket.destroyed
+    return (this.carrier?.socket ?? this.#socket).destroyed
   }
 
   /** From now until acceptance: after `delay` the client gets a 503. */
   startHandshakeTimer (delay: number, yieldsToFramework: boolean): void {
     // Where Fastify has the same timer it is the one to strike; it stops by itself once a body was read.
     this.#timer = setTimeout(() => {
-      if (yieldsToFramework) setImmediate(() => this.#strike(delay))
-      else this.#strike(delay)
+      if (!yieldsToFramework) this.#strike(delay)
+      // In hooks before those of the route no body was read yet, and only Fastify has the reply.
+      else if (this.res === undefined || this.reply !== undefined) setImmediate(() => this.#strike(delay))
     }, delay)
   }
 
@@ -95,7 +105,7 @@ export class Claim {
   whileBodyComes (socket: HttpSocket, closed: () => void): void {
     this.#onBodyBroken = () => {
       closed()
-      this.#abortRequest()
+      this.socketClosed()
     }
     socket.once('close', this.#onBodyBroken)
   }
@@ -116,14 +126,39 @@ export class Claim {
     return res
   }
 
+  /** The request stays with Node, and this is its response. `ended` is called when both are over. */
+  answerOn (res: ServerResponse, ended: () => void): void {
+    const { req } = this
+    const check = (): void => {
+      // The response to a pipelined request has no socket yet, and is not told when that closes.
+      if (!this.gone && !(res.writableFinished && req.complete)) return
+      this.stopHandshakeTimer()
+      ended()
+    }
+    this.res = res
+    res.once('finish', () => this.#told())
+    res.once('close', check)
+    req.once('close', check)
+  }
+
+  /** At the end of a drain, whatever became of the request. */
+  cut (): void {
+    this.#socket.destroy()
+  }
+
   #abortRequest (): void {
     this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
   }
 
+  /** A response has ended. One to nobody, which only ends the request, refuses nobody. */
+  #told (): void {
+    this.stopHandshakeTimer()
+    if (!this.accepted && !this.gone) this.#refused(this)
+  }
+
   /** The answer, which was no acceptance, is on the wire. */
   #answered (socket: HttpSocket): void {
-    this.stopHandshakeTimer()
-    if (!this.accepted) this.#refused(this)
+    this.#told()
     this.carrier?.releaseEnd()
     // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
     if (this.hasBody) this.req.resume()
@@ -133,6 +168,7 @@ export class Claim {
   #strike (delay: number): void {
     if (this.over) return
     const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
+    this.late = error
     if (this.res !== undefined && interruptSendHooks(this.res, error)) return
     if (this.reply !== undefined && !this.reply.sent) {
       this.reply.header('connection', 'close')
@@ -150,7 +186,7 @@ export class Claim {
       // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
       this.#abortRequest()
       // And as at every end: the onResponse hooks run and the request is logged.
-      this.res?.emit('finish')
+      if (this.res instanceof RefusalResponse) this.res.emit('finish')
     }
   }
 }

@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { appFields, serialiseHead } from './accept-head.ts'
@@ -44,6 +45,8 @@ export class Connection {
   readonly #carrier: Carrier
   readonly #registry: Registry
   readonly #lifetime: Lifetime
+  /** The request's async context, for what happens at the end: the event that tells of it has another. */
+  readonly #scope = new AsyncResource('DuplexConnection')
   #state: State = 'pending'
   #cause: Cause | undefined
   #result: DuplexClosed | undefined
@@ -117,7 +120,10 @@ export class Connection {
   acceptNow (options: DuplexAcceptOptions): void | Promise<void> {
     const claim = this.#claim
     this.#assertUndecided()
-    if (this.#registry.draining) throw new FST_ERR_DUPLEX_SHUTDOWN()
+    if (this.#registry.draining) {
+      this.reply.header('connection', 'close')
+      throw new FST_ERR_DUPLEX_SHUTDOWN()
+    }
     const status = this.#status(options.statusCode)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
@@ -162,6 +168,7 @@ export class Connection {
     // Its new owner writes the head; this is what it will say if all goes well.
     this.#leaveHttp(kinds[this.kind].status)
     this.#state = 'detached'
+    this.#registry.accepted(this)
     return detached
   }
 
@@ -197,9 +204,12 @@ export class Connection {
       log.debug({ err: error }, 'duplex handler failed after its connection was over')
       return
     }
-    log.error({ err: error }, 'duplex handler failed')
-    runErrorHooks(this.reply, error as Error)
-    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
+    try {
+      log.error({ err: error }, 'duplex handler failed')
+      runErrorHooks(this.reply, error as Error)
+    } finally {
+      this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
+    }
   }
 
   #assertUndecided (): void {
@@ -281,7 +291,9 @@ export class Connection {
 
   #progress (): void {
     if (this.#state === 'closed') return
-    if (this.#carrier.closed) this.#settle()
+    const { closed, outputFlushed } = this.#carrier
+    // Once a message was refused, its connection is HTTP's alone, whatever becomes of the body.
+    if (closed || (this.kind === 'message' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(() => this.#settle())
     else this.#lifetime.progress()
   }
 
@@ -304,10 +316,14 @@ export class Connection {
       duration: performance.now() - claim.since
     }
     this.onClosed()
-    if (claim.accepted) this.#logEnd(this.#result)
-    else claim.socketClosed()
-    this.#registry.closed(this, this.#result)
-    this.#resolveClosed?.(this.#result)
+    try {
+      if (claim.accepted) this.#logEnd(this.#result)
+      else claim.socketClosed()
+    } finally {
+      // Whatever a logger, or a listener on the response, may throw.
+      this.#registry.closed(this, this.#result)
+      this.#resolveClosed?.(this.#result)
+    }
   }
 
   /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
@@ -324,8 +340,8 @@ export class Connection {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
-    // How a detached socket ends in order is its new owner's business.
-    if ((inputEnded && outputFlushed) || this.#state === 'detached') return undefined
+    // How a detached socket ends in order is its new owner's business, and a refusal is an end too.
+    if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.reply.raw.writableFinished)) return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
   }
 }

@@ -121,6 +121,11 @@ export class DuplexRoutes {
     this.#mayMatch = this.#cheapTest()
   }
 
+  /** Whether any route takes request bodies as streams. */
+  get takeMessages (): boolean {
+    return [...this.#entries.values()].some(({ route }) => route.settings.kinds.includes('message') && route.methods.some(method => method !== 'CONNECT'))
+  }
+
   /** False only when no duplex route can have this URL. It is all that a request for another route pays. */
   mayMatch (url: string): boolean {
     return this.#options.rewriteUrl !== undefined || (this.#mayMatch !== undefined && this.#mayMatch.test(url))

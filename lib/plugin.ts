@@ -39,10 +39,16 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     const { duplex } = route as { duplex?: unknown }
     if (duplex !== undefined && duplex !== false) declareRoute(this, route, settings, routes, registry)
   })
-  const watch = (server: Server): void => watchServer(server, app.server as Server, app, gate, registry)
+  const watch = (server: Server): void => {
+    if (speaksHttp1(server)) watchServer(server, app.server as Server, app, gate, registry)
+  }
   app.addHook('onReady', function (done) {
     routes.seal()
-    if (app.server instanceof HttpServer || (app.server as unknown) instanceof HttpsServer) watch(app.server as Server)
+    watch(app.server as Server)
+    const { requestTimeout } = app.server as Server
+    if (requestTimeout > 0 && routes.takeMessages) {
+      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex messages included')
+    }
     done()
   })
   app.addHook('onListen', function (done) {
@@ -55,6 +61,10 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     void registry.drain()
     done()
   })
+}
+
+function speaksHttp1 (server: unknown): boolean {
+  return server instanceof HttpServer || server instanceof HttpsServer
 }
 
 const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {

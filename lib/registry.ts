@@ -12,13 +12,15 @@ const channels = {
   close: diagnostics.channel('fastify-duplex:close')
 }
 
-/** Everything of one server that is alive: its connections, and the sockets that left HTTP. */
+/** Everything of one server that is alive: its connections, and what is on its way to be one, or to be refused. */
 export class Registry {
   readonly connections = new Set<Connection>()
   readonly slots: Slots
   draining = false
-  /** Sockets from the claim to their end, those of refused requests included. */
+  /** Sockets that left HTTP, from the claim to their end, those of refused requests included. */
   readonly #sockets = new Set<Duplex>()
+  /** Requests that stay with Node, until both their messages have ended. */
+  readonly #requests = new Set<Claim>()
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
@@ -37,6 +39,17 @@ export class Registry {
     this.#checkIdle()
   }
 
+  addRequest (claim: Claim): void {
+    this.#requests.add(claim)
+  }
+
+  /** Whether it was there. */
+  removeRequest (claim: Claim): boolean {
+    const removed = this.#requests.delete(claim)
+    this.#checkIdle()
+    return removed
+  }
+
   add (connection: Connection): void {
     this.connections.add(connection)
   }
@@ -53,8 +66,11 @@ export class Registry {
 
   closed (connection: Connection, result: DuplexClosed): void {
     this.connections.delete(connection)
-    if (channels.close.hasSubscribers) channels.close.publish({ connection, request: connection.reply.request, closed: result })
     this.#checkIdle()
+    // Every accepted connection is closed once; what was refused has been told to the other channel.
+    if (connection.accepted && channels.close.hasSubscribers) {
+      channels.close.publish({ connection, request: connection.reply.request, closed: result })
+    }
   }
 
   /** Refuses from now on, tells every connection, waits, and destroys what is left. */
@@ -65,17 +81,21 @@ export class Registry {
       this.#idle = resolve
       this.#checkIdle()
     })
-    // Also when all is quiet now: a refusal may still come, and linger. No process lives for it.
-    setTimeout(() => this.#cut(), timeout).unref()
+    const timer = setTimeout(() => this.#cut(), timeout)
+    // A socket that is half-closed and not read keeps no process alive, so that this timer has to: without
+    // it the process would end before close() has run the hooks of other plugins. When all is quiet it still
+    // stands by, for a refusal that may come and linger.
+    void this.#drained.then(() => timer.unref())
     return this.#drained
   }
 
   #cut (): void {
     for (const connection of this.connections) connection.shutDown()
+    for (const claim of this.#requests) claim.cut()
     for (const socket of this.#sockets) socket.destroy()
   }
 
   #checkIdle (): void {
-    if (this.connections.size === 0 && this.#sockets.size === 0) this.#idle?.()
+    if (this.connections.size === 0 && this.#sockets.size === 0 && this.#requests.size === 0) this.#idle?.()
   }
 }

@@ -99,12 +99,8 @@ function negotiate (request: FastifyRequest, reply: FastifyReply, registry: Regi
     return
   }
   claim.reply = reply
-  if (claim.res === undefined) {
-    claim.res = reply.raw as ServerResponse
-    claim.res.once('finish', () => { if (!claim.accepted) registry.refused(claim) })
-  }
   if (registry.draining) {
-    done(new FST_ERR_DUPLEX_SHUTDOWN())
+    done(shutDown(reply))
     return
   }
   switch (claim.instead) {
@@ -124,6 +120,12 @@ function negotiate (request: FastifyRequest, reply: FastifyReply, registry: Regi
     promiseBody(claim, reply)
     done()
   }
+}
+
+/** A message would keep its connection, which nobody may use any more. */
+function shutDown (reply: FastifyReply): Error {
+  reply.header('connection', 'close')
+  return new FST_ERR_DUPLEX_SHUTDOWN()
 }
 
 async function choose (claim: Claim, request: FastifyRequest, reply: FastifyReply): Promise<void> {
@@ -193,6 +195,9 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
     reply.hijack()
     return
   }
+  // A timeout has struck, and its answer is on its way through the onSend hooks.
+  if (claim.over) return
+  if (registry.draining) throw shutDown(reply)
   const carrier = claim.kind === 'message'
     ? new MessageCarrier(claim.req, reply.raw as ServerResponse, bodies.get(claim.req) ?? claim.req)
     : claim.carrier

@@ -1,4 +1,4 @@
-import type { IncomingMessage, Server } from 'node:http'
+import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
@@ -74,8 +74,23 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
         receive(verdict, req, socket, head)
         return true
       }
+    } else if (event === 'request') {
+      const [req, res] = args as [IncomingMessage, ServerResponse]
+      const claim = claimOf(req)
+      if (claim !== undefined) follow(claim, res)
     }
     return Reflect.apply(emit, this, [event, ...args])
+  }
+
+  /** The request of a duplex route that stays with Node, from here on until it is over. */
+  function follow (claim: Claim, res: ServerResponse): void {
+    const { socket } = claim.req
+    registry.addRequest(claim)
+    claim.answerOn(res, () => {
+      if (!registry.removeRequest(claim)) return
+      // A closing server ends connections that are idle, but not those that become so later.
+      if (registry.draining && !server.listening && unfinishedResponse(socket) === undefined) socket.destroySoon?.()
+    })
   }
 
   function receive (verdict: Verdict, req: IncomingMessage, socket: HttpSocket, head: Buffer): void {
@@ -138,7 +153,9 @@ function track (registry: Registry, carrier: SocketCarrier): void {
 }
 
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
-  lifecycle(app, claim.req, claim.respondOn(socket))
+  const res = claim.respondOn(socket)
+  if (claim.late !== undefined) sendRefusal(res, claim.late)
+  else lifecycle(app, claim.req, res)
 }
 
 /** Runs the Fastify lifecycle for a request that Node has no response for. */

@@ -3,10 +3,9 @@ import { once } from 'node:events'
 import net from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import type { DuplexAcceptOptions, DuplexConnection, DuplexKind, PendingDuplex } from '../lib/index.ts'
-import { ask, everyKind, LAST_CHUNK, onEachKind, piece, streamKinds, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, streamKinds, takeManually } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
 import { gate, serve } from './fixtures/server.ts'
-import type { Wire } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
@@ -33,10 +32,6 @@ async function codeThrown (run: () => unknown): Promise<string | undefined> {
   }
 }
 
-async function sees (wire: Wire, expected: string): Promise<boolean> {
-  return (await wire.bytes(Buffer.byteLength(expected))).toString() === expected
-}
-
 onEachKind(t, 'A9 a second accept is a coded error, and the first one lives', async (t, kind) => {
   const codes: unknown[] = []
   const { connect } = await serve(t, {}, app => takeManually(app, async pending => {
@@ -47,7 +42,8 @@ onEachKind(t, 'A9 a second accept is a coded error, and the first one lives', as
   const wire = await connect()
   wire.send(ask(kind) + piece(kind, 'TAIL') + lastOf(kind))
   t.equal((await wire.head()).status, statusOf(kind))
-  t.ok(await sees(wire, piece(kind, 'TAIL') + lastOf(kind)))
+  t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
+  t.equal(await wire.until(lastOf(kind)), lastOf(kind))
   t.strictSame(codes, ['FST_ERR_DUPLEX_ALREADY_ACCEPTED', 'FST_ERR_DUPLEX_ALREADY_ACCEPTED'])
 })
 
@@ -71,7 +67,7 @@ onEachKind(t, 'A9 a second accept while the hooks of the first one run is a code
   const { status, headers } = await wire.head()
   t.equal(status, statusOf(kind))
   t.notOk('x-second' in headers)
-  t.ok(await sees(wire, piece(kind, 'TAIL')))
+  t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
   t.equal(ran, 1)
   for (const code of codes) t.equal(code, 'FST_ERR_DUPLEX_ALREADY_ACCEPTED')
 })
@@ -135,7 +131,7 @@ onEachKind(t, 'A9 a reply in the midst of an accept leaves the accept as it is',
   const { status, headers } = await wire.head()
   t.equal(status, statusOf(kind))
   t.notOk('content-length' in headers)
-  t.ok(await sees(wire, piece(kind, 'TAIL')))
+  t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
 }, streamKinds)
 
 onEachKind(t, 'A9 the end of the handler in the midst of its accept is the end of the stream', async (t, kind) => {
@@ -150,12 +146,14 @@ onEachKind(t, 'A9 the end of the handler in the midst of its accept is the end o
   t.equal((await wire.rest()).toString(), lastOf(kind))
 })
 
-onEachKind(t, 'A9 a handler that throws in the midst of its accept breaks the stream', async (t, kind) => {
+onEachKind(t, 'A9 a handler that throws in the midst of its accept is an error of the accepted connection', async (t, kind) => {
   let handled = 0
+  let closed: PendingDuplex['closed'] | undefined
   const { connect, quiet } = await serve(t, {}, app => {
     app.setErrorHandler(async () => { handled++ })
     app.addHook('onSend', async () => { await turn() })
     takeManually(app, async pending => {
+      closed = pending.closed
       void accept(pending)
       throw new Error('in the midst')
     })
@@ -163,11 +161,12 @@ onEachKind(t, 'A9 a handler that throws in the midst of its accept breaks the st
   const wire = await connect()
   wire.send(ask(kind))
   t.equal((await wire.head()).status, statusOf(kind))
-  t.equal(await wire.gone(), 'broken')
-  t.equal(wire.pending, '')
+  t.equal(await wire.remains(), '')
+  t.match(await closed, { reason: 'error', error: { message: 'in the midst' } })
   t.equal(handled, 0)
+  wire.destroy()
   await quiet()
-}, streamKinds)
+})
 
 onEachKind(t, 'A9 accept after the client went away is a coded error', async (t, kind) => {
   const dialled = gate()
@@ -208,7 +207,8 @@ t.test('A9 a message cannot be detached, and can still be accepted', async t => 
   const wire = await connect()
   wire.send(ask('message') + piece('message', 'BODY') + LAST_CHUNK)
   t.equal((await wire.head()).status, 200)
-  t.ok(await sees(wire, piece('message', 'BODY') + LAST_CHUNK))
+  t.equal(await hear(wire, 'message', 'BODY'), 'BODY')
+  t.equal(await wire.until(LAST_CHUNK), LAST_CHUNK)
   t.equal(code, 'FST_ERR_DUPLEX_CANNOT_DETACH')
 })
 
@@ -224,7 +224,8 @@ onEachKind(t, 'A10 what a manual handler sends or returns after accept puts no b
   wire.send(ask(kind) + piece(kind, 'yours') + lastOf(kind))
   if (kind !== 'message') wire.end()
   await wire.head()
-  t.ok(await sees(wire, piece(kind, 'mine') + piece(kind, 'yours') + lastOf(kind)))
+  t.equal(await hear(wire, kind, 'mineyours'), 'mineyours')
+  t.equal(await wire.until(lastOf(kind)), lastOf(kind))
   wire.end()
   t.equal(await wire.remains(), '')
 })
@@ -289,6 +290,60 @@ for (const [way, handler] of Object.entries<(pending: PendingDuplex) => unknown>
   }, answerable)
 }
 
+onEachKind(t, 'A11 a manual handler may leave a reply to its slow hooks, which run once', async (t, kind) => {
+  let ran = 0
+  const { connect, quiet } = await serve(t, {}, app => {
+    app.addHook('onSend', async (_request, _reply, payload) => {
+      ran++
+      await turn()
+      return payload
+    })
+    takeManually(app, async ({ reply }) => { reply.code(403).send({ no: true }) })
+  })
+  const wire = await connect()
+  wire.end(ask(kind) + lastOf(kind))
+  const { status, body } = await wire.response()
+  t.equal(status, 403)
+  t.equal(body, '{"no":true}')
+  t.equal(await wire.remains(), '')
+  t.equal(ran, 1)
+  await quiet()
+})
+
+onEachKind(t, 'A11 what an onSend hook throws during accept is answered once, and accept rejects with it', async (t, kind) => {
+  let handled = 0
+  let message: string | undefined
+  const { connect, quiet } = await serve(t, {}, app => {
+    app.setErrorHandler(async (error: Error, _request, reply) => {
+      handled++
+      await turn()
+      reply.code(418)
+      return { handled: error.message }
+    })
+    app.addHook('onSend', async () => {
+      await turn()
+      if (handled === 0) throw new Error('not now')
+    })
+    takeManually(app, async pending => {
+      try {
+        await accept(pending)
+      } catch (error) {
+        message = (error as Error).message
+        throw error
+      }
+    })
+  })
+  const wire = await connect()
+  wire.end(ask(kind) + lastOf(kind))
+  const { status, body } = await wire.response()
+  t.equal(status, 418)
+  t.equal(body, '{"handled":"not now"}')
+  t.equal(await wire.remains(), '')
+  t.equal(message, 'not now')
+  t.equal(handled, 1)
+  await quiet()
+})
+
 t.test('A11 a message that a manual handler answers keeps its connection', async t => {
   const { connect } = await serve(t, {}, app => takeManually(app, async () => 'an answer'))
   const wire = await connect()
@@ -319,7 +374,7 @@ onEachKind(t, 'A12 a manual handler without a promise may accept later', async (
   const wire = await connect()
   wire.send(ask(kind) + piece(kind, 'TAIL'))
   t.equal((await wire.head()).status, statusOf(kind))
-  t.ok(await sees(wire, piece(kind, 'TAIL')))
+  t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
 })
 
 t.test('A12 the upstream is dialled first: a refused one is a 502, and nothing was accepted', async t => {
@@ -356,7 +411,8 @@ onEachKind(t, 'A14 what follows accept at once comes after the accept head', asy
   const wire = await connect()
   wire.send(ask(kind) + lastOf(kind))
   t.equal((await wire.head()).status, statusOf(kind))
-  t.ok(await sees(wire, piece(kind, 'first') + lastOf(kind)))
+  t.equal(await hear(wire, kind, 'first'), 'first')
+  t.equal(await wire.until(lastOf(kind)), lastOf(kind))
 })
 
 for (const status of [201, 202, 203, 207, 299]) {
@@ -367,7 +423,7 @@ for (const status of [201, 202, 203, 207, 299]) {
     const wire = await connect()
     wire.send(ask(kind) + piece(kind, 'TAIL'))
     t.equal((await wire.head()).status, status)
-    t.ok(await sees(wire, piece(kind, 'TAIL')))
+    t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
   }, ['connect', 'hijack', 'message'])
 }
 
@@ -396,7 +452,7 @@ for (const status of [100, 101, 200, 204, 205, 206, 300, 304, 400, 404, 500, 99,
     const head = await wire.head()
     t.equal(head.status, statusOf(kind))
     t.notOk('x-first' in head.headers)
-    t.ok(await sees(wire, piece(kind, 'TAIL')))
+    t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
     t.strictSame(codes, ['FST_ERR_DUPLEX_INVALID_STATUS'])
   }, kindsOf)
 }
@@ -434,7 +490,7 @@ for (const [what, headers] of Object.entries(wrongHeaders)) {
     t.equal(head.status, statusOf(kind))
     t.equal(head.headers['x-second'], 'yes')
     t.notMatch(head.raw, /x-evil|x-mine|x-first/i)
-    t.ok(await sees(wire, piece(kind, 'TAIL')))
+    t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
     t.strictSame(codes, ['FST_ERR_DUPLEX_INVALID_HEADER'])
   })
 }
@@ -493,7 +549,7 @@ onEachKind(t, 'A3 what accept is given about framing and switching is not on the
   t.notOk('x-none' in headers)
   t.notOk('content-length' in headers)
   t.notMatch(raw, /x-mine|gzip|bar/)
-  t.ok(await sees(wire, piece(kind, 'longer than five')))
+  t.equal(await hear(wire, kind, 'longer than five'), 'longer than five')
 })
 
 onEachKind(t, 'A2 headers of the reply and of accept are on the accept head, those of accept in place of the reply\'s', async (t, kind) => {
@@ -520,6 +576,6 @@ onEachKind(t, 'A11 the pair is there after accept, and not before', async (t, ki
   const wire = await connect()
   wire.send(ask(kind) + piece(kind, 'TAIL'))
   await wire.head()
-  t.ok(await sees(wire, piece(kind, 'TAIL')))
+  t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
   t.strictSame(seen, [false, false, kind, 0, true, true, true])
 })

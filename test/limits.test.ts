@@ -1,10 +1,12 @@
 import t from 'tap'
+import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
-import type { FastifyInstance, FastifyRequest } from 'fastify'
+import type { FastifyRequest } from 'fastify'
 import { ask, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
-import { idlingTimers } from './fixtures/lifetime.ts'
+import { idlingTimers, serveBriefly } from './fixtures/lifetime.ts'
 import { codeOf } from './fixtures/requests.ts'
-import { gate, onEach, serve, type TestServer } from './fixtures/server.ts'
+import { gate, onEach, type TestServer } from './fixtures/server.ts'
+import { all } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 
@@ -19,7 +21,7 @@ async function attempt (server: TestServer, kind: Parameters<typeof ask>[0] = 'u
 
 onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After', async (t, kind) => {
   let entered = 0
-  const server = await serve(t, {}, app => take(app, () => {
+  const server = await serveBriefly(t, {}, app => take(app, () => {
     entered++
     return forever()
   }, { maxConnections: 2 }))
@@ -37,7 +39,7 @@ onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After',
 })
 
 onEach(t, 'L6 maxConnections holds on every transport', async (t, transport) => {
-  const server = await serve(t, { transport }, app => take(app, forever, { maxConnections: 1 }))
+  const server = await serveBriefly(t, { transport }, app => take(app, ({ readable }) => all(readable), { maxConnections: 1 }))
   const { wire } = await attempt(server)
   t.equal((await attempt(server)).status, 503)
   wire.reset()
@@ -46,7 +48,7 @@ onEach(t, 'L6 maxConnections holds on every transport', async (t, transport) => 
 })
 
 t.test('L6 maxConnections of the plugin counts all routes together', async t => {
-  const server = await serve(t, { plugin: { maxConnections: 2 } }, app => {
+  const server = await serveBriefly(t, { plugin: { maxConnections: 2 } }, app => {
     take(app, forever)
     app.get('/other', { duplex: true }, forever)
   })
@@ -61,7 +63,7 @@ t.test('L6 maxConnections of the plugin counts all routes together', async t => 
 })
 
 t.test('L6 a slot of the route is given back when the plugin has none left', async t => {
-  const server = await serve(t, { plugin: { maxConnections: 1 } }, app => {
+  const server = await serveBriefly(t, { plugin: { maxConnections: 1 } }, app => {
     take(app, forever, { maxConnections: 1 })
     app.get('/other', { duplex: true }, forever)
   })
@@ -76,7 +78,7 @@ t.test('L6 a slot of the route is given back when the plugin has none left', asy
 t.test('L6 a request that waits in a hook has no slot yet', async t => {
   const waiting = gate()
   const held = gate()
-  const server = await serve(t, {}, app => {
+  const server = await serveBriefly(t, {}, app => {
     app.addHook('preHandler', async request => {
       if (request.headers.slow === undefined) return
       waiting.open()
@@ -93,12 +95,17 @@ t.test('L6 a request that waits in a hook has no slot yet', async t => {
 })
 
 t.test('L6 maxConnections 0 takes nobody', async t => {
-  const server = await serve(t, {}, app => take(app, forever, { maxConnections: 0 }))
+  const server = await serveBriefly(t, {}, app => take(app, forever, { maxConnections: 0 }))
   t.equal((await attempt(server)).status, 503)
 })
 
 /** What may become of a connection; its slot is free again after each. */
-const fates: Record<string, { auto?: (connection: DuplexConnection) => unknown, manual?: (pending: PendingDuplex) => unknown, client?: (wire: Wire) => unknown, onSend?: boolean }> = {
+const fates: Record<string, {
+  auto?: (connection: DuplexConnection) => unknown
+  manual?: (pending: PendingDuplex) => unknown
+  client?: (wire: Wire) => unknown
+  onSend?: boolean
+}> = {
   'is done': { auto: async () => {}, client: wire => wire.end(LAST_CHUNK) },
   fails: { auto: async () => { throw new Error('no') } },
   'is destroyed': { auto: connection => { connection.destroy() } },
@@ -108,20 +115,34 @@ const fates: Record<string, { auto?: (connection: DuplexConnection) => unknown, 
   'has a manual handler that throws': { manual: async () => { throw new Error('no') } },
   'has a manual handler that does neither': { manual: async () => {} },
   'is reset before it is accepted': { manual: forever, client: wire => wire.reset() },
-  'is detached': { manual: pending => { pending.kind === 'message' ? pending.destroy() : pending.detach().socket.end() }, client: wire => wire.end() }
+  'is detached': {
+    manual: pending => { pending.kind === 'message' ? pending.destroy() : pending.detach().socket.resume().end() },
+    client: wire => wire.end()
+  }
 }
 
 for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
   onEachKind(t, `L6 the slot is free again when the connection ${fate}`, async (t, kind) => {
-    const entered = gate()
-    const { app, connect } = await serve(t, { plugin: { maxConnections: 1 } }, app => {
-      app.addHook('onSend', async () => { if (onSend === true) { entered.open(); throw new Error('no') } })
-      if (auto !== undefined) take(app, connection => { entered.open(); return auto(connection) })
-      if (manual !== undefined) takeManually(app, pending => { entered.open(); return manual(pending) })
+    const entered = new EventEmitter()
+    const { app, connect } = await serveBriefly(t, { plugin: { maxConnections: 1 } }, app => {
+      if (onSend === true) {
+        app.addHook('onSend', async (_request, reply) => {
+          if (reply.statusCode >= 300) return
+          entered.emit('in')
+          throw new Error('no')
+        })
+      }
+      const enter = <C>(handler: (connection: C) => unknown) => (connection: C): unknown => {
+        entered.emit('in')
+        return handler(connection)
+      }
+      if (manual === undefined) take(app, enter(auto ?? forever))
+      else takeManually(app, enter(manual))
     })
     const wire = await connect()
+    const first = once(entered, 'in')
     wire.send(ask(kind))
-    await entered.promise
+    await first
     if (client === undefined) {
       await wire.until('\r\n\r\n').catch(() => {})
       wire.end(kind === 'message' ? LAST_CHUNK : '')
@@ -129,15 +150,16 @@ for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
       client(wire)
     }
     while (app.duplex.connections.size > 0) await turn()
+    const second = once(entered, 'in')
     const next = await connect()
-    const again = gate()
-    next.send(ask(kind)).socket.once('data', chunk => { t.notMatch(String(chunk), 'MAX_CONNECTIONS'); again.open() }).once('close', again.open)
-    await again.promise
+    next.send(ask(kind))
+    const refused = next.until('MAX_CONNECTIONS').then(() => 'refused', () => 'over')
+    t.not(await Promise.race([second.then(() => 'entered'), refused]), 'refused')
   })
 }
 
 t.test('L6 a refused message has no slot while its body is still coming', async t => {
-  const server = await serve(t, {}, app => {
+  const server = await serveBriefly(t, {}, app => {
     app.post('/it', { duplex: { accept: 'manual', maxConnections: 1 } }, async pending => {
       pending.reply.code(403)
       return 'no'
@@ -151,7 +173,7 @@ t.test('L6 a refused message has no slot while its body is still coming', async 
 })
 
 t.test('L6 1000 cycles leave no slot taken', async t => {
-  const server = await serve(t, { plugin: { maxConnections: 1 } }, app => {
+  const server = await serveBriefly(t, { plugin: { maxConnections: 1 } }, app => {
     take(app, async ({ readable }) => {
       for await (const chunk of readable) if (String(chunk) === 'fail') throw new Error('no')
     })
@@ -184,7 +206,7 @@ for (const stage of stages) {
     let entered = false
     const hook = (_request: unknown, reply: { statusCode: number }): Promise<void> | undefined =>
       stage !== 'onSend' || reply.statusCode < 300 ? slow.promise : undefined
-    const { connect, quiet } = await serve(t, { plugin: { handshakeTimeout: 80 } }, app => {
+    const { connect, quiet } = await serveBriefly(t, { plugin: { handshakeTimeout: 80 } }, app => {
       app.addHook(stage as 'onRequest', async (request, reply) => { await hook(request, reply) })
       take(app, () => { entered = true })
     })
@@ -203,7 +225,7 @@ for (const stage of stages) {
 
 onEach(t, 'L13 handshakeTimeout strikes while the body of an upgrade is awaited', async (t, transport) => {
   let entered = false
-  const { connect, quiet } = await serve(t, { transport, plugin: { handshakeTimeout: 80 } }, app => take(app, () => { entered = true }))
+  const { connect, quiet } = await serveBriefly(t, { transport, plugin: { handshakeTimeout: 80 } }, app => take(app, () => { entered = true }))
   const wire = await connect()
   wire.send('POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"a"')
   const response = await wire.response()
@@ -217,7 +239,7 @@ onEach(t, 'L13 handshakeTimeout strikes while the body of an upgrade is awaited'
 t.test('L13 handshakeTimeout strikes in a slow hook after the body of an upgrade was read', async t => {
   const slow = gate()
   let entered = false
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serveBriefly(t, {}, app => {
     app.addHook('preHandler', () => slow.promise)
     take(app, () => { entered = true }, { handshakeTimeout: 80 })
   })
@@ -233,7 +255,7 @@ t.test('L13 handshakeTimeout strikes in a slow hook after the body of an upgrade
 onEachKind(t, 'L13 a manual handler that does not accept in time is answered for, and cannot accept any more', async (t, kind) => {
   const late = gate()
   const code = gate<string | undefined>()
-  const { connect, quiet } = await serve(t, { plugin: { handshakeTimeout: 80 } }, app => takeManually(app, async pending => {
+  const { connect, quiet } = await serveBriefly(t, { plugin: { handshakeTimeout: 80 } }, app => takeManually(app, async pending => {
     await late.promise
     await pending.accept().catch((error: { code?: string }) => code.open(error.code))
   }))
@@ -249,7 +271,7 @@ onEachKind(t, 'L13 a manual handler that does not accept in time is answered for
 })
 
 t.test('L13 the 503 goes through the error handler and the hooks of the app', async t => {
-  const { connect } = await serve(t, { plugin: { handshakeTimeout: 50 } }, app => {
+  const { connect } = await serveBriefly(t, { plugin: { handshakeTimeout: 50 } }, app => {
     app.setErrorHandler((error: Error & { code: string }, _request, reply) => reply.send({ mine: error.code }))
     app.addHook('onSend', async (_request, reply) => { reply.header('x-hook', 'ran') })
     takeManually(app, forever)
@@ -265,7 +287,7 @@ onEachKind(t, 'L13 a handler is not entered while the answer of handshakeTimeout
   const answering = gate()
   const sent = gate()
   let entered = false
-  const { connect } = await serve(t, { plugin: { handshakeTimeout: 60 } }, app => {
+  const { connect } = await serveBriefly(t, { plugin: { handshakeTimeout: 60 } }, app => {
     app.addHook('preHandler', () => slow.promise)
     app.addHook('onSend', async () => {
       answering.open()
@@ -288,29 +310,28 @@ onEachKind(t, 'L13 a handler is not entered while the answer of handshakeTimeout
 t.test('L13 a takeover that waits behind a slow response is refused when its time is over', async t => {
   const slow = gate()
   let entered = false
-  const { app, connect } = await serve(t, { plugin: { handshakeTimeout: 60 } }, app => {
-    app.get('/slow', async () => { await slow.promise; return 'slow' })
+  const { connect } = await serveBriefly(t, { plugin: { handshakeTimeout: 60 } }, app => {
+    app.get('/slow', async () => {
+      await slow.promise
+      return 'slow'
+    })
+    app.addHook('onRequest', async request => { if (request.headers.stuck !== undefined) await forever() })
     take(app, () => { entered = true })
   })
   const wire = await connect()
   wire.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n' + ask('upgrade'))
-  const struck = await connect()
-  // A later claim of the same length: when its time is over, so is that of the first.
-  t.equal((await struck.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n').socket && await other(app, connect)).status, 503)
+  // A later request with as much time: when that has had its answer, the time of the first is over too.
+  const later = await connect()
+  t.equal((await later.send(ask('upgrade', 'Stuck: yes')).response()).status, 503)
   slow.open()
   t.equal((await wire.response()).body, 'slow')
   t.equal(codeOf((await wire.response()).body), 'FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT')
   t.equal(entered, false)
 })
 
-async function other (_app: FastifyInstance, connect: () => Promise<Wire>): Promise<{ status: number }> {
-  const wire = await connect()
-  return await wire.send('GET /never HTTP/1.1\r\nHost: a\r\n\r\n').response()
-}
-
 onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async (t, kind) => {
   const refuse = (request: FastifyRequest): void => { if (request.headers.refuse !== undefined) throw new Error('no') }
-  const server = await serve(t, { plugin: { handshakeTimeout: 60_000 } }, app => {
+  const server = await serveBriefly(t, { plugin: { handshakeTimeout: 60_000 } }, app => {
     app.addHook('onRequest', async request => refuse(request))
     take(app, forever)
   })
@@ -326,7 +347,7 @@ onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async
 
 t.test('L13 the timer of handshakeTimeout ends when the client goes away', async t => {
   const hook = gate()
-  const { connect, quiet } = await serve(t, { plugin: { handshakeTimeout: 60_000 } }, app => {
+  const { connect, quiet } = await serveBriefly(t, { plugin: { handshakeTimeout: 60_000 } }, app => {
     app.addHook('onRequest', () => { hook.open(); return forever() })
     take(app, forever)
   })
@@ -347,7 +368,7 @@ t.test('L13 the timer of handshakeTimeout ends when the client goes away', async
 t.test('L13 handlerTimeout of the route is the default', async t => {
   const slow = gate()
   let entered = false
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serveBriefly(t, {}, app => {
     app.addHook('preHandler', () => slow.promise)
     take(app, () => { entered = true }, true, { handlerTimeout: 60 })
   })
@@ -363,7 +384,7 @@ t.test('L13 handlerTimeout of the route is the default', async t => {
 })
 
 t.test('L13 handlerTimeout does not end an accepted connection', async t => {
-  const { connect, app } = await serve(t, {}, app => take(app, forever, true, { handlerTimeout: 50 }))
+  const { connect, app } = await serveBriefly(t, {}, app => take(app, forever, true, { handlerTimeout: 50 }))
   const wires: Wire[] = []
   for (const kind of ['upgrade', 'hijack', 'message'] as const) {
     const wire = await connect()
@@ -371,7 +392,7 @@ t.test('L13 handlerTimeout does not end an accepted connection', async t => {
     wires.push(wire)
   }
   // The same timer on a handler that never accepts strikes later than theirs would.
-  const late = await serve(t, {}, app => takeManually(app, forever, { handlerTimeout: 50 }))
+  const late = await serveBriefly(t, {}, app => takeManually(app, forever, { handlerTimeout: 50 }))
   const wire = await late.connect()
   t.equal((await wire.send(ask('upgrade')).response()).status, 503)
   t.equal(app.duplex.connections.size, 3)

@@ -2,7 +2,7 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
-import { iterateWithoutDestroying } from '../node-internals.ts'
+import { bytesInFlight, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
@@ -48,16 +48,23 @@ export class MessageCarrier implements Carrier {
     }
     res.on('error', failed)
     res.on('finish', progress)
-    res.on('close', () => {
+    const gone = (): void => {
       if (!res.writableFinished) {
         if (!this.#destroyedHere) this.peerError ??= Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
         this.#aborted = true
       }
       progress()
-    })
+    }
+    res.on('close', gone)
+    // The response to a pipelined request has no socket yet, and is not told when that closes.
+    req.on('close', () => { if (this.#socket.destroyed) gone() })
   }
 
-  get unsent (): number { return this.writable.writableLength }
+  get unsent (): number {
+    const { writableLength } = this.writable
+    return Math.min(writableLength, bytesInFlight(this.#socket as unknown as HttpSocket) || writableLength)
+  }
+
   get inputEnded (): boolean { return this.#req.complete }
   get outputFlushed (): boolean { return this.writable.writableFinished }
 

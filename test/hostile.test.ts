@@ -1,0 +1,500 @@
+import t from 'tap'
+import diagnostics from 'node:diagnostics_channel'
+import { once } from 'node:events'
+import type { Socket } from 'node:net'
+import { pipeline } from 'node:stream/promises'
+import type { FastifyInstance } from 'fastify'
+import type { DuplexConnection } from '../lib/index.ts'
+import { serveLinks, turn } from './fixtures/links.ts'
+import { codeOf, exchange, request, UPGRADE } from './fixtures/requests.ts'
+import { gate, onEach, serve, type TestServer } from './fixtures/server.ts'
+
+const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
+
+/** All kinds, and a record of every request that was routed. */
+function declare (ran: string[] = []): (app: FastifyInstance) => void {
+  return app => {
+    app.addHook('onRequest', async ({ method, url }) => { ran.push(`${method} ${url}`) })
+    app.route({ method: ['GET', 'POST'], url: '/it', duplex: true, handler: echo })
+    app.route({ method: 'CONNECT', url: '*', duplex: true, handler: echo })
+    app.get('/plain', async () => 'plain')
+    app.get('/ran', async () => 'ran')
+  }
+}
+
+/** After whatever was done to it the server serves, and nothing is left of the attack. */
+async function unharmed (t: Parameters<typeof serve>[0], { app, connect, quiet }: TestServer): Promise<void> {
+  await quiet()
+  t.equal(app.duplex.connections.size, 0)
+  const wire = await connect()
+  t.equal((await exchange(wire, 'GET /plain')).body, 'plain')
+  wire.end(request('GET /it', ...UPGRADE) + 'TAIL')
+  t.equal((await wire.head()).status, 101)
+  t.equal((await wire.rest()).toString(), 'TAIL')
+}
+
+const takeovers = {
+  upgrade: request('GET /it', ...UPGRADE),
+  'upgrade with a body': request('POST /it', ...UPGRADE, 'Content-Type: text/plain', 'Content-Length: 5') + 'HELLO',
+  connect: request('CONNECT h:1'),
+  hijack: request('GET /it'),
+  message: request('POST /it', 'Transfer-Encoding: chunked')
+}
+
+// Syntax.
+
+for (const [what, text] of [
+  ['a bare LF', 'GET /it HTTP/1.1\nHost: a\nConnection: Upgrade\nUpgrade: foo\n\n'],
+  ['a bare LF in the head', 'GET /it HTTP/1.1\r\nHost: a\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['a bare CR', 'GET /it HTTP/1.1\r\nHost: a\r\nX: a\rb\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['a folded field', 'GET /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade:\r\n foo\r\nX: y\r\n z\r\n: x\r\n\r\n'],
+  ['a space before the colon', 'GET /it HTTP/1.1\r\nHost: a\r\nConnection : Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['NUL in a field', 'GET /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: fo\0o\r\n\r\n'],
+  ['a field without a name', 'GET /it HTTP/1.1\r\nHost: a\r\n: x\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['a version that is none', 'GET /it HTTP/1.7\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['HTTP/2 in a line', 'PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n'],
+  ['a TLS hello', '\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03'],
+  ['a method that is none', 'UPGRADE /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['a URL with a space', 'GET /i t HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n'],
+  ['two Content-Lengths', request('POST /it', ...UPGRADE, 'Content-Length: 5', 'Content-Length: 6') + 'HELLO'],
+  ['both framings', request('POST /it', ...UPGRADE, 'Content-Length: 5', 'Transfer-Encoding: chunked') + 'HELLO'],
+  ['a head above the limit', request('GET /it', ...UPGRADE, `X: ${'x'.repeat(20_000)}`)]
+] as const) {
+  t.test(`M11 ${what} on a request for a takeover is refused and closed, and no handler is entered`, async t => {
+    const ran: string[] = []
+    const server = await serve(t, {}, declare(ran))
+    const wire = await server.connect()
+    wire.send(Buffer.from(text + request('GET /ran'), 'latin1'))
+    t.match(String((await wire.head()).status), /^(?:400|431)$/)
+    await wire.remains()
+    wire.end()
+    await unharmed(t, server)
+    t.same(ran.filter(line => !/plain|GET \/it/.test(line)), [])
+    t.equal(ran.filter(line => line === 'GET /it').length, 1, 'ours, at the end')
+  })
+}
+
+// Who may be asked for what.
+
+t.test('U3 tokens that a proxy might pass on are never answered with 101 unless they are listed', async t => {
+  const server = await serve(t, {}, declare())
+  for (const token of ['h2c', 'H2C', 'h2', 'HTTP/2.0', 'http/1.1', 'TLS/1.0', 'TLS/1.3', 'websocket', 'WebSocket', 'h2c, websocket']) {
+    const wire = await server.connect()
+    wire.send(request('GET /it', 'Connection: Upgrade, HTTP2-Settings', `Upgrade: ${token}`, 'HTTP2-Settings: AAMAAABkAAQAAP__') + request('GET /plain'))
+    t.equal((await wire.response()).status, 426, token)
+    t.equal(await wire.remains(), '')
+    wire.end()
+  }
+  await unharmed(t, server)
+})
+
+t.test('U3 a WebSocket handshake that the app refuses opens nothing for what follows', async t => {
+  const ran: string[] = []
+  const server = await serve(t, {}, app => {
+    declare(ran)(app)
+    app.get('/ws', { duplex: { protocols: ['websocket'], accept: 'manual' } }, async ({ reply }) => {
+      return reply.request.headers['sec-websocket-version'] === '13'
+        ? reply.code(500).send()
+        : reply.code(426).header('sec-websocket-version', '13').header('upgrade', 'websocket').send('13 it is')
+    })
+  })
+  const wire = await server.connect()
+  const handshake = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 777', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
+  wire.send(request('GET /ws', ...handshake) + request('GET /ran'))
+  t.match(await wire.response(), { status: 426, headers: { upgrade: 'websocket', connection: 'Upgrade, close', 'sec-websocket-version': '13' } })
+  wire.send(request('GET /ran'))
+  t.equal(await wire.remains(), '')
+  wire.end()
+  await server.quiet()
+  t.same(ran, ['GET /ws'])
+})
+
+t.test('U3 names that every object has are no protocols', async t => {
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/listed', { duplex: { protocols: ['foo'] } }, echo)
+  })
+  for (const token of ['__proto__', 'constructor', 'toString', 'hasOwnProperty', '__proto__/1']) {
+    const wire = await server.connect()
+    t.match(await exchange(wire, 'GET /listed', 'Connection: Upgrade', `Upgrade: ${token}`), { status: 426, headers: { upgrade: 'foo' } }, token)
+    wire.end()
+  }
+  const wire = await server.connect()
+  wire.end(request('GET /it', 'Connection: Upgrade', 'Upgrade: __proto__', '__proto__: x', 'constructor: y'))
+  t.match(await wire.head(), { status: 101, headers: { upgrade: '__proto__' } })
+  await wire.rest()
+  await unharmed(t, server)
+})
+
+t.test('U4 the 101 says the list\'s spelling, and not what the client sent', async t => {
+  const { connect } = await serve(t, {}, app => {
+    app.get('/it', { duplex: { protocols: ['Foo', 'bar/1.0'] } }, async ({ protocol, writable }) => { writable.write(protocol) })
+  })
+  for (const [offered, chosen] of [['fOO/2', 'Foo'], ['x, BAR/1.0, foo', 'bar/1.0'], ['bar/2.0, foo', 'Foo']]) {
+    const wire = await connect()
+    wire.end(request('GET /it', 'Connection: Upgrade', `Upgrade: ${offered}`))
+    t.match(await wire.head(), { status: 101, headers: { upgrade: chosen } })
+    t.equal((await wire.rest()).toString(), chosen)
+  }
+})
+
+t.test('U3 an accept with a protocol that was not offered is a 500, closed', async t => {
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/manual', { duplex: { accept: 'manual' } }, async pending => { await pending.accept({ protocol: 'bar' }) })
+    app.get('/chosen', { duplex: { protocols: () => 'bar' } }, echo)
+  })
+  for (const url of ['/manual', '/chosen']) {
+    const wire = await server.connect()
+    wire.send(request(`GET ${url}`, ...UPGRADE) + request('GET /plain'))
+    const answer = await wire.response()
+    t.match(answer, { status: 500, headers: { connection: 'close' } }, url)
+    t.equal(codeOf(answer.body), 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED')
+    t.equal(await wire.remains(), '')
+    wire.end()
+  }
+  await unharmed(t, server)
+})
+
+for (const [what, headers] of [
+  ['CR LF in a value', { 'x-a': 'X\r\nY: b' }], ['LF in a value', { 'x-a': 'a\nb' }], ['NUL in a value', { 'x-a': 'a\0b' }],
+  ['CR LF in a name', { 'x\r\nz': 'a' }], ['a space in a name', { 'x z': 'a' }], ['an empty name', { '': 'a' }],
+  ['a character above latin1', { 'x-a': '€' }], ['CR LF in one of several', { 'x-a': ['a', 'b\r\nc: d'] }]
+] as const) {
+  t.test(`M10 ${what} of an accept head: an ordinary 500, closed, and nothing before it`, async t => {
+    const server = await serve(t, {}, app => {
+      declare()(app)
+      app.route({
+        method: ['GET', 'POST'],
+        url: '/manual',
+        duplex: { accept: 'manual' },
+        handler: async pending => { await pending.accept({ headers: headers as unknown as Record<string, string> }) }
+      })
+    })
+    for (const [line, fields] of [['GET /manual', UPGRADE], ['GET /manual', []], ['POST /manual', ['Content-Length: 0']]] as const) {
+      const wire = await server.connect()
+      wire.send(request(line, ...fields))
+      const answer = await wire.response()
+      t.equal(answer.status, 500)
+      t.equal(codeOf(answer.body), 'FST_ERR_DUPLEX_INVALID_HEADER')
+      wire.end()
+      t.equal(await wire.remains(), '')
+    }
+    await unharmed(t, server)
+  })
+}
+
+// Order on the wire.
+
+for (const [kind, text] of Object.entries(takeovers)) {
+  if (kind === 'message') continue
+  t.test(`M7 a ${kind} behind a response that says close is never answered`, async t => {
+    const ran: string[] = []
+    const server = await serve(t, {}, app => {
+      declare(ran)(app)
+      app.get('/bye', async (_request, reply) => {
+        for (let turns = 10; turns > 0; turns--) await turn()
+        return reply.header('connection', 'close').send('bye')
+      })
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /bye') + text + 'TAIL')
+    t.match(await wire.response(), { status: 200, body: 'bye', headers: { connection: 'close' } })
+    t.equal(await wire.remains(), '')
+    wire.end()
+    t.same(ran, ['GET /bye'])
+    await unharmed(t, server)
+  })
+
+  t.test(`M6 a ${kind} behind a response that never comes waits, and goes with its client`, async t => {
+    const never = gate()
+    const ran: string[] = []
+    const server = await serve(t, {}, app => {
+      declare(ran)(app)
+      app.get('/never', () => never.promise)
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /never') + text + 'TAIL')
+    while (ran.length === 0) await turn()
+    for (let turns = 10; turns > 0; turns--) await turn()
+    t.equal(wire.pending, '')
+    wire.reset()
+    await server.quiet()
+    never.open()
+    t.same(ran, ['GET /never'])
+    await unharmed(t, server)
+  })
+}
+
+t.test('M6 a large response before a takeover is sent whole, at the pace of its reader', async t => {
+  const { connect } = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/large', async () => Buffer.alloc(8 * 1024 * 1024, 'x'))
+  })
+  const wire = await connect()
+  wire.socket.pause()
+  wire.send(request('GET /large') + request('GET /large') + request('GET /it', ...UPGRADE) + 'TAIL')
+  for (let turns = 50; turns > 0; turns--) await turn()
+  wire.socket.resume()
+  for (let n = 0; n < 2; n++) t.equal((await wire.response()).body.length, 8 * 1024 * 1024)
+  t.equal((await wire.head()).status, 101)
+  t.equal(await wire.until('TAIL'), 'TAIL')
+})
+
+// Clients that do not go on.
+
+t.test('H10 a head that never ends is 408 or closed by headersTimeout', async t => {
+  const fastify = { http: { headersTimeout: 50, requestTimeout: 100, connectionsCheckingInterval: 50 } }
+  const server = await serve(t, { fastify }, declare())
+  const wire = await server.connect()
+  wire.send(request('GET /it', ...UPGRADE).slice(0, -2))
+  t.equal((await wire.head()).status, 408)
+  await wire.remains()
+  wire.end()
+  await unharmed(t, server)
+})
+
+for (const [kind, text] of Object.entries(takeovers)) {
+  t.test(`L13 a ${kind} whose hook never comes to an end is 503 by handshakeTimeout`, async t => {
+    const never = gate()
+    const server = await serve(t, { plugin: { handshakeTimeout: 100 } }, app => {
+      app.route({ method: ['GET', 'POST'], url: '/it', duplex: true, preHandler: () => never.promise, handler: async () => { t.fail('entered') } })
+      app.route({ method: 'CONNECT', url: '*', duplex: true, preHandler: () => never.promise, handler: async () => { t.fail('entered') } })
+    })
+    const wire = await server.connect()
+    wire.send(text)
+    const answer = await wire.response()
+    t.match(answer, { status: 503, headers: { connection: 'close' } })
+    t.equal(codeOf(answer.body), 'FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT')
+    await wire.remains()
+    wire.end()
+    await server.quiet()
+    never.open()
+    for (let turns = 5; turns > 0; turns--) await turn()
+  })
+}
+
+t.test('L12 a client that ends while the handler never settles goes by halfOpenTimeout', async t => {
+  const server = await serve(t, { plugin: { halfOpenTimeout: 100 } }, app => {
+    declare()(app)
+    app.get('/never', { duplex: true }, ({ readable }) => { readable.resume(); return new Promise<void>(() => {}) })
+  })
+  const wire = await server.connect()
+  wire.end(request('GET /never', ...UPGRADE))
+  t.equal((await wire.head()).status, 101)
+  await wire.gone()
+  await unharmed(t, server)
+})
+
+onEach(t, 'S3 500 takeovers that are reset at once leave nothing', async (t, transport) => {
+  const server = await serve(t, { transport }, declare())
+  const texts = Object.values(takeovers)
+  for (let round = 0; round < 20; round++) {
+    const wires = await Promise.all(Array.from({ length: 25 }, () => server.connect()))
+    for (const [n, wire] of wires.entries()) wire.send((texts[n % texts.length] as string) + 'TAIL')
+    for (let turns = round; turns > 0; turns--) await turn()
+    for (const wire of wires) wire.reset()
+  }
+  await unharmed(t, server)
+})
+
+t.test('S6 a client that floods a handler which does not read is held back by the kernel', async t => {
+  const never = gate()
+  const { app, connect } = await serve(t, {}, app => {
+    app.get('/it', { duplex: true }, () => never.promise)
+  })
+  const arrived = once(app.server, 'connection')
+  const wire = await connect()
+  const [socket] = await arrived as [Socket]
+  wire.send(request('GET /it', ...UPGRADE))
+  await wire.head()
+  let sent = 0
+  const chunk = Buffer.alloc(1024 * 1024)
+  // What is written and not taken stays in the client: then the kernel's buffers are full.
+  while (wire.socket.writableLength < 4 * chunk.length) {
+    wire.send(chunk)
+    sent += chunk.length
+    await turn()
+  }
+  t.ok(socket.bytesRead < 256 * 1024, `${socket.bytesRead} of ${sent} read`)
+  never.open()
+})
+
+t.test('L6 one above maxConnections is 503 with Retry-After, and maxRequestsPerSocket does not stop an upgrade', async t => {
+  const server = await serve(t, { plugin: { maxConnections: 1 }, fastify: { maxRequestsPerSocket: 1 } }, declare())
+  const first = await server.connect()
+  first.send(request('GET /it', ...UPGRADE))
+  t.equal((await first.head()).status, 101)
+  const second = await server.connect()
+  const answer = await exchange(second, 'GET /it', ...UPGRADE)
+  t.match(answer, { status: 503, headers: { 'retry-after': /^\d+$/, connection: 'close' } })
+  t.equal(codeOf(answer.body), 'FST_ERR_DUPLEX_MAX_CONNECTIONS')
+  second.end()
+  first.end()
+  await first.rest()
+  await unharmed(t, server)
+})
+
+// Code of the app that fails where nobody expects it.
+
+for (const kind of ['upgrade', 'connect', 'hijack'] as const) {
+  t.test(`L3 a handler that throws, or whose promise is rejected, breaks its ${kind} off and nothing else`, async t => {
+    const server = await serve(t, {}, app => {
+      declare()(app)
+      app.get('/throws', { duplex: true }, () => { throw new Error('thrown') })
+      app.get('/rejects', { duplex: true }, async () => { await turn(); throw new Error('rejected') })
+      app.route({ method: 'CONNECT', url: '/throws/1', duplex: true, handler: () => { throw new Error('thrown') } })
+      app.route({ method: 'CONNECT', url: '/rejects/1', duplex: true, handler: async () => { await turn(); throw new Error('rejected') } })
+    })
+    for (const name of ['throws', 'rejects']) {
+      const wire = await server.connect()
+      wire.send(kind === 'connect' ? request(`CONNECT ${name}:1`) : request(`GET /${name}`, ...(kind === 'upgrade' ? UPGRADE : [])))
+      t.equal(await wire.gone(), 'broken')
+      t.notMatch(wire.pending, /50\d/)
+    }
+    await unharmed(t, server)
+  })
+}
+
+for (const [what, settings] of [
+  ['genReqId', { genReqId: (req: { url?: string | undefined }) => { if (req.url !== '/plain' && req.url !== '/it?ok') throw new Error('no id'); return '1' } }],
+  ['rewriteUrl', { rewriteUrl: (req: { url?: string | undefined }) => { if (/bad/.test(req.url ?? '')) throw new Error('no URL'); return req.url ?? '/' } }]
+] as const) {
+  t.test(`a ${what} that throws is 500 for a takeover, and the process lives`, async t => {
+    const server = await serve(t, { fastify: settings as object }, app => {
+      declare()(app)
+      app.get('/bad', { duplex: true }, echo)
+    })
+    for (const text of [request('GET /bad', ...UPGRADE), request('CONNECT bad:1'), request('POST /bad', ...UPGRADE, 'Content-Length: 5') + 'HELLO']) {
+      const wire = await server.connect()
+      wire.send(text + request('GET /plain'))
+      const answer = await wire.response()
+      t.match(answer, { status: 500, headers: { connection: 'close' } })
+      t.equal(codeOf(answer.body), 'FST_ERR_DUPLEX_ROUTING_FAILED')
+      t.equal(await wire.remains(), '')
+      wire.end()
+    }
+    await server.quiet()
+    const wire = await server.connect()
+    t.equal((await exchange(wire, 'GET /plain')).body, 'plain')
+  })
+}
+
+t.test('a constraint that throws is 500 for a takeover, and the process lives', async t => {
+  const mood = {
+    name: 'mood',
+    storage () {
+      const handlers = new Map<unknown, never>()
+      return { get: (key: unknown) => handlers.get(key) ?? null, set: (key: unknown, store: never) => { handlers.set(key, store) } }
+    },
+    deriveConstraint (req: { headers: Record<string, unknown> }) {
+      if (req.headers['x-mood'] === 'bad') throw new Error('in no mood')
+      return req.headers['x-mood']
+    },
+    validate () {}
+  }
+  const server = await serve(t, { fastify: { routerOptions: { constraints: { mood: mood as never } } } }, app => {
+    declare()(app)
+    app.get('/moody', { duplex: true, constraints: { mood: 'good' } as never }, echo)
+  })
+  const wire = await server.connect()
+  t.match(await exchange(wire, 'GET /it', ...UPGRADE, 'X-Mood: bad'), { status: 500, headers: { connection: 'close' } })
+  wire.end()
+  await unharmed(t, server)
+})
+
+t.test('a logger that throws at the end of a connection harms no other', async t => {
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/logged', {
+      duplex: true,
+      onRequest: async request => { request.log.info = () => { throw new Error('disk full') } }
+    }, async () => {})
+  })
+  const wire = await server.connect()
+  const failed = once(process, 'uncaughtException').catch(() => {})
+  wire.end(request('GET /logged', ...UPGRADE))
+  t.equal((await wire.head()).status, 101)
+  await wire.gone()
+  await server.quiet()
+  t.equal(server.app.duplex.connections.size, 0)
+  void failed
+})
+
+// What is left behind.
+
+t.test('log lines are one JSON object each, whatever the client sends', async t => {
+  const lines: string[] = []
+  const { connect, quiet } = await serve(t, { fastify: { logger: { level: 'trace', stream: { write: line => lines.push(line) } } } }, declare())
+  const wire = await connect()
+  wire.send(request('GET /it?%0d%0a{"level":60}', 'Connection: Upgrade', 'Upgrade: foo', 'Origin: \x7f"}', 'X: \x1b[31m') + '\n{"level":60,"msg":"TAIL"}\n')
+  t.equal((await wire.head()).status, 101)
+  wire.end()
+  await wire.rest()
+  await quiet()
+  t.ok(lines.length >= 3)
+  for (const line of lines) t.equal(typeof (JSON.parse(line) as { level: number }).level, 'number')
+  t.notMatch(lines.join(''), 'TAIL')
+})
+
+onEach(t, 'H4 after a takeover only our listeners, and those of the transport, are on the socket', async (t, transport) => {
+  const { link, app } = await serveLinks(t, transport, app => {
+    app.get('/it', { duplex: true }, () => {})
+  })
+  const { wire, peer } = await link()
+  const own = (): Record<string, number> => {
+    const counts: Record<string, number> = {}
+    for (const event of ['data', 'readable', 'end', 'error', 'close', 'finish', 'drain', 'timeout', 'pause', 'resume', 'newListener']) {
+      counts[event] = peer.listenerCount(event)
+    }
+    return counts
+  }
+  wire.send(request('GET /it', ...UPGRADE))
+  t.equal((await wire.head()).status, 101)
+  t.equal(app.duplex.connections.size, 1)
+  const transports = transport === 'tls' ? 2 : 0
+  t.match(own(), { data: 0, readable: 0, drain: 0, timeout: 0, finish: 1, newListener: 1 })
+  t.ok((own().close as number) <= 1 + transports, `close ${own().close}`)
+  t.ok((own().error as number) <= 1 + transports, `error ${own().error}`)
+  t.ok((own().end as number) <= 2, `end ${own().end}`)
+})
+
+t.test('the request and the response of an old takeover are harmless', async t => {
+  const kept = gate<DuplexConnection>()
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/kept', { duplex: true }, async connection => { kept.open(connection) })
+  })
+  const wire = await server.connect()
+  wire.end(request('GET /kept', ...UPGRADE))
+  t.equal((await wire.head()).status, 101)
+  await wire.rest()
+  const { reply, closed } = await kept.promise
+  await closed
+  reply.raw.write('late')
+  reply.raw.end('later')
+  reply.raw.destroy()
+  reply.request.raw.destroy()
+  reply.send('latest')
+  t.equal(reply.request.headers.upgrade, 'foo')
+  t.equal(reply.request.ip, reply.request.ip)
+  await unharmed(t, server)
+})
+
+t.test('a subscriber of fastify-duplex:refuse hears of each refusal, with its status', async t => {
+  const heard: unknown[] = []
+  const hear = (message: unknown): void => {
+    const { statusCode, kind } = message as { statusCode: number, kind: string }
+    heard.push([kind, statusCode])
+  }
+  diagnostics.subscribe('fastify-duplex:refuse', hear)
+  t.teardown(() => diagnostics.unsubscribe('fastify-duplex:refuse', hear))
+  const { connect } = await serve(t, {}, app => {
+    app.get('/no', { duplex: true, onRequest: async (_request, reply) => reply.code(403).send('no') }, echo)
+    app.get('/other', { duplex: { protocols: ['bar'] } }, echo)
+  })
+  for (const [url, status] of [['/no', 403], ['/other', 426]] as const) {
+    t.equal((await exchange(await connect(), `GET ${url}`, ...UPGRADE)).status, status)
+  }
+  t.same(heard, [['upgrade', 403], ['upgrade', 426]])
+})
