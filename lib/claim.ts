@@ -6,7 +6,7 @@ import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
-import type { HttpSocket } from './node-internals.ts'
+import { watchBeyondResponse, type HttpSocket } from './node-internals.ts'
 import { RefusalResponse, sendRefusal } from './refusal.ts'
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
@@ -86,14 +86,21 @@ export class Claim {
     return (this.carrier?.socket ?? this.#socket).destroyed
   }
 
-  /** From now until acceptance: after `delay` the client gets a 503. */
-  startHandshakeTimer (delay: number, yieldsToFramework: boolean): void {
-    // Where Fastify has the same timer it is the one to strike; it stops by itself once a body was read.
+  /** From now until acceptance: then the client gets a 503. */
+  startHandshakeTimer (): void {
+    const { handshakeTimeout, handshakeYields } = this.route
+    if (handshakeTimeout > 0 && !handshakeYields) this.#timer = setTimeout(() => this.#strike(handshakeTimeout), handshakeTimeout)
+  }
+
+  /** Fastify has begun with the request, and with its handlerTimeout, which ends once a body was read. */
+  routed (): void {
+    const { handshakeTimeout, handshakeYields } = this.route
+    if (handshakeTimeout === 0 || !handshakeYields || this.over) return
+    // Started later, with the same delay, it comes after Fastify's, which is the one to strike if it still runs.
     this.#timer = setTimeout(() => {
-      if (!yieldsToFramework) this.#strike(delay)
       // In hooks before those of the route no body was read yet, and only Fastify has the reply.
-      else if (this.res === undefined || this.reply !== undefined) setImmediate(() => this.#strike(delay))
-    }, delay)
+      if (this.reply !== undefined) setImmediate(() => this.#strike(handshakeTimeout))
+    }, handshakeTimeout)
   }
 
   stopHandshakeTimer (): void {
@@ -136,6 +143,7 @@ export class Claim {
       ended()
     }
     this.res = res
+    watchBeyondResponse(req, res)
     res.once('finish', () => this.#told())
     res.once('close', check)
     req.once('close', check)

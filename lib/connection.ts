@@ -194,12 +194,21 @@ export class Connection {
   /** The handler's promise resolved. */
   handlerDone (): void {
     if (this.#state === 'open') this.#end()
+    // A message is over as soon as it has arrived; what of it was not read is in nobody's way then.
+    else this.#carrier.discardInput()
+  }
+
+  /** The handler returned no promise. */
+  handlerLeft (): void {
+    this.#carrier.leave()
   }
 
   /** The handler threw, or its promise was rejected, after acceptance. */
   handlerFailed (error: unknown): void {
     const { log } = this.reply
-    if (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed') {
+    // A pipeline() that failed has destroyed the streams with the error of the handler, before it rejects with that.
+    const own = this.#cause?.reason === 'error' && this.#cause.error === error
+    if (!own && (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed')) {
       // The streams broke under the handler: `closed` tells, and this is only the echo.
       log.debug({ err: error }, 'duplex handler failed after its connection was over')
       return
@@ -320,9 +329,9 @@ export class Connection {
       if (claim.accepted) this.#logEnd(this.#result)
       else claim.socketClosed()
     } finally {
-      // Whatever a logger, or a listener on the response, may throw.
-      this.#registry.closed(this, this.#result)
+      // Whatever a logger, or a listener on the response, may throw. Who waits for `closed` comes before who waits for the drain.
       this.#resolveClosed?.(this.#result)
+      this.#registry.closed(this, this.#result)
     }
   }
 

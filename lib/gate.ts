@@ -124,8 +124,7 @@ export class Gate {
 
   #claim (facts: ClaimFacts): Claim {
     const claim = new Claim(facts, this.#refused)
-    const { handshakeTimeout, handshakeYields } = facts.route
-    if (handshakeTimeout > 0) claim.startHandshakeTimer(handshakeTimeout, handshakeYields)
+    claim.startHandshakeTimer()
     return claim
   }
 }

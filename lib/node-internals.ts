@@ -2,6 +2,7 @@
 // `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
 import { executionAsyncId } from 'node:async_hooks'
 import { Server, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import { Duplex, Readable } from 'node:stream'
 
 /**
@@ -121,9 +122,43 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
   })
 }
 
+/**
+ * Node takes the end of a response for the end of its request: it throws away what nobody has begun to
+ * read, and behind the last response of a connection it destroys the socket. With this the request goes
+ * on to its own end. A response that has no other end than the socket's is ended all the same.
+ *
+ * @returns what is to be called when the request has arrived whole
+ */
+export function outliveResponse (req: IncomingMessage, res: ServerResponse, socket: Socket): () => void {
+  const { destroySoon } = socket
+  let last = false
+  // Node decides in its own listener, which stands between these two.
+  res.prependOnceListener('finish', () => {
+    (req as unknown as { _dump: () => void })._dump = () => {}
+    if (req.complete) return
+    socket.destroySoon = () => {
+      last = true
+      if (!res.chunkedEncoding) socket.end()
+    }
+  })
+  res.once('finish', () => { socket.destroySoon = destroySoon })
+  return () => { if (last) socket.destroySoon() }
+}
+
+/** Node tells a request that its client has vanished, but only until the response is over. This does it from then on. */
+export function watchBeyondResponse (req: IncomingMessage, res: ServerResponse): void {
+  const { socket } = req
+  res.once('finish', () => {
+    if (req.complete || socket.destroyed) return
+    const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
+    socket.once('close', vanished)
+    req.once('close', () => socket.removeListener('close', vanished))
+  })
+}
+
 /** The TCP socket beneath a TLS socket. */
-export function socketBeneath (socket: HttpSocket): HttpSocket | undefined {
-  const parent = socket._parent
+export function socketBeneath (socket: Duplex): HttpSocket | undefined {
+  const parent = (socket as HttpSocket)._parent
   return parent instanceof Duplex ? parent as HttpSocket : undefined
 }
 
@@ -195,7 +230,7 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   return release
 }
 
-/** Throws what is missing, at registration rather than with the first lost byte. */
+/** What is missing, for an error at registration rather than with the first lost byte. */
 export function assertNodeInternals (): string | undefined {
   const server = new Server()
   const socket: HttpSocket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })

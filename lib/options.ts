@@ -131,7 +131,7 @@ function tokens (value: unknown): readonly string[] | undefined {
   return value as string[]
 }
 
-function checkDuration (name: string, value: unknown): void {
+export function checkDuration (name: string, value: unknown): void {
   if (value === undefined) return
   if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > LONGEST) {
     throw invalid(name, `a whole number of milliseconds from 0 to ${LONGEST}`, value)

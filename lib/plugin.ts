@@ -10,7 +10,7 @@ import {
 import { markRegistered, routingOptions, secondaryServers } from './fastify-internals.ts'
 import { Gate } from './gate.ts'
 import { assertNodeInternals } from './node-internals.ts'
-import { pluginSettings } from './options.ts'
+import { checkDuration, pluginSettings } from './options.ts'
 import { Registry } from './registry.ts'
 import { declareRoute } from './route.ts'
 import { watchServer } from './servers.ts'
@@ -32,7 +32,10 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   if (!app.supportedMethods.includes('CONNECT')) app.addHttpMethod('CONNECT')
   app.decorate('duplex', {
     connections: registry.connections as never,
-    drain: (timeout?: Milliseconds) => registry.drain(timeout)
+    drain: async (timeout?: Milliseconds) => {
+      checkDuration('drain(ms)', timeout)
+      await registry.drain(timeout)
+    }
   })
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {

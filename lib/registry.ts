@@ -30,6 +30,9 @@ export class Registry {
     this.#drainTimeout = settings.drainTimeout
   }
 
+  /** Resolves when a drain has come to its end. */
+  get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
+
   addSocket (socket: Duplex): void {
     this.#sockets.add(socket)
   }

@@ -249,7 +249,10 @@ function runAuto (app: FastifyInstance, handler: Handler, connection: Connection
 
 /** The handler's promise is the connection's owner. */
 function own (connection: Connection, result: unknown): void {
-  if (!isThenable(result)) return
+  if (!isThenable(result)) {
+    connection.handlerLeft()
+    return
+  }
   result.then(() => connection.handlerDone(), (error: unknown) => connection.handlerFailed(error))
 }
 
@@ -288,7 +291,8 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
     return failed(error)
   }
   if (isThenable(result)) return result.then(done, failed)
-  return claim.accepted || connection.deciding !== undefined ? undefined : result
+  if (!claim.accepted && connection.deciding === undefined) return result
+  connection.handlerLeft()
 }
 
 /** Fastify waits for the answer that is on its way, rather than send one itself. */

@@ -77,7 +77,17 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
     } else if (event === 'request') {
       const [req, res] = args as [IncomingMessage, ServerResponse]
       const claim = claimOf(req)
-      if (claim !== undefined) follow(claim, res)
+      if (claim !== undefined) {
+        follow(claim, res)
+        Reflect.apply(emit, this, [event, ...args])
+        claim.routed()
+        return true
+      }
+    } else if (event === 'close' && registry.draining) {
+      // Node emits it when the last sockets are destroyed, before they have closed: onClose hooks and the end of
+      // app.close() would overtake `closed`, the onResponse hooks and the log line of these connections.
+      void registry.drained.then(() => Reflect.apply(emit, this, [event, ...args]))
+      return true
     }
     return Reflect.apply(emit, this, [event, ...args])
   }
@@ -154,8 +164,12 @@ function track (registry: Registry, carrier: SocketCarrier): void {
 
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
   const res = claim.respondOn(socket)
-  if (claim.late !== undefined) sendRefusal(res, claim.late)
-  else lifecycle(app, claim.req, res)
+  if (claim.late !== undefined) {
+    sendRefusal(res, claim.late)
+    return
+  }
+  lifecycle(app, claim.req, res)
+  claim.routed()
 }
 
 /** Runs the Fastify lifecycle for a request that Node has no response for. */

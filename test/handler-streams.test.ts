@@ -1,22 +1,28 @@
 import { pipeline } from 'node:stream/promises'
-import { PassThrough, type Readable } from 'node:stream'
+import type { Readable } from 'node:stream'
 import { createGunzip } from 'node:zlib'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import t from 'tap'
 import { onEach, serve } from './fixtures/server.ts'
 import type { DuplexClosed } from '../lib/index.ts'
 
-/** A log that can be read. */
-function logger (): { options: { level: string, stream: PassThrough }, lines: () => { msg: string, err?: { message: string } }[] } {
-  const stream = new PassThrough()
-  const text = (): string => String(stream.read() ?? '')
-  return { options: { level: 'error', stream }, lines: () => text().split('\n').filter(Boolean).map(line => JSON.parse(line)) }
+interface Line {
+  msg: string
+  err?: { message: string }
 }
 
-onEach(t, 'L14 a pipeline() over a message that fails is one failure: a truncated response, told and logged as it was', async (t, transport) => {
+/** A log that can be read. */
+function logger (): { options: { level: string, stream: { write: (line: string) => void } }, lines: Line[] } {
+  const lines: Line[] = []
+  return { options: { level: 'error', stream: { write: line => { lines.push(JSON.parse(line)) } } }, lines }
+}
+
+onEach(t, 'L14 a pipeline() over a message that fails is the failure of its handler: truncated, logged, told to onError and closed', async (t, transport) => {
   let closed: Promise<DuplexClosed> | undefined
   const { options, lines } = logger()
-  const { connect, quiet } = await serve(t, { transport, fastify: { logger: options } }, app => {
+  const heard: string[] = []
+  const { app, connect, quiet } = await serve(t, { transport, fastify: { logger: options } }, app => {
+    app.addHook('onError', async (_request, _reply, error) => { heard.push(error.message) })
     app.post('/', { duplex: true }, connection => {
       closed = connection.closed
       return pipeline(connection.readable, async function * (source: AsyncIterable<Buffer>) {
@@ -35,8 +41,27 @@ onEach(t, 'L14 a pipeline() over a message that fails is one failure: a truncate
   const { reason, error } = await closed as DuplexClosed
   t.strictSame([reason, error?.message], ['error', 'bad chunk'])
   await quiet()
-  t.strictSame(new Set(lines().map(({ err }) => err?.message)), new Set(['bad chunk']))
+  await app.close()
+  t.strictSame(heard, ['bad chunk'])
+  t.equal(lines.filter(({ msg }) => msg === 'duplex handler failed').length, 1)
+  t.strictSame(new Set(lines.map(({ err }) => err?.message)), new Set(['bad chunk']))
 })
+
+onEach(t, 'L14 a pipeline() over an HTTP/1.0 message that fails is a reset, since there an end would be a whole response', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
+    app.post('/', { duplex: true }, connection => pipeline(connection.readable, async function * (source: AsyncIterable<Buffer>) {
+      for await (const chunk of source) {
+        if (String(chunk) === 'bad') throw new Error('bad chunk')
+        yield chunk
+      }
+    }, connection.writable))
+  })
+  const wire = (await connect()).send('POST / HTTP/1.0\r\nContent-Length: 100\r\n\r\ngood')
+  await wire.head()
+  await wire.until('good')
+  wire.send('bad')
+  t.equal(await wire.gone(), 'broken')
+}, ['tcp', 'tls'])
 
 onEach(t, 'R21 a decoder that fails in a preParsing hook is answered as on a plain route', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => {
@@ -80,4 +105,25 @@ onEach(t, 'L10 a detached socket that ends in order is told as that, and logged 
   t.notOk(signal?.aborted)
   await quiet()
   t.strictSame(statuses, [101])
+})
+
+onEach(t, 'L3 a pipeline() that a timeout breaks is no failure of the handler', async (t, transport) => {
+  const heard: string[] = []
+  const { options, lines } = logger()
+  let closed: Promise<DuplexClosed> | undefined
+  const { app, connect, quiet } = await serve(t, { transport, fastify: { logger: options } }, app => {
+    app.addHook('onError', async (_request, _reply, error) => { heard.push(error.message) })
+    app.post('/', { duplex: { idleTimeout: 50 } }, connection => {
+      closed = connection.closed
+      return pipeline(connection.readable, connection.writable)
+    })
+  })
+  for (const head of ['Transfer-Encoding: chunked\r\n', 'Connection: Upgrade\r\nUpgrade: x\r\n']) {
+    await (await connect()).send(`POST / HTTP/1.1\r\nHost: a\r\n${head}\r\n`).remains()
+    t.match(await closed, { reason: 'idle' })
+  }
+  await quiet()
+  await app.close()
+  t.strictSame(heard, [])
+  t.strictSame(lines.filter(({ msg }) => msg === 'duplex handler failed'), [])
 })

@@ -1,6 +1,7 @@
 import t from 'tap'
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
+import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import type { FastifyInstance } from 'fastify'
@@ -241,10 +242,73 @@ t.test('M6 a large response before a takeover is sent whole, at the pace of its 
   t.equal(await wire.until('TAIL'), 'TAIL')
 })
 
+// Chunks.
+
+t.test('M4 chunks of every size, with extensions and trailers, are decoded for a message', async t => {
+  const { connect } = await serve(t, {}, app => {
+    app.post('/count', { duplex: true }, async ({ readable, writable }) => {
+      let count = 0
+      for await (const chunk of readable) count += (chunk as Buffer).length
+      writable.write(`${count}\n`)
+    })
+  })
+  const wire = await connect()
+  wire.send(request('POST /count', 'Transfer-Encoding: chunked'))
+  for (const size of [1, 65535, 65536, 1024 * 1024]) wire.send(`${size.toString(16)};name=value;x="y"\r\n${'x'.repeat(size)}\r\n`)
+  wire.send('0\r\nX-Trailer: yes\r\n\r\n')
+  await wire.head()
+  t.equal(await wire.until('\n'), '8\r\n1179648\n')
+  await wire.until('0\r\n\r\n')
+  t.equal((await wire.send(request('POST /count', 'Content-Length: 0')).head()).status, 200, 'the connection goes on')
+})
+
+for (const chunk of ['XYZ\r\n', 'fffffffffffffffffffff\r\n', '-1\r\n', '5\r\nHELLOxx', '5\nHELLO\n']) {
+  t.test(`M4 the malformed chunk ${JSON.stringify(chunk)} breaks a message off: no page of HTTP in it, and no last chunk`, async t => {
+    const closed = gate<string>()
+    const failed = gate<Error>()
+    const server = await serve(t, {}, app => {
+      declare()(app)
+      app.post('/message', { duplex: true }, async connection => {
+        connection.closed.then(({ reason }) => closed.open(reason))
+        connection.signal.addEventListener('abort', () => failed.open(connection.signal.reason as Error))
+        await echo(connection)
+      })
+    })
+    const wire = await server.connect()
+    wire.send(request('POST /message', 'Transfer-Encoding: chunked') + '2\r\nOK\r\n')
+    t.equal((await wire.head()).status, 200)
+    t.equal(await wire.until('OK\r\n'), '2\r\nOK\r\n')
+    wire.send(chunk + request('GET /ran'))
+    const rest = await wire.remains()
+    t.notMatch(rest, 'HTTP/1.1')
+    t.notMatch(rest, '0\r\n\r\n')
+    wire.destroy()
+    t.equal(await closed.promise, 'abort')
+    t.match(await failed.promise, { code: 'FST_ERR_DUPLEX_ABORTED' })
+    await unharmed(t, server)
+  })
+}
+
+t.test('U13 a message whose handler is done without its body is cut within a bound of bytes', async t => {
+  const { app, connect } = await serve(t, {}, app => {
+    app.post('/done', { duplex: true }, async ({ writable }) => { writable.end('done') })
+  })
+  const arrived = once(app.server, 'connection')
+  const wire = await connect()
+  const [socket] = await arrived as [Socket]
+  wire.send(request('POST /done', 'Content-Length: 1000000000'))
+  t.equal((await wire.head()).status, 200)
+  await wire.until('done')
+  const flood = setInterval(() => { if (!wire.closed && wire.socket.writableLength < 1e6) wire.send(Buffer.alloc(1e6)) })
+  await new Promise<void>(resolve => { socket.once('close', () => resolve()) })
+  clearInterval(flood)
+  t.ok(socket.bytesRead < 4 * 1024 * 1024, `${socket.bytesRead} bytes read`)
+})
+
 // Clients that do not go on.
 
 t.test('H10 a head that never ends is 408 or closed by headersTimeout', async t => {
-  const fastify = { http: { headersTimeout: 50, requestTimeout: 100, connectionsCheckingInterval: 50 } }
+  const fastify = { requestTimeout: 100, http: { headersTimeout: 50, connectionsCheckingInterval: 50 } }
   const server = await serve(t, { fastify }, declare())
   const wire = await server.connect()
   wire.send(request('GET /it', ...UPGRADE).slice(0, -2))
@@ -341,20 +405,53 @@ for (const kind of ['upgrade', 'connect', 'hijack'] as const) {
   t.test(`L3 a handler that throws, or whose promise is rejected, breaks its ${kind} off and nothing else`, async t => {
     const server = await serve(t, {}, app => {
       declare()(app)
-      app.get('/throws', { duplex: true }, () => { throw new Error('thrown') })
-      app.get('/rejects', { duplex: true }, async () => { await turn(); throw new Error('rejected') })
-      app.route({ method: 'CONNECT', url: '/throws/1', duplex: true, handler: () => { throw new Error('thrown') } })
-      app.route({ method: 'CONNECT', url: '/rejects/1', duplex: true, handler: async () => { await turn(); throw new Error('rejected') } })
+      const throws = (): never => { throw new Error('thrown') }
+      const rejects = async ({ readable }: DuplexConnection): Promise<void> => {
+        await once(readable, 'readable')
+        throw new Error('rejected')
+      }
+      app.get('/throws', { duplex: true }, throws)
+      app.get('/rejects', { duplex: true }, rejects)
+      app.route({ method: 'CONNECT', url: '/throws/1', duplex: true, handler: throws })
+      app.route({ method: 'CONNECT', url: '/rejects/1', duplex: true, handler: rejects })
     })
     for (const name of ['throws', 'rejects']) {
       const wire = await server.connect()
       wire.send(kind === 'connect' ? request(`CONNECT ${name}:1`) : request(`GET /${name}`, ...(kind === 'upgrade' ? UPGRADE : [])))
-      t.equal(await wire.gone(), 'broken')
-      t.notMatch(wire.pending, /50\d/)
+      t.match((await wire.head()).status, kind === 'upgrade' ? 101 : 200)
+      wire.send('go')
+      t.equal(await wire.remains(), '', 'no bytes of HTTP')
+      wire.destroy()
     }
     await unharmed(t, server)
   })
 }
+
+onEach(t, 'L11 a connection that is destroyed while its FIN leaves is closed all the same', async (t, transport) => {
+  const results: string[] = []
+  const server = await serve(t, { transport }, app => {
+    declare()(app)
+    app.get('/destroys', { duplex: true }, connection => {
+      connection.closed.then(({ reason }) => results.push(reason))
+      connection.writable.end('x')
+      connection.destroy()
+    })
+    app.get('/rejects', { duplex: true }, async connection => {
+      connection.closed.then(({ reason }) => results.push(reason))
+      connection.writable.end('x')
+      throw new Error('rejected')
+    })
+  })
+  for (const url of ['/destroys', '/rejects']) {
+    const wire = await server.connect()
+    wire.send(request(`GET ${url}`, ...UPGRADE))
+    await wire.remains()
+    wire.destroy()
+    await server.quiet()
+  }
+  await unharmed(t, server)
+  t.same(results, ['destroyed', 'error'])
+})
 
 for (const [what, settings] of [
   ['genReqId', { genReqId: (req: { url?: string | undefined }) => { if (req.url !== '/plain' && req.url !== '/it?ok') throw new Error('no id'); return '1' } }],
@@ -363,7 +460,7 @@ for (const [what, settings] of [
   t.test(`a ${what} that throws is 500 for a takeover, and the process lives`, async t => {
     const server = await serve(t, { fastify: settings as object }, app => {
       declare()(app)
-      app.get('/bad', { duplex: true }, echo)
+      app.route({ method: ['GET', 'POST'], url: '/bad', duplex: true, handler: echo })
     })
     for (const text of [request('GET /bad', ...UPGRADE), request('CONNECT bad:1'), request('POST /bad', ...UPGRADE, 'Content-Length: 5') + 'HELLO']) {
       const wire = await server.connect()
@@ -403,22 +500,29 @@ t.test('a constraint that throws is 500 for a takeover, and the process lives', 
   await unharmed(t, server)
 })
 
-t.test('a logger that throws at the end of a connection harms no other', async t => {
-  const server = await serve(t, {}, app => {
-    declare()(app)
-    app.get('/logged', {
-      duplex: true,
-      onRequest: async request => { request.log.info = () => { throw new Error('disk full') } }
-    }, async () => {})
-  })
-  const wire = await server.connect()
-  const failed = once(process, 'uncaughtException').catch(() => {})
-  wire.end(request('GET /logged', ...UPGRADE))
-  t.equal((await wire.head()).status, 101)
-  await wire.gone()
-  await server.quiet()
-  t.equal(server.app.duplex.connections.size, 0)
-  void failed
+t.test('a logger that throws is 500 for a takeover, and the process lives', async t => {
+  let full = false
+  const silent = (): void => {}
+  const loggerInstance = {
+    level: 'info',
+    info () { if (full) throw new Error('disk full') },
+    error: silent,
+    warn: silent,
+    debug: silent,
+    trace: silent,
+    fatal: silent,
+    silent,
+    child () { return loggerInstance }
+  }
+  const server = await serve(t, { fastify: { loggerInstance } }, declare())
+  full = true
+  for (const text of [takeovers.upgrade, takeovers.connect, takeovers.hijack]) {
+    const wire = await server.connect()
+    t.match(await wire.send(text).response(), { status: 500, headers: { connection: 'close' } })
+    wire.end()
+  }
+  full = false
+  await unharmed(t, server)
 })
 
 // What is left behind.
@@ -427,7 +531,7 @@ t.test('log lines are one JSON object each, whatever the client sends', async t 
   const lines: string[] = []
   const { connect, quiet } = await serve(t, { fastify: { logger: { level: 'trace', stream: { write: line => lines.push(line) } } } }, declare())
   const wire = await connect()
-  wire.send(request('GET /it?%0d%0a{"level":60}', 'Connection: Upgrade', 'Upgrade: foo', 'Origin: \x7f"}', 'X: \x1b[31m') + '\n{"level":60,"msg":"TAIL"}\n')
+  wire.send(request('GET /it?%0d%0a"}{"level":60}', 'Connection: Upgrade', 'Upgrade: foo', 'Origin: "}', 'X: caf\xe9') + '\n{"level":60,"msg":"TAIL"}\n')
   t.equal((await wire.head()).status, 101)
   wire.end()
   await wire.rest()
@@ -440,11 +544,11 @@ t.test('log lines are one JSON object each, whatever the client sends', async t 
 onEach(t, 'H4 after a takeover only our listeners, and those of the transport, are on the socket', async (t, transport) => {
   const { link, app } = await serveLinks(t, transport, app => {
     app.get('/it', { duplex: true }, () => {})
-  })
+  }, { plugin: { drainTimeout: 50 } })
   const { wire, peer } = await link()
   const own = (): Record<string, number> => {
     const counts: Record<string, number> = {}
-    for (const event of ['data', 'readable', 'end', 'error', 'close', 'finish', 'drain', 'timeout', 'pause', 'resume', 'newListener']) {
+    for (const event of ['data', 'readable', 'end', 'error', 'close', 'finish', 'drain', 'timeout']) {
       counts[event] = peer.listenerCount(event)
     }
     return counts
@@ -453,7 +557,7 @@ onEach(t, 'H4 after a takeover only our listeners, and those of the transport, a
   t.equal((await wire.head()).status, 101)
   t.equal(app.duplex.connections.size, 1)
   const transports = transport === 'tls' ? 2 : 0
-  t.match(own(), { data: 0, readable: 0, drain: 0, timeout: 0, finish: 1, newListener: 1 })
+  t.match(own(), { data: 0, readable: 0, drain: 0, timeout: 0, finish: 1 })
   t.ok((own().close as number) <= 1 + transports, `close ${own().close}`)
   t.ok((own().error as number) <= 1 + transports, `error ${own().error}`)
   t.ok((own().end as number) <= 2, `end ${own().end}`)
@@ -471,9 +575,10 @@ t.test('the request and the response of an old takeover are harmless', async t =
   await wire.rest()
   const { reply, closed } = await kept.promise
   await closed
-  reply.raw.write('late')
-  reply.raw.end('later')
-  reply.raw.destroy()
+  const raw = reply.raw as ServerResponse
+  raw.write('late')
+  raw.end('later')
+  raw.destroy()
   reply.request.raw.destroy()
   reply.send('latest')
   t.equal(reply.request.headers.upgrade, 'foo')

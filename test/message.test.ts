@@ -4,10 +4,12 @@ import { PassThrough } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import compress from '@fastify/compress'
-import type { DuplexConnection } from '../lib/index.ts'
+import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
 import { chunk, chunkedBody, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
-import { gate, onEach, serve } from './fixtures/server.ts'
-import { all, logLines, MiB, pattern, pong, sha256, takeover, written, type Takeover, type TakeoverSettings } from './fixtures/takeover.ts'
+import { gate, onEach, serve, transports } from './fixtures/server.ts'
+import {
+  all, failingSource, logLines, MiB, pattern, pong, resetOfAnother, sha256, takeover, written, type Takeover, type TakeoverSettings
+} from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 const CHUNKED = 'POST /it HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n'
@@ -202,8 +204,8 @@ const ABORTED = { reason: 'abort', error: { code: 'FST_ERR_DUPLEX_ABORTED' } }
 
 /** Ways in which the body of a request breaks off. */
 const breaks: [how: string, request: string, body: string, end: (wire: Wire) => unknown][] = [
-  ['a malformed chunk', CHUNKED, '4\r\nsome\r\nno size\r\n', () => {}],
-  ['a chunk that is longer than its size', CHUNKED, '4\r\nsome more\r\n', () => {}],
+  ['a malformed chunk', CHUNKED, '4\r\nsome\r\n', wire => wire.send('no size\r\n')],
+  ['a chunk that is longer than its size', CHUNKED, '4\r\nsome', wire => wire.send(' more\r\n')],
   ['a FIN within a chunked body', CHUNKED, '4\r\nsome\r\n', wire => wire.end()],
   ['a FIN within a body with Content-Length', withLength(9), 'some', wire => wire.end()],
   ['a reset within a chunked body', CHUNKED, '4\r\nsome\r\n', wire => wire.reset()],
@@ -215,21 +217,20 @@ for (const [how, request, body, end] of breaks) {
     const { lines, logger } = logLines()
     const settings = { transport, request, fastify: { logger } }
     const { wire, connection, quiet } = await message(t, settings, async ({ readable, writable, signal }) => {
-      writable.write('started')
-      await once(readable, 'readable')
-      t.equal(String(readable.read()), 'some')
-      await t.rejects(all(readable), { code: /ECONNRESET|ERR_STREAM_PREMATURE_CLOSE/ })
+      const body = readable[Symbol.asyncIterator]()
+      t.equal(String((await body.next()).value), 'some')
+      writable.write('got some')
+      await t.rejects(body.next(), { code: 'ECONNRESET' })
       t.match(signal.reason, ABORTED.error)
-      writable.end('and ended')
+      writable.end('and the rest')
     })
-    t.equal((await nextChunk(wire)).toString(), 'started')
     wire.send(body)
-    await connection.readable.once('data', () => {}) // eslint-disable-line @typescript-eslint/await-thenable
+    t.equal((await nextChunk(wire)).toString(), 'got some')
     end(wire)
     t.match(await connection.closed, ABORTED)
     await quiet()
     t.equal(await wire.remains(), '', 'neither a last chunk nor an error page')
-    t.equal(lines.filter(line => line.level >= 50).length, 0)
+    t.same(lines.filter(line => line.msg === 'duplex handler failed'), [], 'not reported as the failure of the handler')
   })
 }
 
@@ -298,24 +299,22 @@ t.test('S11 a body that nobody read is drained: the connection serves on', async
   t.ok(await serves(wire))
 })
 
-for (const [which, request] of [
-  ['that is kept alive', withLength(256 * MiB)],
-  ['that says close', `POST /it HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${256 * MiB}\r\n\r\n`]
+for (const [which, request, where] of [
+  ['that is kept alive', withLength(256 * MiB), transports],
+  ['that says close', `POST /it HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${256 * MiB}\r\n\r\n`, ['tcp']]
 ] as const) {
   onEach(t, `S11 the body of a message ${which} is too much to drain: a whole response, then the connection is closed`, async (t, transport) => {
-    const answer = pattern(MiB)
+    const answer = Buffer.alloc(MiB, 'no, thanks. ')
     const { wire, connection, quiet } = await message(t, { transport, request }, async ({ writable }) => { writable.write(answer) })
-    let sending = true
     const piece = Buffer.alloc(256 * 1024)
-    const send = (): void => { while (sending && wire.socket.writable && wire.socket.write(piece)); }
+    const send = (): void => { while (wire.socket.writable && wire.socket.write(piece)); }
     wire.socket.on('drain', send)
     send()
     t.equal(sha256(await chunkedBody(wire)), sha256(answer))
     const { bytesRead } = await connection.closed
-    sending = false
     t.ok(bytesRead < 4 * MiB, `${bytesRead} bytes were read`)
     await quiet()
-  })
+  }, where)
 }
 
 onEach(t, 'S11 a client that stalls within a body that nobody wants is not waited for longer than finTimeout', async (t, transport) => {
@@ -327,15 +326,44 @@ onEach(t, 'S11 a client that stalls within a body that nobody wants is not waite
   await quiet()
 })
 
-t.test('S11 a handler without a promise ends the response and never reads: not wedged for longer than finTimeout', async t => {
-  const settings = { request: withLength(256 * MiB), plugin: { finTimeout: 100 } }
-  const { wire, connection, quiet } = await message(t, settings, ({ writable }) => { writable.end('no, thanks') })
+t.test('S11 a handler without a promise that ends the response and reads nothing: drained within the same bound', async t => {
+  const { wire, connection, quiet } = await message(t, { request: withLength(256 * MiB) }, ({ writable }) => { writable.end('no, thanks') })
   t.equal((await chunkedBody(wire)).toString(), 'no, thanks')
   wire.send(Buffer.alloc(64 * MiB))
-  const { reason, bytesRead } = await connection.closed
-  t.equal(reason, 'fin')
-  t.ok(bytesRead < MiB, `${bytesRead} bytes were read`)
+  const { bytesRead } = await connection.closed
+  t.ok(bytesRead > MiB && bytesRead < 4 * MiB, `${bytesRead} bytes were read`)
+  t.equal(await wire.remains(), '')
   await quiet()
+})
+
+t.test('S11 a handler without a promise that ends the response and reads later gets the whole body', async t => {
+  const body = pattern(MiB)
+  const got = gate<Buffer>()
+  const { wire, connection } = await message(t, { request: withLength(MiB) }, ({ readable, writable }) => {
+    all(readable).then(got.open, got.fail)
+    writable.end('thanks')
+  })
+  t.equal((await chunkedBody(wire)).toString(), 'thanks')
+  wire.send(body)
+  t.equal(sha256(await got.promise), sha256(body))
+  t.equal((await connection.closed).reason, 'end')
+  t.ok(await serves(wire))
+})
+
+t.test('S11 a body that arrived whole before the handler has finished without reading it is in nobody\'s way', async t => {
+  const finish = gate()
+  const { app, wire, connection } = await message(t, { request: withLength(4) }, async ({ writable }) => {
+    writable.end('no, thanks')
+    await finish.promise
+  })
+  t.equal((await chunkedBody(wire)).toString(), 'no, thanks')
+  wire.send('body')
+  t.ok(await serves(wire))
+  finish.open()
+  t.equal((await connection.closed).reason, 'end')
+  t.ok(await serves(wire))
+  wire.end()
+  await app.duplex.drain()
 })
 
 onEach(t, 'S15 a loop over the whole of a message leaves the response open for 1 MiB', async (t, transport) => {
@@ -356,7 +384,7 @@ t.test('S15 a break leaves the rest of a message to be read', async t => {
   const { wire } = await message(t, {}, async ({ readable, writable }) => {
     for await (const data of readable) {
       writable.write(`first: ${data}`)
-      break
+      if (String(data) === 'one') break
     }
     await new Promise(resolve => setImmediate(resolve))
     writable.write(`, then: ${await all(readable)}`)
@@ -473,4 +501,108 @@ t.test('R21 any stream that a preParsing hook returns is the body', async t => {
   const { wire } = await message(t, { hooks: { preParsing } }, ({ readable, writable }) => pipeline(readable, writable))
   wire.send(chunk('quiet')).send(LAST_CHUNK)
   t.equal((await chunkedBody(wire)).toString(), 'QUIET')
+})
+
+onEach(t, 'S10 a reset behind a whole body, while the response is sent, is an abort', async (t, transport) => {
+  const { wire, connection, quiet } = await message(t, { transport }, async ({ readable, writable, signal }) => {
+    t.equal((await all(readable)).toString(), 'body')
+    writable.write('part')
+    await once(signal, 'abort')
+    await t.rejects(written(writable, 'more'))
+  })
+  wire.send(chunk('body')).send(LAST_CHUNK)
+  t.equal((await nextChunk(wire)).toString(), 'part')
+  wire.reset()
+  t.match(await connection.closed, ABORTED)
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'L3 a handler of a message that rejects is logged once, and its onError hooks run', async (t, transport) => {
+  const { lines, logger } = logLines()
+  const heard: unknown[] = []
+  const failure = new Error('midway')
+  const onError = async (_request: unknown, _reply: unknown, error: unknown): Promise<void> => { heard.push(error) }
+  const { wire, connection, quiet } = await message(t, { transport, fastify: { logger }, hooks: { onError } }, async ({ writable }) => {
+    await written(writable, 'part')
+    throw failure
+  })
+  t.equal((await nextChunk(wire)).toString(), 'part')
+  const { reason, error } = await connection.closed
+  t.equal(reason, 'error')
+  t.equal(error, failure)
+  t.ok(heard.length === 1 && heard[0] === failure, 'onError ran once')
+  t.match(lines.filter(line => line.msg === 'duplex handler failed'), [{ level: 50, err: { message: 'midway' } }])
+  t.equal(await wire.remains(), '')
+  await quiet()
+})
+
+/** How a handler may fail when it has sent a part of its message, and what `closed` then says. */
+const failures: [how: string, reason: string, fail: (connection: DuplexConnection) => unknown, plugin?: FastifyDuplexOptions][] = [
+  ['a handler that rejects', 'error', async () => { throw new Error('midway') }],
+  ['destroy()', 'destroyed', connection => {
+    connection.destroy()
+    return connection.closed
+  }],
+  ['readable.destroy()', 'destroyed', ({ readable, closed }) => {
+    readable.destroy()
+    return closed
+  }],
+  ['writable.destroy()', 'destroyed', ({ writable, closed }) => {
+    writable.destroy()
+    return closed
+  }],
+  ['writable.destroy(error)', 'error', ({ writable, closed }) => {
+    writable.destroy(new Error('midway'))
+    return closed
+  }],
+  ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
+  ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
+  ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
+  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
+  ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }],
+  ['a malformed chunk', 'abort', ({ closed }) => closed]
+]
+
+for (const [how, reason, fail, plugin] of failures) {
+  onEach(t, `L14 a message is truncated, and the connection closed, after ${how}`, async (t, transport) => {
+    const { app, wire, connection, quiet } = await message(t, { transport, plugin: plugin ?? {} }, async connection => {
+      await written(connection.writable, 'part')
+      await once(connection.readable, 'data')
+      await fail(connection)
+    })
+    t.equal((await nextChunk(wire)).toString(), 'part')
+    wire.send(chunk('go')).send(reason === 'abort' ? 'no size\r\n' : '')
+    if (reason === 'shutdown') void app.duplex.drain()
+    t.equal(await wire.remains(), '', 'no last chunk')
+    t.equal((await connection.closed).reason, reason)
+    await quiet()
+  })
+}
+
+for (const [how, reason, fail, plugin] of failures.filter(([how]) => how !== 'a malformed chunk')) {
+  onEach(t, `L14 over HTTP/1.0, where a message has no end but that of the connection, it is reset after ${how}`, async (t, transport) => {
+    const request = 'POST /it HTTP/1.0\r\nContent-Length: 9\r\n\r\n'
+    const { app, wire, connection } = await message(t, { transport, request, plugin: plugin ?? {} }, async connection => {
+      await written(connection.writable, 'part')
+      await once(connection.readable, 'data')
+      await fail(connection)
+    })
+    t.equal(await wire.until('part'), 'part')
+    wire.send('go')
+    if (reason === 'shutdown') void app.duplex.drain()
+    t.equal(await wire.gone(), 'broken')
+    t.equal(wire.error?.code, 'ECONNRESET')
+    t.equal((await connection.closed).reason, reason)
+  }, ['tcp', 'tls'])
+}
+
+t.test('L14 a message whose whole body was read is truncated all the same', async t => {
+  const { wire, connection } = await message(t, { request: `${withLength(4)}body` }, async ({ readable, writable }) => {
+    await all(readable)
+    await written(writable, 'part')
+    throw new Error('midway')
+  })
+  t.equal((await nextChunk(wire)).toString(), 'part')
+  t.equal(await wire.remains(), '')
+  t.equal((await connection.closed).reason, 'error')
 })

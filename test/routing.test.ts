@@ -205,6 +205,27 @@ for (const order of ['before', 'after'] as const) {
   })
 }
 
+t.test('R4 a ws server without a server of its own takes the socket of a duplex route, with an early frame', async t => {
+  const wss = new WebSocketServer({ noServer: true })
+  wss.on('connection', ws => ws.on('message', data => ws.send(`ws ${data.toString()}`)))
+  const { connect, port } = await serve(t, {}, app => {
+    app.get('/ws', { duplex: { protocols: ['websocket'], accept: 'manual' } }, (pending, { raw }) => {
+      const { socket, head } = pending.detach()
+      wss.handleUpgrade(raw as http.IncomingMessage, socket, head, ws => wss.emit('connection', ws))
+    })
+  })
+  const ws = new WebSocket(`ws://127.0.0.1:${port}/ws`)
+  await once(ws, 'open')
+  ws.send('hello')
+  t.equal((await once(ws, 'message') as [Buffer])[0].toString(), 'ws hello')
+  ws.terminate()
+  const wire = await connect()
+  const handshake = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==']
+  wire.send(Buffer.concat([Buffer.from(request('GET /ws', ...handshake)), Buffer.from([0x81, 0x82, 0, 0, 0, 0, 0x68, 0x69])]))
+  t.match(await wire.head(), { status: 101, headers: { 'sec-websocket-accept': 'ICX+Yqv66kxgM0FcWaLWlFLwTAI=' } })
+  t.same(await wire.bytes(7), Buffer.from([0x81, 5, ...Buffer.from('ws hi')]))
+})
+
 t.test('R4 a listener for \'connect\' of somebody else gets the CONNECT that no duplex route takes', async t => {
   const { app, connect } = await serve(t, {}, app => {
     app.route({ method: 'CONNECT', url: '/:host/443', duplex: true, handler: say(() => 'ours') })

@@ -1,7 +1,6 @@
 import t from 'tap'
 import { once } from 'node:events'
 import net from 'node:net'
-import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout } from 'node:timers/promises'
 import tls from 'node:tls'
@@ -9,7 +8,7 @@ import type { FastifyRequest } from 'fastify'
 import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
 import { gate, onEach, serve } from './fixtures/server.ts'
 import { acceptHead, hashOf, heavyServer, receiveMuch, sendMuch } from './fixtures/heavy.ts'
-import { all, CONNECT, HIJACK, logLines, MiB, pattern, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
+import { all, CONNECT, failingSource, HIJACK, logLines, MiB, pattern, resetOfAnother, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
 import { Wire } from './fixtures/wire.ts'
 
 const upgradeOf = (url: string): string => `GET ${url} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n`
@@ -565,15 +564,6 @@ const failures: [how: string, reason: string, fail: (connection: DuplexConnectio
   ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
   ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }]
 ]
-
-function failingSource (error: Error): Readable {
-  return new Readable({ read () { this.destroy(error) } })
-}
-
-/** What Node gives for the reset of a connection to somewhere else. */
-function resetOfAnother (): Error {
-  return Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', errno: -104, syscall: 'read' })
-}
 
 for (const [how, reason, fail, plugin] of failures) {
   onEach(t, `L14 the client sees a broken stream, never an end, after ${how}`, async (t, transport) => {

@@ -30,6 +30,8 @@ export interface Carrier {
   start (): void
   /** Flush, then end. */
   end (): void
+  /** The handler has returned, and nothing will tell when it has finished. */
+  leave (): void
   /** Nobody reads any more: discard input, so that its end is seen. */
   discardInput (): void
   /** At once, and so that the peer cannot take it for an end. */

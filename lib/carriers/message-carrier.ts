@@ -2,13 +2,17 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
-import { bytesInFlight, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
+import { bytesInFlight, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
+import { breakOff } from './break-off.ts'
 import type { Carrier } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
 
 /** How much of a request body is read and thrown away, so that its connection can serve again. */
 const MOST_DISCARDED = 1024 * 1024
+
+/** How long a client that sends more than that has to read the response, in milliseconds. */
+const LINGER = 2000
 
 /** A request body and the response that is sent while it arrives, on a connection that stays Node's. */
 export class MessageCarrier implements Carrier {
@@ -26,6 +30,7 @@ export class MessageCarrier implements Carrier {
   #discarding = false
   #aborted = false
   #destroyedHere = false
+  #whenComplete = (): void => {}
 
   /** @param body what the last preParsing hook made of the request: itself, or decompressed */
   constructor (req: IncomingMessage, res: ServerResponse, body: Readable) {
@@ -36,6 +41,7 @@ export class MessageCarrier implements Carrier {
     const progress = (): void => this.onProgress()
     const failed = (error: Error): void => {
       if (!isAbort(error)) this.localError ??= error
+      else if (!this.#destroyedHere) this.peerError ??= error
       progress()
     }
     req.on('error', failed)
@@ -44,13 +50,13 @@ export class MessageCarrier implements Carrier {
     if (body !== req) {
       body.on('error', failed)
       // A stream between the body and its reader does not learn by itself that the body broke off.
-      req.on('close', () => { if (!req.complete || req.aborted) body.destroy(this.peerError) })
+      req.on('close', () => { if (!req.complete || req.aborted) body.destroy(this.peerError ?? this.localError ?? aborted()) })
     }
     res.on('error', failed)
     res.on('finish', progress)
     const gone = (): void => {
-      if (!res.writableFinished) {
-        if (!this.#destroyedHere) this.peerError ??= Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+      if (!res.writableFinished || (this.#socket.destroyed && !req.complete)) {
+        if (!this.#destroyedHere) this.peerError ??= aborted()
         this.#aborted = true
       }
       progress()
@@ -78,31 +84,58 @@ export class MessageCarrier implements Carrier {
     this.#countInput()
     this.#countOutput()
     this.#watchDestroy()
+    this.#whenComplete = outliveResponse(this.#req, this.writable, this.#socket)
   }
 
   end (): void {
     if (!this.writable.writableEnded) this.writable.end()
   }
 
+  /** As Node does it: what nobody has begun to read when the response is over, nobody wants. */
+  leave (): void {
+    const { readable, writable } = this
+    const unread = (): void => {
+      const readers = readable.listenerCount('data') + readable.listenerCount('readable')
+      if (readable.readableFlowing !== true && readers === 0) this.discardInput()
+    }
+    if (writable.writableFinished) unread()
+    else writable.once('finish', unread)
+  }
+
   discardInput (): void {
     const req = this.#req
-    if (this.#discarding || req.complete || req.destroyed) return
+    if (this.#discarding || req.readableEnded || req.destroyed) return
     this.#discarding = true
     const limit = this.bytesRead + MOST_DISCARDED
+    const discard = (): void => {
+      if (this.bytesRead <= limit || !this.outputFlushed) return
+      req.removeListener('data', discard)
+      req.pause()
+      this.#linger()
+    }
     req.unpipe()
-    req.on('data', () => {
-      if (this.bytesRead > limit && this.outputFlushed) this.#socket.destroy()
-    })
+    req.on('data', discard)
     req.resume()
+  }
+
+  /**
+   * RFC 9112 section 9.6: to close while the client still sends is to reset, and that would take from it
+   * what it has not read yet of the response. Our side is ended first, and it gets time to read.
+   */
+  #linger (): void {
+    const socket = this.#socket
+    this.#destroyedHere = true
+    const timer = setTimeout(() => socket.destroy(), LINGER)
+    socket.once('close', () => clearTimeout(timer))
+    socket.end()
   }
 
   breakOff (error: Error | undefined): void {
     this.#aborted = true
     const { writable } = this
     const socket = this.#socket
-    // The last chunk is never sent. Where the end of the connection is the end of the message, it is reset.
-    if (this.#req.httpVersionMinor === 0 && 'resetAndDestroy' in socket) resetQuietly(socket)
     if (this.readable !== this.#req) this.readable.destroy(error)
+    // The last chunk is never sent.
     writable.destroy(error)
     if (!socket.destroyed) socket.destroy()
     this.onProgress()
@@ -118,7 +151,13 @@ export class MessageCarrier implements Carrier {
     // What came before acceptance is in the buffer already.
     this.bytesRead = req.readableLength
     req.push = (chunk: unknown, encoding?: BufferEncoding) => {
-      if (chunk !== null) this.bytesRead += (chunk as Buffer).length
+      if (chunk === null) {
+        this.#whenComplete()
+        // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
+        process.nextTick(() => this.onProgress())
+      } else {
+        this.bytesRead += (chunk as Buffer).length
+      }
       return push.call(req, chunk, encoding)
     }
   }
@@ -141,32 +180,38 @@ export class MessageCarrier implements Carrier {
     }) as typeof end
   }
 
-  /**
-   * Tells a stream that the app destroyed from one that the peer broke. HTTP/1.0 has no chunks: the end
-   * of the connection is the end of the response, so that a failure has to be a reset there.
-   */
+  /** Tells a stream that the app destroyed from one that the peer broke: then its socket is gone already. */
   #watchDestroy (): void {
     const { writable, readable } = this
+    const socket = this.#socket
     for (const stream of new Set<Readable | ServerResponse>([writable, readable, this.#req])) {
       const destroy = stream.destroy as (error?: Error) => never
       stream.destroy = (error?: Error) => {
-        if (error === undefined ? !this.closed : !isAbort(error)) this.#destroyedHere = true
-        if (this.#req.httpVersionMinor === 0 && stream === writable && !writable.writableFinished) resetQuietly(this.#socket)
+        // A stream that has been read to its end destroys itself.
+        if (!this.closed && !socket.destroyed && (stream as { readableEnded?: boolean }).readableEnded !== true) {
+          this.#destroyedHere = true
+          this.localError ??= error
+        }
         return Reflect.apply(destroy, stream, error === undefined ? [] : [error])
       }
     }
+    if (writable.chunkedEncoding) return
+    // HTTP/1.0 has no chunks: the end of the connection is the end of the response, and must not come before it.
+    const { destroy } = socket
+    socket.destroy = (error?: Error) => {
+      socket.destroy = destroy
+      if (writable.writableFinished) return socket.destroy(error)
+      breakOff(socket, error)
+      return socket
+    }
   }
+}
+
+function aborted (): Error {
+  return Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
 }
 
 /** Node destroys a request with this when its connection is gone or its body is malformed. */
 function isAbort (error: Error & { code?: string }): boolean {
   return error.code === 'ECONNRESET' || error.code === 'EPIPE'
-}
-
-function resetQuietly (socket: { resetAndDestroy?: () => unknown }): void {
-  try {
-    socket.resetAndDestroy?.()
-  } catch {
-    // Not TCP: closed by the destroy that follows.
-  }
 }

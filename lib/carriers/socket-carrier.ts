@@ -4,6 +4,7 @@ import {
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import type { DetachedSocket } from '../../types/index.ts'
+import { breakOff } from './break-off.ts'
 import type { Carrier } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
@@ -98,6 +99,8 @@ export class SocketCarrier implements Carrier, Watched {
     if (!this.socket.writableEnded) this.socket.end()
   }
 
+  leave (): void {}
+
   discardInput (): void {
     const { socket } = this
     this.releaseEnd()
@@ -110,19 +113,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     if (socket.destroyed) return
     this.#breaking = { error }
-    const beneath = socketBeneath(socket)
-    if (beneath instanceof Socket) {
-      // On TLS a reset works only on the TCP socket beneath. TLS destroys that itself, and then waits until
-      // it is closed; gone before TLS knows, it would take OpenSSL's state away in the middle of a read.
-      beneath.destroy = () => {
-        beneath.destroy = Socket.prototype.destroy
-        reset(beneath)
-        return beneath.destroy()
-      }
-    } else if (socket instanceof Socket) {
-      reset(socket)
-    }
-    if (!socket.destroyed) Reflect.apply(Object.getPrototypeOf(socket).destroy, socket, [error])
+    breakOff(socket, error)
   }
 
   lookForPeer (): void {
@@ -197,12 +188,4 @@ export class SocketCarrier implements Carrier, Watched {
 function raiseMaxListeners (socket: HttpSocket, by: number): void {
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + by)
-}
-
-function reset (socket: Socket): void {
-  try {
-    socket.resetAndDestroy()
-  } catch {
-    // Only TCP has a reset; a Unix socket is closed by the destroy that follows.
-  }
 }
