@@ -1,4 +1,6 @@
+import { Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
+import { breakOff } from './carriers/break-off.ts'
 import type { TunnelEnd, TunnelResult } from '../types/index.ts'
 
 interface Pair {
@@ -22,7 +24,7 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
   const server = pairOf(upstream)
   const streams = new Set<Readable | Writable>([client.readable, client.writable, server.readable, server.writable])
   const tearDown = (error: Error): void => {
-    for (const stream of streams) stream.destroy(error)
+    for (const stream of streams) fail(stream, error)
   }
   try {
     const [bytesToUpstream, bytesFromUpstream] = await Promise.all([
@@ -39,6 +41,13 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
   }
 }
 
+/** Neither side may take what is left of the other for an end of it. */
+function fail (stream: Readable | Writable, error: Error): void {
+  // The socket of a connection resets by itself.
+  if (stream instanceof Socket && !Object.hasOwn(stream, 'destroy')) breakOff(stream, error)
+  else stream.destroy(error)
+}
+
 function pairOf (end: TunnelEnd): Pair {
   return end instanceof Duplex ? { readable: end, writable: end } : end as Pair
 }
@@ -52,8 +61,12 @@ function flow (from: Readable, to: Writable): Promise<number> {
       if (!to.write(chunk)) from.pause()
     }
     const onDrain = (): void => { from.resume() }
-    const onEnd = (): void => { to.end() }
-    const onFinish = (): void => settle(() => resolve(bytes))
+    const onEnd = (): void => {
+      if (to.writableFinished) onFinish()
+      else to.end()
+    }
+    // Somebody else may have ended the destination, and there is more for it.
+    const onFinish = (): void => settle(() => { from.readableEnded ? resolve(bytes) : reject(closedEarly()) })
     const onError = (error: Error): void => settle(() => reject(error))
     const onFromClose = (): void => { if (!from.readableEnded) onError(closedEarly()) }
     const onToClose = (): void => { if (!to.writableFinished) onError(closedEarly()) }
@@ -68,17 +81,24 @@ function flow (from: Readable, to: Writable): Promise<number> {
       to.removeListener('close', onToClose)
       how()
     }
+    if ((from.destroyed && !from.readableEnded) || (to.destroyed && !to.writableFinished)) {
+      reject(from.errored ?? to.errored ?? closedEarly())
+      return
+    }
     from.on('error', onError)
     from.on('close', onFromClose)
     to.on('error', onError)
     to.on('close', onToClose)
     to.on('drain', onDrain)
     to.on('finish', onFinish)
+    if (from.readableEnded) {
+      onEnd()
+      return
+    }
     from.on('end', onEnd)
-    if (from.readableEnded) onEnd()
-    if (from.destroyed && !from.readableEnded) onFromClose()
-    else if (to.destroyed && !to.writableFinished) onToClose()
     from.on('data', onData)
+    // It may have been paused until the other side was there.
+    from.resume()
   })
 }
 

@@ -61,9 +61,11 @@ onEach(t, 'S12 an echo is one pipeTo()', async (t, transport) => {
 
 onEach(t, 'S12 cancel() reaches the socket', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async connection => {
+    await once(connection.readable, 'data')
     await connection.web().readable.cancel(new Error('enough'))
     return connection.closed
   })
+  wire.send('go')
   t.equal(await wire.gone(), 'broken')
   t.match(await connection.closed, { reason: 'error', error: { message: 'enough' } })
   t.match(connection.signal.reason, { message: 'enough' })
@@ -71,11 +73,13 @@ onEach(t, 'S12 cancel() reaches the socket', async (t, transport) => {
 
 onEach(t, 'S12 abort() reaches the socket', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async connection => {
+    await once(connection.readable, 'data')
     const { readable, writable } = connection.web()
     await writable.abort(new Error('enough'))
     await t.rejects(allOf(readable))
     return connection.closed
   })
+  wire.send('go')
   t.equal(await wire.gone(), 'broken')
   t.match(await connection.closed, { reason: 'error', error: { message: 'enough' } })
 }, ['tcp', 'tls'])
