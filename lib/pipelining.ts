@@ -1,3 +1,4 @@
+import { AsyncResource } from 'node:async_hooks'
 import type { Duplex } from 'node:stream'
 import { unfinishedResponse } from './node-internals.ts'
 
@@ -13,6 +14,8 @@ export function afterEarlierResponses (socket: Duplex, proceed: () => void): voi
     return
   }
   const stopForwarding = forwardDrain(socket)
+  // The end of a response has the async context of its request, which is not that of the next.
+  const proceedInContext = AsyncResource.bind(proceed)
   const onClose = (): void => {
     const error = Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
     unfinishedResponse(socket)?.req.destroy(error)
@@ -27,7 +30,7 @@ export function afterEarlierResponses (socket: Duplex, proceed: () => void): voi
     stopForwarding()
     socket.removeListener('close', onClose)
     // A response that said `Connection: close` was the last: Node is ending the socket.
-    if (!socket.destroyed && !socket.writableEnded) proceed()
+    if (!socket.destroyed && !socket.writableEnded) proceedInContext()
   }
   socket.on('close', onClose)
   response.once('finish', next)

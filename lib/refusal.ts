@@ -21,16 +21,16 @@ export function errorBody (error: RefusalError): string {
 export class RefusalResponse extends ServerResponse {
   /** A status that would tell the client of a takeover that did not happen. */
   readonly #means: (status: number) => boolean
-  #onDone: () => void
+  #onDone: (res: RefusalResponse) => void
 
-  constructor (req: IncomingMessage, socket: HttpSocket, onDone: () => void) {
+  constructor (req: IncomingMessage, socket: HttpSocket, onDone: (res: RefusalResponse) => void) {
     super(req)
     const connect = req.method === 'CONNECT'
     this.#means = status => status < 200 || (connect && status < 300)
     this.#onDone = onDone
     this.shouldKeepAlive = false
     this.assignSocket(socket as never)
-    this.once('finish', () => this.#onDone())
+    this.once('finish', () => this.#onDone(this))
   }
 
   override writeHead (statusCode: number, ...rest: unknown[]): this {

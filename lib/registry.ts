@@ -1,4 +1,5 @@
 import diagnostics from 'node:diagnostics_channel'
+import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Claim } from './claim.ts'
 import type { Connection } from './connection.ts'
@@ -61,10 +62,17 @@ export class Registry {
     if (channels.accept.hasSubscribers) channels.accept.publish({ connection, request: connection.reply.request })
   }
 
-  refused (claim: Claim): void {
-    if (channels.refuse.hasSubscribers) {
-      channels.refuse.publish({ request: claim.reply?.request, raw: claim.req, statusCode: claim.res?.statusCode, kind: claim.kind })
-    }
+  refused ({ reply, req, res, kind, instead }: Claim): void {
+    // A HEAD asks for no connection, so that its 200 is no refusal of one.
+    if (instead === 'head' || !channels.refuse.hasSubscribers) return
+    channels.refuse.publish({ request: reply?.request, raw: req, statusCode: res?.statusCode, kind })
+  }
+
+  /** Before there was a claim: the request names no route, or cannot be trusted to. */
+  refusedUnclaimed (raw: IncomingMessage, statusCode: number): void {
+    if (!channels.refuse.hasSubscribers) return
+    const kind = raw.method === 'CONNECT' ? 'connect' : raw.headers.upgrade === undefined ? 'hijack' : 'upgrade'
+    channels.refuse.publish({ request: undefined, raw, statusCode, kind })
   }
 
   closed (connection: Connection, result: DuplexClosed): void {

@@ -123,6 +123,7 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
         park(carrier, () => {
           carrier.releaseEnd()
           refuse(socket, req, verdict.error)
+          registry.refusedUnclaimed(req, verdict.error.statusCode ?? 500)
         })
         break
       }
@@ -131,7 +132,10 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
         track(registry, carrier)
         park(carrier, () => {
           carrier.releaseEnd()
-          lifecycle(app, req, new RefusalResponse(req, socket, () => lingeringClose(socket)))
+          lifecycle(app, req, new RefusalResponse(req, socket, res => {
+            registry.refusedUnclaimed(req, res.statusCode)
+            lingeringClose(socket)
+          }))
         })
         break
       }

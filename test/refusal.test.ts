@@ -88,6 +88,15 @@ const refusals: Refusal[] = [
       app.addHook('onListen', async () => { void app.duplex.drain() })
     }
   }, {
+    why: 'the drain, before a manual handler is entered',
+    status: 503,
+    line: 'GET /it',
+    code: 'FST_ERR_DUPLEX_SHUTDOWN',
+    declare: app => {
+      app.get('/it', { duplex: { accept: 'manual' } }, async ({ reply }) => reply.code(403).send({ code: 'ENTERED' }))
+      app.addHook('onListen', async () => { void app.duplex.drain() })
+    }
+  }, {
     why: 'a malformed URL',
     status: 400,
     line: 'GET /it/%zz',
@@ -249,6 +258,13 @@ t.test('R5 the app\'s Connection: keep-alive is not kept on a refusal', async t 
       duplex: true,
       onRequest: (_request, reply) => { reply.hijack().raw.writeHead(401, ['Connection', 'keep-alive', 'Content-Length', '2']).end('no') }
     }, echo)
+    app.get('/both', {
+      duplex: true,
+      onRequest: (_request, reply) => {
+        reply.hijack().raw.setHeader('Connection', 'keep-alive')
+        reply.raw.writeHead(401, ['Content-Length', '2']).end('no')
+      }
+    }, echo)
     app.get('/set', {
       duplex: true,
       onRequest: (_request, reply) => {
@@ -257,7 +273,7 @@ t.test('R5 the app\'s Connection: keep-alive is not kept on a refusal', async t 
       }
     }, echo)
   })
-  for (const url of ['/reply', '/raw', '/set']) {
+  for (const url of ['/reply', '/raw', '/set', '/both']) {
     const wire = await connect()
     const answer = await exchange(wire, `GET ${url}`, ...UPGRADE)
     t.match(answer, { status: 401, body: 'no' }, url)

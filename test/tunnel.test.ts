@@ -1,12 +1,12 @@
 import t from 'tap'
 import { once } from 'node:events'
 import type { Socket } from 'node:net'
-import { PassThrough, type Duplex } from 'node:stream'
+import { PassThrough, type Readable } from 'node:stream'
 import type { Test } from 'tap'
 import { tunnel, type DuplexConnection, type FastifyDuplexOptions, type TunnelResult } from '../lib/index.ts'
 import { chunk, chunkedBody, LAST_CHUNK } from './fixtures/chunked.ts'
 import { gate, onEach, serve, type Transport } from './fixtures/server.ts'
-import { all, MiB, pattern, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
+import { all, MiB, pattern, sha256, takeover, UPGRADE } from './fixtures/takeover.ts'
 import { upstream } from './fixtures/upstream.ts'
 import type { Wire } from './fixtures/wire.ts'
 
@@ -193,8 +193,8 @@ t.test('S13 a client that vanishes behind its end, while the server sends', asyn
   client.end('question')
   t.equal((await server.rest()).toString(), 'question')
   client.destroy()
-  server.socket.on('drain', () => server.socket.write(pattern(MiB)))
-  server.send(pattern(MiB))
+  const send = (error?: Error | null): void => { if (error == null) server.socket.write(Buffer.alloc(MiB), send) }
+  send()
   await t.rejects(result, { code: /^(?:ECONNRESET|EPIPE)$/ })
   t.equal(await server.gone(), 'broken')
   t.equal((await connection.closed).reason, 'abort')
@@ -220,6 +220,7 @@ t.test('S13 a server that has gone before the tunnel begins', async t => {
 
 t.test('S13 a client that has gone before the tunnel begins: the server is reset', async t => {
   const { dial, accepted } = await upstream(t)
+  const done = gate()
   const { wire, connection } = await takeover(t, { request: CONNECT }, async connection => {
     const socket = await dial()
     const server = await accepted()
@@ -227,9 +228,10 @@ t.test('S13 a client that has gone before the tunnel begins: the server is reset
     await connection.closed
     await t.rejects(tunnel(connection, socket), { code: 'ECONNRESET' })
     t.equal(await server.gone(), 'broken')
-    t.equal(socket.destroyed, true)
+    done.open()
   })
   t.equal((await connection.closed).reason, 'abort')
+  await done.promise
 })
 
 for (const [how, reason, plugin] of [
@@ -249,28 +251,26 @@ for (const [how, reason, plugin] of [
 t.test('S13 both sides are destroyed once, and no listener is left', async t => {
   const { dial, accepted } = await upstream(t)
   const socket = await dial()
-  const { wire, connection, quiet } = await takeover(t, { request: CONNECT }, async connection => {
-    const before = [listeners(connection.readable), listeners(socket)]
-    const closes = [0, 0]
-    connection.readable.on('close', () => closes[0]!++)
-    socket.on('close', () => closes[1]!++)
+  const closes = { client: 0, server: 0 }
+  const { wire, connection } = await takeover(t, { request: CONNECT }, async connection => {
+    const before = [connection.readable, socket].map(listeners)
+    connection.readable.on('close', () => closes.client++)
+    socket.on('close', () => closes.server++)
     await t.rejects(tunnel(connection, socket), { code: 'ECONNRESET' })
-    await connection.closed
-    t.same(closes, [1, 1])
-    t.same([listeners(connection.readable), listeners(socket)], before)
+    t.same([connection.readable, socket].map(listeners), before)
   })
   wire.send('some')
   const server = await accepted()
   t.equal(await server.until('some'), 'some')
   server.reset()
   t.equal((await connection.closed).reason, 'error')
-  await quiet()
+  t.equal(await wire.gone(), 'broken')
+  t.same(closes, { client: 1, server: 1 })
 })
 
-/** The events of a stream that somebody still listens to; 'error' keeps a listener, and 'close' is the test's own. */
-function listeners (stream: Duplex): Record<string, number> {
-  const names = ['data', 'readable', 'end', 'drain', 'finish', 'pause', 'resume', 'pipe', 'unpipe']
-  return Object.fromEntries(names.map(name => [name, stream.listenerCount(name)]))
+/** Who still listens to a stream; 'error' keeps a listener, and 'close' is the test's own. */
+function listeners (stream: Readable): number[] {
+  return ['data', 'readable', 'end', 'drain', 'finish', 'pause', 'resume', 'pipe', 'unpipe'].map(name => stream.listenerCount(name))
 }
 
 onEach(t, 'S13 a client that does not read holds the server back', async (t, transport) => {
@@ -293,8 +293,8 @@ onEach(t, 'S13 a server that does not read holds the client back', async (t, tra
   t.ok(bytesRead < 32 * MiB, `${bytesRead} of 128 MiB were read`)
 })
 
-onEach(t, 'S13 16 MiB both ways, past readers that pause', async (t, transport) => {
-  const bytes = pattern(16 * MiB)
+onEach(t, 'S13 4 MiB both ways, past readers that pause', async (t, transport) => {
+  const bytes = pattern(4 * MiB)
   const { client, server, result } = await open(t, transport)
   for (const { socket } of [client, server]) {
     socket.on('data', () => {
