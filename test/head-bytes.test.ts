@@ -2,7 +2,7 @@ import t from 'tap'
 import { createHash, randomBytes } from 'node:crypto'
 import { once } from 'node:events'
 import { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
+import { PassThrough, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { TLSSocket } from 'node:tls'
 import type { DuplexConnection } from '../lib/index.ts'
@@ -27,6 +27,34 @@ async function summarise ({ readable, writable }: DuplexConnection): Promise<voi
     length += (chunk as Buffer).length
   }
   writable.end(`${length} ${hash.digest('hex')}`)
+}
+
+/** The ways to read a stream to its end. */
+const readers: Record<string, (readable: Readable) => Promise<string>> = {
+  async iterator (readable) {
+    let text = ''
+    for await (const chunk of readable) text += String(chunk)
+    return text
+  },
+  async data (readable) {
+    let text = ''
+    readable.on('data', chunk => { text += String(chunk) })
+    await once(readable, 'end')
+    return text
+  },
+  async pipeline (readable) {
+    const through = new PassThrough()
+    let text = ''
+    through.on('data', chunk => { text += String(chunk) })
+    await pipeline(readable, through)
+    return text
+  },
+  async readable (readable) {
+    let text = ''
+    readable.on('readable', () => { for (let chunk; (chunk = readable.read()) !== null;) text += String(chunk) })
+    await once(readable, 'end')
+    return text
+  }
 }
 
 const summaryOf = (bytes: Buffer): string => `${bytes.length} ${createHash('sha256').update(bytes).digest('hex')}`
@@ -255,30 +283,11 @@ onEveryWay(t, 'H5 what arrives during slow hooks is bounded, and complete afterw
 })
 
 onEveryWay(t, 'H6 what lands between the accept head and the first read is not lost', async (t, way) => {
-  const readers: Record<string, (readable: Duplex) => Promise<string>> = {
-    async iterator (readable) {
-      let text = ''
-      for await (const chunk of readable) text += String(chunk)
-      return text
-    },
-    async data (readable) {
-      let text = ''
-      readable.on('data', chunk => { text += String(chunk) })
-      await once(readable, 'end')
-      return text
-    },
-    async readable (readable) {
-      let text = ''
-      readable.on('readable', () => { for (let chunk; (chunk = readable.read()) !== null;) text += String(chunk) })
-      await once(readable, 'end')
-      return text
-    }
-  }
   for (const [name, read] of Object.entries(readers)) {
     const first = gate()
     const { link } = await serveLinks(t, way, app => take(app, async ({ readable, writable }) => {
       await first.promise
-      writable.end(await read(readable as Duplex))
+      writable.end(await read(readable))
     }))
     for (const tail of ['', 'tail ']) {
       const { wire, peer } = await link()
@@ -293,22 +302,23 @@ onEveryWay(t, 'H6 what lands between the accept head and the first read is not l
 })
 
 onEveryWay(t, 'H6 a FIN that lands between the accept head and the first read is not lost either', async (t, way) => {
-  const first = gate()
-  const { link, app } = await serveLinks(t, way, app => {
-    app.get('/nothing', async () => '')
-    take(app, async connection => {
-      await first.promise
-      await repeat(connection)
-    })
-  })
-  const { wire } = await link()
-  wire.send(ask('upgrade'))
-  await wire.head()
-  await new Promise<void>(resolve => { wire.socket.end('all of it', resolve) })
-  for (let n = 0; n < 20; n++) await turn()
-  t.equal(app.duplex.connections.size, 1, 'the handler is still waiting')
-  first.open()
-  t.equal((await wire.rest()).toString(), 'all of it')
+  for (const [name, read] of Object.entries(readers)) {
+    for (const sent of ['', 'all of it']) {
+      const first = gate()
+      const { link, app } = await serveLinks(t, way, app => take(app, async ({ readable, writable }) => {
+        await first.promise
+        writable.end(`got "${await read(readable)}"`)
+      }))
+      const { wire } = await link()
+      wire.send(ask('upgrade'))
+      await wire.head()
+      await new Promise<void>(resolve => { wire.socket.end(sent, resolve) })
+      for (let n = 0; n < 20; n++) await turn()
+      t.equal(app.duplex.connections.size, 1, 'the handler is still waiting')
+      first.open()
+      t.equal((await wire.rest()).toString(), `got "${sent}"`, `by ${name}`)
+    }
+  }
 })
 
 onEveryWay(t, 'H7 a whole request as tail is data, and is never routed', async (t, way) => {
@@ -391,26 +401,28 @@ onEveryWay(t, 'H9 a FIN in the packet of the request, tail or none: readable end
 })
 
 onEveryWay(t, 'H9 a FIN in the packet of the request waits for slow hooks and a late reader', async (t, way) => {
-  const { link, quiet } = await serveLinks(t, way, app => {
-    app.addHook('onRequest', async () => { await hooks.entered() })
-    take(app, async connection => {
-      await hooks.entered()
-      await repeat(connection)
+  for (const [name, read] of Object.entries(readers)) {
+    const hooks = stations()
+    const { link, quiet } = await serveLinks(t, way, app => {
+      app.addHook('onRequest', async () => { await hooks.entered() })
+      take(app, async ({ readable, writable }) => {
+        await hooks.entered()
+        writable.end(`got "${await read(readable)}"`)
+      })
     })
-  })
-  const hooks = stations()
-  for (const tail of ['', 'TAIL']) {
-    const { wire } = await link()
-    wire.end(ask('upgrade') + tail)
-    for (let n = 0; n < 2; n++) {
-      await hooks.arrival()
-      for (let turns = 0; turns < 20; turns++) await turn()
-      hooks.leave()
+    for (const tail of ['', 'TAIL']) {
+      const { wire } = await link()
+      wire.end(ask('upgrade') + tail)
+      for (let n = 0; n < 2; n++) {
+        await hooks.arrival()
+        for (let turns = 0; turns < 20; turns++) await turn()
+        hooks.leave()
+      }
+      t.equal((await wire.head()).status, 101)
+      t.equal((await wire.rest()).toString(), `got "${tail}"`, `by ${name}`)
     }
-    t.equal((await wire.head()).status, 101)
-    t.equal((await wire.rest()).toString(), tail)
+    await quiet()
   }
-  await quiet()
 })
 
 t.test('H9 a whole message and a FIN in one packet are answered, however late', async t => {

@@ -225,7 +225,8 @@ for (const stage of stages) {
 
 onEach(t, 'L13 handshakeTimeout strikes while the body of an upgrade is awaited', async (t, transport) => {
   let entered = false
-  const { connect, quiet } = await serveBriefly(t, { transport, plugin: { handshakeTimeout: 80 } }, app => take(app, () => { entered = true }))
+  const plugin = { handshakeTimeout: 80 }
+  const { connect, quiet } = await serveBriefly(t, { transport, plugin }, app => take(app, () => { entered = true }))
   const wire = await connect()
   wire.send('POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{"a"')
   const response = await wire.response()

@@ -317,6 +317,27 @@ for (const [which, request, where] of [
   }, where)
 }
 
+onEach(t, 'S11 a client that reads the response when it cannot send any more of the body gets all of it', async (t, transport) => {
+  const answer = Buffer.alloc(200_000, 'no, thanks. ')
+  const { wire, connection, quiet } = await message(t, { transport, request: withLength(256 * MiB) }, async ({ readable, writable }) => {
+    await once(readable, 'readable')
+    writable.write(answer)
+  })
+  const { socket } = connection.reply.request.raw
+  const over = new Promise<string>(resolve => {
+    socket.once('finish', () => resolve('ended'))
+    socket.once('close', () => resolve('closed'))
+  })
+  wire.socket.pause()
+  wire.send(Buffer.alloc(64 * MiB))
+  t.equal(await over, 'ended')
+  wire.socket.resume()
+  t.equal(sha256(await chunkedBody(wire)), sha256(answer))
+  t.equal(await wire.remains(), '')
+  await connection.closed
+  await quiet()
+}, ['tcp', 'tls'])
+
 onEach(t, 'S11 a client that stalls within a body that nobody wants is not waited for longer than finTimeout', async (t, transport) => {
   const settings = { transport, request: withLength(9), plugin: { finTimeout: 100 } }
   const { wire, connection, quiet } = await message(t, settings, async ({ writable }) => { writable.end('no, thanks') })

@@ -9,8 +9,8 @@ import type { Test } from 'tap'
 import * as internals from '../lib/node-internals.ts'
 import {
   allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, holdEnd, isPassedOn, iterateWithoutDestroying, mayHaveLostHeaders,
-  onRequestHead, peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tolerateHalfClose, unfinishedResponse,
-  type HttpSocket
+  onRequestHead, outliveResponse, peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tolerateHalfClose,
+  unfinishedResponse, watchBeyondResponse, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -101,8 +101,8 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
   const functions = Object.entries(internals).filter(([, value]) => typeof value === 'function').map(([name]) => name)
   t.strictSame(functions.sort(), [
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'holdEnd', 'isPassedOn', 'iterateWithoutDestroying',
-    'mayHaveLostHeaders', 'onRequestHead', 'peerIsGone', 'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody',
-    'tolerateHalfClose', 'unfinishedResponse'
+    'mayHaveLostHeaders', 'onRequestHead', 'outliveResponse', 'peerIsGone', 'sawUpgrade', 'socketBeneath', 'takeOver',
+    'takeOverAfterBody', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
   ])
 })
 
@@ -357,6 +357,80 @@ t.test('tolerateHalfClose changes nothing where it does not apply', async t => {
   wire.end('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
   await started.promise
   t.equal((await wire.rest()).toString(), '', 'Node ends the connection without a response')
+})
+
+for (const [version, field] of [['1.1', 'Connection: keep-alive'], ['1.1', 'Connection: close'], ['1.0', 'Connection: close']] as const) {
+  onBoth(`outliveResponse lets a request go on after its response, in HTTP/${version} with "${field}"`, async (t, carrying) => {
+    const finished = gate<IncomingMessage>()
+    let whenComplete = (): void => {}
+    const { link } = await listen(t, carrying, (req, res) => {
+      whenComplete = outliveResponse(req, res, req.socket)
+      res.once('finish', () => finished.open(req))
+      res.write('early')
+      res.end()
+    })
+    const { wire, socket } = await link()
+    wire.send(`POST / HTTP/${version}\r\nHost: a\r\n${field}\r\nContent-Length: 9\r\n\r\none`)
+    const req = await finished.promise
+    await wire.head()
+    if (version === '1.0') t.equal((await wire.rest()).toString(), 'early', 'the end of the response is the end of our side')
+    else t.equal(await wire.until('0\r\n\r\n'), '5\r\nearly\r\n0\r\n\r\n')
+    await turn()
+    t.notOk(socket.destroyed)
+    wire.send('two')
+    await turn()
+    wire.send('end')
+    let body = ''
+    for await (const chunk of req) body += String(chunk)
+    t.equal(body, 'onetwoend', 'also what nobody had begun to read')
+    whenComplete()
+    if (field === 'Connection: close') {
+      t.equal((await wire.rest()).toString(), '')
+      wire.end()
+      while (!socket.destroyed) await turn()
+    } else {
+      wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n')
+      t.equal((await wire.head()).status, 200)
+    }
+  })
+}
+
+t.test('watchBeyondResponse tells a request of a client that vanishes after the response', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    watchBeyondResponse(req, res)
+    outliveResponse(req, res, req.socket)
+    res.once('finish', () => finished.open(req))
+    req.resume()
+    res.end('early')
+  })
+  const { wire } = await link()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
+  const req = await finished.promise
+  const failed = once(req, 'error')
+  wire.reset()
+  const [error] = await failed as [Error & { code: string }]
+  t.equal(error.code, 'ECONNRESET')
+  t.ok(req.destroyed)
+})
+
+t.test('watchBeyondResponse leaves nothing behind on the socket of a request that arrives whole', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    watchBeyondResponse(req, res)
+    res.once('finish', () => finished.open(req))
+    req.resume()
+    res.end('early')
+  })
+  const { wire, socket } = await link()
+  const before = socket.listenerCount('close')
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
+  const req = await finished.promise
+  const closed = once(req, 'close')
+  wire.send('twoend')
+  await closed
+  t.equal(socket.listenerCount('close'), before)
+  t.notOk(req.errored)
 })
 
 t.test('socketBeneath is the TCP socket of a TLS socket, whose reset the client sees', async t => {

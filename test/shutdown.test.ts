@@ -319,7 +319,8 @@ onEachKind(t, 'L8 a connection whose accept head is being made when the drain st
 
 onEach(t, 'L10 a detached socket is counted, told and ended', async (t, transport) => {
   const seen = gate<PendingDuplex>()
-  const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: DRAIN } }, app => takeManually(app, pending => {
+  const settings = { transport, close: false, plugin: { drainTimeout: DRAIN } }
+  const { app, connect } = await serve(t, settings, app => takeManually(app, pending => {
     pending.detach().socket.write('HTTP/1.1 101 Mine\r\n\r\n')
     seen.open(pending)
   }))

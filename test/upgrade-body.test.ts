@@ -15,8 +15,8 @@ const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeli
 const schema = { body: { type: 'object', required: ['n'], properties: { n: { type: 'integer' } }, additionalProperties: false } }
 
 /**
- * As many bytes of the stream as are expected, and what comes behind them after our FIN. On TLS what has
- * arrived has to be read before a FIN is sent: OpenSSL takes it for lost.
+ * As many bytes of the stream as are expected, and what comes behind them after our FIN. Not the other way
+ * round: a TLS client that ends between two records which came in one read never sees the second.
  */
 async function streamed (wire: Wire, expected: string): Promise<string> {
   const first = (await wire.bytes(Buffer.byteLength(expected))).toString()
