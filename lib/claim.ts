@@ -55,6 +55,7 @@ export class Claim {
   readonly #socket: Socket
   #timer: NodeJS.Timeout | undefined
   #onBodyBroken: (() => void) | undefined
+  #wasTold = false
 
   constructor (facts: ClaimFacts, refused: (claim: Claim) => void) {
     this.#refused = refused
@@ -160,6 +161,7 @@ export class Claim {
 
   /** A response has ended. One to nobody, which only ends the request, refuses nobody. */
   #told (): void {
+    this.#wasTold = true
     this.stopHandshakeTimer()
     if (!this.accepted && !this.gone) this.#refused(this)
   }
@@ -190,7 +192,8 @@ export class Claim {
   /** The socket is gone; if nobody answered, nobody will. */
   socketClosed (): void {
     this.stopHandshakeTimer()
-    if (!this.accepted && this.res?.writableEnded !== true) {
+    // An answer that was given, but to a socket that was gone by then, ends nothing.
+    if (!this.accepted && !this.#wasTold) {
       // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
       this.#abortRequest()
       // And as at every end: the onResponse hooks run and the request is logged.

@@ -25,7 +25,7 @@ function install (major) {
 
 function run (binary, file) {
   return new Promise(resolve => {
-    const child = spawn(binary, [join('.build/test', file)], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'] })
+    const child = spawn(binary, [join('.build/test', file)], { cwd: root, stdio: ['ignore', 'pipe', 'pipe'], env: { ...process.env, TAP_TIMEOUT: '180' } })
     let output = ''
     child.stdout.on('data', chunk => { output += chunk })
     child.stderr.on('data', chunk => { output += chunk })

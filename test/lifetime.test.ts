@@ -201,14 +201,14 @@ t.test('L4 idleTimeout 0 arms nothing, and another arms one timer', async t => {
 })
 
 onEach(t, 'L5 maxLifetime ends a connection that is busy', async (t, transport) => {
-  const { wire, connection } = await accepted(t, { transport, duplex: { maxLifetime: 200, idleTimeout: 100 } },
+  const { wire, connection } = await accepted(t, { transport, duplex: { maxLifetime: 1200, idleTimeout: 500 } },
     ({ readable, writable }) => pipeline(readable, writable))
   const busy = setInterval(() => wire.send('x'), 20)
   const closed = await connection.closed
   clearInterval(busy)
   t.equal(closed.reason, 'lifetime')
   t.equal(codeOf(closed.error), 'FST_ERR_DUPLEX_MAX_LIFETIME')
-  t.ok(closed.duration >= 200 && closed.duration < 1500)
+  t.ok(closed.duration >= 1190)
   // A Unix socket has no reset: its peer is seen to end, or to be gone by the next write.
   t.match(await howItLooks(wire), transport === 'unix' ? /./ : 'broken')
 })

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { once } from 'node:events'
-import { PassThrough } from 'node:stream'
+import { PassThrough, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import compress from '@fastify/compress'
@@ -512,16 +512,29 @@ t.test('R21 a compressed upload of which the handler reads nothing is drained', 
   t.ok(await serves(wire))
 })
 
+/** A preParsing hook that makes its own stream of the body, and nothing more. */
+async function upperCase (_request: unknown, _reply: unknown, payload: Readable): Promise<Readable> {
+  const upper = new PassThrough()
+  payload.on('data', (data: Buffer) => upper.write(String(data).toUpperCase()))
+  payload.on('end', () => upper.end())
+  return upper
+}
+
 t.test('R21 any stream that a preParsing hook returns is the body', async t => {
-  const preParsing = async (_request: unknown, _reply: unknown, payload: PassThrough): Promise<PassThrough> => {
-    const upper = new PassThrough()
-    payload.on('data', (data: Buffer) => upper.write(String(data).toUpperCase()))
-    payload.on('end', () => upper.end())
-    return upper
-  }
-  const { wire } = await message(t, { hooks: { preParsing } }, ({ readable, writable }) => pipeline(readable, writable))
+  const { wire } = await message(t, { hooks: { preParsing: upperCase } }, ({ readable, writable }) => pipeline(readable, writable))
   wire.send(chunk('quiet')).send(LAST_CHUNK)
   t.equal((await chunkedBody(wire)).toString(), 'QUIET')
+})
+
+t.test('R21 and it fails when the body breaks off, whoever made it', async t => {
+  const { wire, connection, quiet } = await message(t, { hooks: { preParsing: upperCase } }, async ({ readable }) => {
+    await t.rejects(all(readable), { code: 'ECONNRESET' })
+  })
+  wire.send(chunk('quiet'))
+  await once(connection.readable, 'readable')
+  wire.reset()
+  t.match(await connection.closed, ABORTED)
+  await quiet()
 })
 
 onEach(t, 'S10 a reset behind a whole body, while the response is sent, is an abort', async (t, transport) => {
