@@ -90,7 +90,7 @@ export class Lifetime {
     const { halfOpenTimeout } = this.#limits
     if (outputFlushed && !inputEnded && !this.#ours) this.ending()
     if (inputEnded && !this.#ours && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
-      this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.bytesWritten - this.#carrier.unsent, () => {
+      this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
         this.#expire('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
       })
     }
@@ -105,7 +105,7 @@ export class Lifetime {
   }
 
   #moved (): number {
-    const { bytesRead, bytesWritten, unsent } = this.#carrier
-    return bytesRead + bytesWritten - unsent
+    const { bytesRead, sent } = this.#carrier
+    return bytesRead + sent
   }
 }

@@ -182,7 +182,9 @@ export function bytesInFlight (socket: HttpSocket): number {
  */
 export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   const handle = socket._handle?.getAsyncId?.()
-  return handle !== undefined && handle !== executionAsyncId() && socket.errored !== error
+  // A connection in memory has no errors of the system.
+  if (handle === undefined) return 'errno' in error
+  return handle !== executionAsyncId() && socket.errored !== error
 }
 
 /** HTTP forbids `setEncoding` on its sockets and does not lift that after an upgrade. */

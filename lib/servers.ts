@@ -57,10 +57,13 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
     }
   }
 
-  // An error page in the middle of a response that is being streamed would be taken for its body.
+  // An error page in the middle of a response that is being streamed would be taken for its body, and one
+  // behind it, while the request still comes, for the response to another request.
+  const latest = new WeakMap<Duplex, Claim>()
   server.prependListener('clientError', (error: Error, socket: Duplex) => {
-    const response = unfinishedResponse(socket as HttpSocket)
-    if (response !== undefined && claimOf(response.req)?.accepted === true) socket.destroy(error)
+    const answered = claimOf(unfinishedResponse(socket as HttpSocket)?.req ?? {})
+    const received = latest.get(socket)
+    if (answered?.accepted === true || (received?.accepted === true && !received.req.complete)) socket.destroy(error)
   })
 
   // Node emits what left HTTP to all listeners alike; those of others must not see what is ours.
@@ -95,6 +98,7 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
   /** The request of a duplex route that stays with Node, from here on until it is over. */
   function follow (claim: Claim, res: ServerResponse): void {
     const { socket } = claim.req
+    latest.set(socket, claim)
     registry.addRequest(claim)
     claim.answerOn(res, () => {
       if (!registry.removeRequest(claim)) return

@@ -50,6 +50,26 @@ onEach(t, 'L1 close() flushes and ends like a handler that resolves', async (t, 
   t.equal(await closed.promise, await connection.closed, 'the very same result')
 })
 
+for (const order of ['server', 'client'] as const) {
+  onEach(t, `L1 a handler without a promise that reads nothing: over when both sides have ended, the ${order} first`, async (t, transport) => {
+    const heard = gate()
+    const { wire, connection } = await accepted(t, { transport }, ({ writable }) => {
+      if (order === 'server') writable.end('all')
+      else void heard.promise.then(() => writable.end('all'))
+    })
+    if (order === 'server') {
+      t.equal((await wire.rest()).toString(), 'all')
+      wire.end()
+    } else {
+      wire.end()
+      heard.open()
+      t.equal((await wire.rest()).toString(), 'all')
+    }
+    t.match(await connection.closed, { reason: 'end', error: undefined })
+    t.ok((await connection.closed).duration < 25_000, 'and not for finTimeout')
+  })
+}
+
 t.test('L1 await using closes the connection at the end of the block', async t => {
   const over = gate<string>()
   const { wire } = await accepted(t, {}, async connection => {

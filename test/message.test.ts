@@ -255,6 +255,18 @@ onEach(t, 'S10 a client that vanishes when the response is over, and the body is
   await quiet()
 })
 
+t.test('S10 a malformed chunk behind a finished response: nothing that could be taken for another response', async t => {
+  const { wire, connection, quiet } = await message(t, {}, async ({ readable, writable }) => {
+    writable.end('enough')
+    await t.rejects(all(readable), { code: 'ECONNRESET' })
+  })
+  t.equal((await chunkedBody(wire)).toString(), 'enough')
+  wire.send(chunk('more')).send('no size\r\n')
+  t.equal(await wire.remains(), '')
+  t.match(await connection.closed, ABORTED)
+  await quiet()
+})
+
 t.test('S10 a client that vanishes behind an earlier request that is not answered yet', async t => {
   const held = gate()
   const entered = gate<DuplexConnection>()
@@ -385,6 +397,20 @@ t.test('S11 a body that arrived whole before the handler has finished without re
   t.ok(await serves(wire))
   wire.end()
   await app.duplex.drain()
+})
+
+t.test('S11 a reader that is still there when the handler has finished gets the rest of the body', async t => {
+  const body = pattern(4 * MiB)
+  const sink = new PassThrough()
+  const { wire, connection } = await message(t, { request: withLength(body.length) }, async ({ readable, writable }) => {
+    readable.pipe(sink)
+    writable.write('on its way')
+  })
+  t.equal((await chunkedBody(wire)).toString(), 'on its way')
+  wire.send(body)
+  t.equal(sha256(await all(sink)), sha256(body))
+  t.match(await connection.closed, { reason: 'end', bytesRead: body.length })
+  t.ok(await serves(wire))
 })
 
 onEach(t, 'S15 a loop over the whole of a message leaves the response open for 1 MiB', async (t, transport) => {

@@ -474,6 +474,38 @@ onEach(t, 'L3 a handler that rejects is logged once, its onError hooks run, and 
   await quiet()
 })
 
+onEach(t, 'L4 writes that pile up before a client that does not read are no traffic', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable, signal }) => {
+    await once(readable, 'data')
+    while (writable.write(Buffer.alloc(MiB))) await new Promise(resolve => setImmediate(resolve))
+    while (!signal.aborted) {
+      writable.write('tick')
+      await setTimeout(10)
+    }
+  })
+  wire.socket.pause()
+  wire.send('go')
+  t.equal((await connection.closed).reason, 'idle')
+})
+
+onEach(t, 'L4 a write that leaves piece by piece is traffic', async (t, transport) => {
+  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable }) => {
+    await once(readable, 'data')
+    await written(writable, Buffer.alloc(48 * MiB))
+  })
+  let received = 0
+  wire.socket.removeAllListeners('data')
+  wire.socket.on('data', (data: Buffer) => {
+    const before = received
+    received += data.length
+    if (Math.floor(before / (8 * MiB)) === Math.floor(received / (8 * MiB))) return
+    wire.socket.pause()
+    void setTimeout(100).then(() => wire.socket.resume())
+  })
+  wire.send('go').end()
+  t.equal((await connection.closed).reason, 'end')
+})
+
 onEach(t, 'L12 a handler that works on after the FIN is not cut short by finTimeout', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport, plugin: { finTimeout: 100 } }, async ({ readable, writable }) => {
     await all(readable)

@@ -13,8 +13,11 @@ export interface Carrier {
   /** Bytes in each direction, of the pair alone: no head, no framing where it can be told apart. */
   readonly bytesRead: number
   readonly bytesWritten: number
-  /** Bytes that were written and did not leave yet. */
-  readonly unsent: number
+  /**
+   * Changes as bytes leave, and only then: what is written and has to wait changes nothing. It is no
+   * number of bytes, since the stream counts a write until the kernel has taken all of it.
+   */
+  readonly sent: number
   /** The peer has ended its side. */
   readonly inputEnded: boolean
   /** Our side has ended and everything before its end has left. */

@@ -66,9 +66,9 @@ export class MessageCarrier implements Carrier {
     req.on('close', () => { if (this.#socket.destroyed) gone() })
   }
 
-  get unsent (): number {
-    const { writableLength } = this.writable
-    return Math.min(writableLength, bytesInFlight(this.#socket as unknown as HttpSocket) || writableLength)
+  get sent (): number {
+    const socket = this.#socket
+    return socket.bytesWritten - socket.writableLength - bytesInFlight(socket as unknown as HttpSocket)
   }
 
   get inputEnded (): boolean { return this.#req.complete }

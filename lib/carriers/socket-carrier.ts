@@ -39,6 +39,7 @@ export class SocketCarrier implements Carrier, Watched {
   #writtenBefore = 0
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
+  #left = false
 
   constructor (socket: HttpSocket, head: Buffer) {
     socket.on('error', this.#onError)
@@ -69,9 +70,8 @@ export class SocketCarrier implements Carrier, Watched {
     return ((this.socket as unknown as Socket).bytesWritten ?? 0) - this.#writtenBefore
   }
 
-  get unsent (): number {
-    // The stream counts a write as unsent until all of it left; the kernel takes it piece by piece.
-    return Math.min(this.socket.writableLength, bytesInFlight(this.socket) || this.socket.writableLength)
+  get sent (): number {
+    return this.bytesWritten - this.socket.writableLength - bytesInFlight(this.socket)
   }
 
   /** Waits with the end of input until there is a reader, unless there is one. */
@@ -99,7 +99,15 @@ export class SocketCarrier implements Carrier, Watched {
     if (!this.socket.writableEnded) this.socket.end()
   }
 
-  leave (): void {}
+  leave (): void {
+    this.#left = true
+    this.#endWhatWasLeft()
+  }
+
+  /** Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. */
+  #endWhatWasLeft (): void {
+    if (this.#left && this.inputEnded && this.outputFlushed && this.socket.readableLength === 0) this.releaseEnd()
+  }
 
   discardInput (): void {
     const { socket } = this
@@ -168,11 +176,13 @@ export class SocketCarrier implements Carrier, Watched {
 
   readonly #onEnd = (): void => {
     this.inputEnded = true
+    this.#endWhatWasLeft()
     this.onProgress()
   }
 
   readonly #onFinish = (): void => {
     this.outputFlushed = true
+    this.#endWhatWasLeft()
     this.onProgress()
   }
 
