@@ -93,18 +93,17 @@ export class MessageCarrier implements Carrier {
 
   /** As Node does it: what nobody has begun to read when the response is over, nobody wants. */
   leave (): void {
-    const { readable, writable } = this
-    const unread = (): void => {
-      const readers = readable.listenerCount('data') + readable.listenerCount('readable')
-      if (readable.readableFlowing !== true && readers === 0) this.discardInput()
-    }
-    if (writable.writableFinished) unread()
-    else writable.once('finish', unread)
+    const { writable } = this
+    if (writable.writableFinished) this.discardInput()
+    else writable.once('finish', () => this.discardInput())
   }
 
   discardInput (): void {
     const req = this.#req
+    const { readable } = this
     if (this.#discarding || req.readableEnded || req.destroyed) return
+    // A reader that is still there sees the end itself, at its own pace.
+    if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
     this.#discarding = true
     const limit = this.bytesRead + MOST_DISCARDED
     const discard = (): void => {
