@@ -1,13 +1,14 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Socket } from 'node:net'
+import type { ServerHttp2Stream } from 'node:http2'
 import type { FastifyReply } from 'fastify'
 import { interruptSendHooks } from './accept-hooks.ts'
+import { Http2Carrier } from './carriers/http2-carrier.ts'
 import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
 import { watchBeyondResponse, type HttpSocket } from './node-internals.ts'
-import { RefusalResponse, sendRefusal } from './refusal.ts'
+import { RefusalResponse, sayClose, sendRefusal, silence } from './refusal.ts'
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
 
@@ -25,6 +26,8 @@ export interface ClaimFacts {
   authority?: DuplexAuthority
   /** An upgrade whose body the parser reads before the stream starts. */
   hasBody?: boolean
+  /** Over HTTP/2, the stream of the request. */
+  carrier?: Http2Carrier
 }
 
 /**
@@ -41,8 +44,8 @@ export class Claim {
   readonly authority: DuplexAuthority | undefined
   readonly hasBody: boolean
   readonly since = performance.now()
-  /** The socket, once it has left HTTP; never on a message. */
-  carrier: SocketCarrier | undefined
+  /** The socket, once it has left HTTP, which that of a message never does; over HTTP/2 the stream. */
+  carrier: SocketCarrier | Http2Carrier | undefined
   /** The response, until acceptance. */
   res: ServerResponse | undefined
   /** Known from the onRequest hook of the route on. */
@@ -52,7 +55,7 @@ export class Claim {
   late: InstanceType<typeof FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT> | undefined
   readonly #refused: (claim: Claim) => void
   /** Kept here: a `pipeline` that fails, in a preParsing hook, sets the `socket` of the request to null. */
-  readonly #socket: Socket
+  readonly #socket: { readonly destroyed: boolean, destroy (): unknown }
   #timer: NodeJS.Timeout | undefined
   #onBodyBroken: (() => void) | undefined
   #wasTold = false
@@ -61,7 +64,8 @@ export class Claim {
     this.#refused = refused
     this.route = facts.route
     this.req = facts.req
-    this.#socket = facts.req.socket
+    this.carrier = facts.carrier
+    this.#socket = facts.carrier?.stream ?? facts.req.socket
     this.kind = facts.kind
     this.instead = facts.instead
     this.offered = facts.offered ?? []
@@ -84,7 +88,7 @@ export class Claim {
   }
 
   get gone (): boolean {
-    return (this.carrier?.socket ?? this.#socket).destroyed
+    return this.carrier?.gone ?? this.#socket.destroyed
   }
 
   /** From now until acceptance: then the client gets a 503. */
@@ -150,6 +154,34 @@ export class Claim {
     req.once('close', check)
   }
 
+  /** The request is a stream of HTTP/2, which is its response too. `ended` is called when it is over. */
+  answerOnStream (res: ServerResponse, stream: ServerHttp2Stream, ended: () => void): void {
+    this.res = res
+    stream.once('close', () => {
+      this.stopHandshakeTimer()
+      if (!this.accepted && res.writableEnded) this.#refused(this)
+      ended()
+    })
+  }
+
+  /** Whether an answer with this status would tell the client of a takeover. */
+  impliesTakeover (status: number): boolean {
+    const { res, carrier, kind } = this
+    if (carrier instanceof Http2Carrier) return kind !== 'message' && status >= 200 && status < 300
+    return res instanceof RefusalResponse && res.impliesTakeover(status)
+  }
+
+  /** Acceptance: nothing that is sent through the response reaches the wire any more. */
+  leaveHttp (status: number): void {
+    const { res, carrier } = this
+    if (carrier instanceof Http2Carrier && res !== undefined) {
+      res.statusCode = status
+      silence(res)
+    } else if (res instanceof RefusalResponse && this.kind !== 'message') {
+      res.release(status)
+    }
+  }
+
   /** At the end of a drain, whatever became of the request. */
   cut (): void {
     this.#socket.destroy()
@@ -169,7 +201,7 @@ export class Claim {
   /** The answer, which was no acceptance, is on the wire. */
   #answered (socket: HttpSocket): void {
     this.#told()
-    this.carrier?.releaseEnd()
+    if (this.carrier instanceof SocketCarrier) this.carrier.releaseEnd()
     // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
     if (this.hasBody) this.req.resume()
     lingeringClose(socket)
@@ -181,7 +213,7 @@ export class Claim {
     this.late = error
     if (this.res !== undefined && interruptSendHooks(this.res, error)) return
     if (this.reply !== undefined && !this.reply.sent) {
-      this.reply.header('connection', 'close')
+      sayClose(this.reply)
       this.reply.send(error)
     } else if (this.res !== undefined) {
       // Before the route's own hooks there is no reply: the answer goes out without the error handler.
@@ -192,6 +224,8 @@ export class Claim {
   /** The socket is gone; if nobody answered, nobody will. */
   socketClosed (): void {
     this.stopHandshakeTimer()
+    // Over HTTP/2 Node tells the request and its response.
+    if (this.carrier instanceof Http2Carrier) return
     // An answer that was given, but to a socket that was gone by then, ends nothing.
     if (!this.accepted && !this.#wasTold) {
       // As on a plain route: request.signal aborts and the onRequestAbort hooks run.

@@ -1,20 +1,17 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { appFields, serialiseHead } from './accept-head.ts'
+import { appFields } from './accept-head.ts'
 import { runSendHooks } from './accept-hooks.ts'
 import type { Carrier } from './carriers/carrier.ts'
-import { MessageCarrier } from './carriers/message-carrier.ts'
 import type { Claim } from './claim.ts'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
   FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_SHUTDOWN
 } from './errors.ts'
-import { kinds } from './kinds/index.ts'
 import { Lifetime } from './lifetime.ts'
-import { clearFields } from './node-internals.ts'
-import { RefusalResponse, silence } from './refusal.ts'
+import { sayClose, silence } from './refusal.ts'
 import type { Registry } from './registry.ts'
 import { wasOffered } from './upgrade-tokens.ts'
 import { webPair } from './web-pair.ts'
@@ -121,7 +118,7 @@ export class Connection {
     const claim = this.#claim
     this.#assertUndecided()
     if (this.#registry.draining) {
-      this.reply.header('connection', 'close')
+      sayClose(this.reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }
     const status = this.#status(options.statusCode)
@@ -166,7 +163,7 @@ export class Connection {
     this.#assertUndecided()
     const detached = this.#carrier.detach()
     // Its new owner writes the head; this is what it will say if all goes well.
-    this.#leaveHttp(kinds[this.kind].status)
+    this.#leaveHttp(this.#carrier.heads[this.kind].status)
     this.#state = 'detached'
     this.#registry.accepted(this)
     return detached
@@ -236,7 +233,7 @@ export class Connection {
   }
 
   #status (wanted: number | undefined): number {
-    const kind = kinds[this.kind]
+    const kind = this.#carrier.heads[this.kind]
     if (wanted === undefined) {
       const set = this.reply.statusCode
       return kind.allows(set) ? set : kind.status
@@ -250,22 +247,8 @@ export class Connection {
     const claim = this.#claim
     const carrier = this.#carrier
     if (claim.gone) throw new FST_ERR_DUPLEX_ABORTED()
-    const res = this.reply.raw as ServerResponse
-    const fields = appFields(headers)
-    const head = kinds[this.kind]
-    if (carrier instanceof MessageCarrier) {
-      clearFields(res)
-      const set = new Set(fields.map(([name]) => name.toLowerCase()))
-      for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) fields.push([name, value])
-      this.#leaveHttp(status)
-      // Not as an argument of writeHead(): on Node 20 the last of several fields would win there.
-      for (const [name, value] of fields) res.appendHeader(name, value)
-      res.writeHead(status)
-      res.flushHeaders()
-    } else {
-      this.#leaveHttp(status)
-      carrier.writable.write(serialiseHead(status, fields, head, claim.protocol), 'latin1')
-    }
+    carrier.writeHead(status, appFields(headers), carrier.heads[this.kind], claim.protocol)
+    this.#leaveHttp(status)
     carrier.start()
     this.readable = carrier.readable
     this.writable = carrier.writable
@@ -280,7 +263,7 @@ export class Connection {
     claim.accepted = true
     claim.stopHandshakeTimer()
     this.reply.hijack()
-    if (claim.res instanceof RefusalResponse && this.kind !== 'message') claim.res.release(status)
+    claim.leaveHttp(status)
   }
 
   #end (): void {
@@ -295,7 +278,7 @@ export class Connection {
     if (this.#state === 'closed' || this.#cause !== undefined) return
     this.#cause = cause
     this.#signal?.abort(cause.error)
-    this.#carrier.breakOff(cause.error)
+    this.#carrier.breakOff(cause.error, cause.reason === 'error')
   }
 
   #progress (): void {
@@ -339,10 +322,8 @@ export class Connection {
   #logEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
     const { error, ...facts } = result
-    const res = this.reply.raw as ServerResponse
     this.reply.log.info({ duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
-    if (kind !== 'message') res.emit('finish')
-    else if (!res.writableFinished) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
+    this.#carrier.complete(this.reply.raw as ServerResponse, error ?? new FST_ERR_DUPLEX_ABORTED())
   }
 
   #causeOnTheWire (): Cause | undefined {

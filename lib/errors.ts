@@ -21,6 +21,8 @@ export const FST_ERR_DUPLEX_UPGRADE_REQUIRED = createError(
   'FST_ERR_DUPLEX_UPGRADE_REQUIRED', 'Upgrade Required', 426)
 export const FST_ERR_DUPLEX_BAD_UPGRADE = createError(
   'FST_ERR_DUPLEX_BAD_UPGRADE', 'Malformed Upgrade header', 400)
+export const FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL = createError(
+  'FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL', 'This route does not speak the protocol that was asked for', 400)
 export const FST_ERR_DUPLEX_BAD_TARGET = createError(
   'FST_ERR_DUPLEX_BAD_TARGET', 'CONNECT needs a target of the form host:port', 400)
 export const FST_ERR_DUPLEX_CONNECT_BODY = createError(
@@ -63,11 +65,13 @@ export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a real connection', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
-  'FST_ERR_DUPLEX_CANNOT_DETACH', 'A message has no connection of its own to detach', 500)
+  'FST_ERR_DUPLEX_CANNOT_DETACH', 'A message, or a stream of HTTP/2, has no connection of its own to detach', 500)
 
 /** Reasons of `connection.signal` and `closed.error`. */
 export const FST_ERR_DUPLEX_ABORTED = createError(
   'FST_ERR_DUPLEX_ABORTED', 'The peer went away', 499)
+export const FST_ERR_DUPLEX_TRAILERS = createError(
+  'FST_ERR_DUPLEX_TRAILERS', 'The peer sent trailers on a tunnel', 400)
 export const FST_ERR_DUPLEX_IDLE_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_IDLE_TIMEOUT', 'No byte in either direction for %d ms', 408)
 export const FST_ERR_DUPLEX_FIN_TIMEOUT = createError<[number]>(

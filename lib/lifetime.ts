@@ -57,8 +57,7 @@ export class Lifetime {
   start (): void {
     const { idleTimeout, maxLifetime, tcpKeepAlive } = this.#limits
     this.#open = true
-    const socket = this.#carrier.readable as { setKeepAlive?: (on: boolean, delay: number) => void }
-    if (tcpKeepAlive > 0) socket.setKeepAlive?.(true, tcpKeepAlive)
+    if (tcpKeepAlive > 0) this.#carrier.keepAlive(tcpKeepAlive)
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
         this.#expire('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))

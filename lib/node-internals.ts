@@ -209,7 +209,7 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   const readers = (event: string | symbol): void => {
     if (event === 'data' || event === 'readable' || event === 'end') process.nextTick(release)
   }
-  const push = Readable.prototype.push
+  const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
   socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
     if (chunk !== null || !holding) return push.call(this, chunk, encoding)
     held = true

@@ -1,19 +1,22 @@
-import { Server as HttpServer, type Server } from 'node:http'
-import { Server as HttpsServer } from 'node:https'
+import type { Server } from 'node:http'
+import type { Http2SecureServer, Http2Server } from 'node:http2'
 import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf, type Claim } from './claim.ts'
 import { DuplexRoutes } from './duplex-routes.ts'
 import {
-  FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
+  FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'
 import { markRegistered, routingOptions, secondaryServers } from './fastify-internals.ts'
-import { Gate } from './gate.ts'
+import { holdCloseUntilDrained } from './hold-close.ts'
+import { Http1Gate } from './http1-gate.ts'
+import { watchHttp1 } from './http1-server.ts'
+import { Http2Gate } from './http2-gate.ts'
+import { watchHttp2 } from './http2-server.ts'
 import { assertNodeInternals } from './node-internals.ts'
 import { checkDuration, pluginSettings } from './options.ts'
 import { Registry } from './registry.ts'
 import { declareRoute } from './route.ts'
-import { watchServer } from './servers.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
@@ -28,7 +31,9 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
 
   const registry = new Registry(settings)
   const routes = new DuplexRoutes(app, routing, req => claimOf(req))
-  const gate = new Gate(routes, (claim: Claim) => registry.refused(claim))
+  const http1 = new Http1Gate(routes, (claim: Claim) => registry.refused(claim))
+  const http2 = new Http2Gate(routes)
+  if (settings.extendedConnect && !speaksHttp2(app.server)) throw new FST_ERR_DUPLEX_INVALID_OPTION('extendedConnect', 'used with http2: true', 'true')
   if (!app.supportedMethods.includes('CONNECT')) app.addHttpMethod('CONNECT')
   app.decorate('duplex', {
     connections: registry.connections as never,
@@ -43,7 +48,10 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     if (duplex !== undefined && duplex !== false) declareRoute(this, route, settings, routes, registry)
   })
   const watch = (server: Server): void => {
-    if (speaksHttp1(server)) watchServer(server, app.server as Server, app, gate, registry)
+    // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
+    watchHttp1(server, app.server as Server, app, http1, registry)
+    holdCloseUntilDrained(server, registry)
+    if (speaksHttp2(server)) watchHttp2(server, app, http2, registry, settings.extendedConnect)
   }
   app.addHook('onReady', function (done) {
     routes.seal()
@@ -61,13 +69,13 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   // The drain only starts here. A hook that waited would run into the plugin timeout, and make close()
   // reject; that the connections end is what closing the server waits for.
   app.addHook('preClose', function (done) {
-    void registry.drain()
+    registry.shutDown()
     done()
   })
 }
 
-function speaksHttp1 (server: unknown): boolean {
-  return server instanceof HttpServer || server instanceof HttpsServer
+function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
+  return 'updateSettings' in server
 }
 
 const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {

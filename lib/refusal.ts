@@ -1,4 +1,5 @@
 import { ServerResponse, STATUS_CODES, type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders } from 'node:http'
+import type { FastifyReply } from 'fastify'
 import { lingeringClose } from './lingering-close.ts'
 import type { HttpSocket } from './node-internals.ts'
 
@@ -98,12 +99,17 @@ export function refuse (socket: HttpSocket, req: IncomingMessage, error: Refusal
   sendRefusal(res, error)
 }
 
+/** The connection serves nobody any more after this reply; over HTTP/2 that is not for a reply to say. */
+export function sayClose (reply: FastifyReply): void {
+  if (reply.request.raw.httpVersionMajor < 2) reply.header('connection', 'close')
+}
+
 export function sendRefusal (res: ServerResponse, error: RefusalError): void {
   const body = errorBody(error)
   res.writeHead(error.statusCode ?? 500, {
     'Content-Type': 'application/json; charset=utf-8',
     'Content-Length': Buffer.byteLength(body),
-    Connection: 'close'
+    ...(res.req.httpVersionMajor < 2 ? { Connection: 'close' } : {})
   })
   res.end(body)
 }

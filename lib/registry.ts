@@ -25,6 +25,7 @@ export class Registry {
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
+  readonly #servers: { close: () => void, cut: () => void }[] = []
 
   constructor (settings: PluginSettings) {
     this.slots = new Slots(settings.maxConnections)
@@ -33,6 +34,17 @@ export class Registry {
 
   /** Resolves when a drain has come to its end. */
   get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
+
+  /** @param close when the server closes  @param cut when the time for that is over */
+  onShutdown (close: () => void, cut: () => void): void {
+    this.#servers.push({ close, cut })
+  }
+
+  /** The server closes: a drain, and whatever carries no connection of ours is to end as well. */
+  shutDown (): void {
+    void this.drain()
+    for (const { close } of this.#servers) close()
+  }
 
   addSocket (socket: Duplex): void {
     this.#sockets.add(socket)
@@ -71,7 +83,8 @@ export class Registry {
   /** Before there was a claim: the request names no route, or cannot be trusted to. */
   refusedUnclaimed (raw: IncomingMessage, statusCode: number): void {
     if (!channels.refuse.hasSubscribers) return
-    const kind = raw.method === 'CONNECT' ? 'connect' : raw.headers.upgrade === undefined ? 'hijack' : 'upgrade'
+    const upgrade = raw.headers.upgrade ?? raw.headers[':protocol']
+    const kind = raw.method === 'CONNECT' && raw.headers[':protocol'] === undefined ? 'connect' : upgrade === undefined ? 'hijack' : 'upgrade'
     channels.refuse.publish({ request: undefined, raw, statusCode, kind })
   }
 
@@ -104,6 +117,7 @@ export class Registry {
     for (const connection of this.connections) connection.shutDown()
     for (const claim of this.#requests) claim.cut()
     for (const socket of this.#sockets) socket.destroy()
+    for (const { cut } of this.#servers) cut()
   }
 
   #checkIdle (): void {

@@ -2,6 +2,8 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { acceptanceFailed, dropPayload, interruptSendHooks } from './accept-hooks.ts'
+import type { Carrier } from './carriers/carrier.ts'
+import { Http2Carrier } from './carriers/http2-carrier.ts'
 import { MessageCarrier } from './carriers/message-carrier.ts'
 import { Claim, claimOf } from './claim.ts'
 import { Connection } from './connection.ts'
@@ -9,10 +11,10 @@ import { CONSTRAINT, type DuplexRoute, type DuplexRoutes } from './duplex-routes
 import {
   FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_CONNECTIONS,
   FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_SHUTDOWN,
-  FST_ERR_DUPLEX_UPGRADE_REQUIRED
+  FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL, FST_ERR_DUPLEX_UPGRADE_REQUIRED
 } from './errors.ts'
 import { routeSettings, type PluginSettings, type RouteSettings } from './options.ts'
-import { RefusalResponse } from './refusal.ts'
+import { RefusalResponse, sayClose } from './refusal.ts'
 import type { Registry } from './registry.ts'
 import { Slots } from './slots.ts'
 import { wasOffered } from './upgrade-tokens.ts'
@@ -69,10 +71,10 @@ function addHooks (options: RouteOptions, registry: Registry): void {
   }
   append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: Done) => negotiate(request, reply, registry, done))
   append('preParsing', keepBody)
-  append('onSend', (_request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
+  append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const res = reply.raw as ServerResponse
     // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
-    if (res instanceof RefusalResponse && res.impliesTakeover(res.statusCode) && dropPayload(res, undefined) === undefined) {
+    if (claimOf(request.raw)?.impliesTakeover(res.statusCode) === true && dropPayload(res, undefined) === undefined) {
       done(new FST_ERR_DUPLEX_NOT_ACCEPTED())
     } else {
       done(null, dropPayload(res, payload))
@@ -124,7 +126,7 @@ function negotiate (request: FastifyRequest, reply: FastifyReply, registry: Regi
 
 /** A message would keep its connection, which nobody may use any more. */
 function shutDown (reply: FastifyReply): Error {
-  reply.header('connection', 'close')
+  sayClose(reply)
   return new FST_ERR_DUPLEX_SHUTDOWN()
 }
 
@@ -146,6 +148,7 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
 
 /** RFC 9110 section 7.8: with `Expect: 100-continue` the 100 comes before the 101. On a message it is Node's. */
 function promiseBody (claim: Claim, reply: FastifyReply): void {
+  if (claim.carrier instanceof Http2Carrier) return
   if (claim.carrier === undefined && claim.kind === 'message' && !(claim.res instanceof RefusalResponse)) return
   if (/^100-continue$/i.test(claim.req.headers.expect ?? '') && claim.kind !== 'hijack' && claim.kind !== 'connect') {
     (reply.raw as ServerResponse).writeContinue()
@@ -153,6 +156,8 @@ function promiseBody (claim: Claim, reply: FastifyReply): void {
 }
 
 function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
+  // RFC 9113 section 8.6: HTTP/2 has no Upgrade, which a 426 would have to name.
+  if (reply.request.raw.httpVersionMajor > 1) return new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL()
   const { protocols } = route.settings
   // RFC 9110 section 15.5.22 wants the protocols named; a route that takes any has none to name.
   if (protocols !== undefined) {
@@ -198,9 +203,7 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
   // A timeout has struck, and its answer is on its way through the onSend hooks.
   if (claim.over) return
   if (registry.draining) throw shutDown(reply)
-  const carrier = claim.kind === 'message'
-    ? new MessageCarrier(claim.req, reply.raw as ServerResponse, bodies.get(claim.req) ?? claim.req)
-    : claim.carrier
+  const carrier = carrierOf(claim, reply)
   if (carrier === undefined || (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded)) {
     throw new FST_ERR_DUPLEX_BODY_NOT_PARSED(claim.req.method as string)
   }
@@ -218,6 +221,15 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request)
+}
+
+function carrierOf (claim: Claim, reply: FastifyReply): Carrier | undefined {
+  const { carrier, kind, req } = claim
+  const body = bodies.get(req) ?? req
+  if (kind === 'message' && carrier === undefined) return new MessageCarrier(req, reply.raw as ServerResponse, body)
+  // Over HTTP/2 the request is Node's reader of the stream, which is the pair itself.
+  if (carrier instanceof Http2Carrier && body !== req) carrier.readFrom(body)
+  return carrier
 }
 
 function runAuto (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): unknown {

@@ -1,11 +1,16 @@
+import type { ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
-import type { DetachedSocket } from '../../types/index.ts'
+import type { HeadFields } from '../accept-head.ts'
+import type { KindHead } from '../kinds/index.ts'
+import type { DetachedSocket, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /**
- * What carries the pair of a connection: a socket, or an HTTP message. It knows the wire; it decides
+ * What carries the pair of a connection: a socket, an HTTP message, or a stream of HTTP/2. It knows the wire; it decides
  * nothing.
  */
 export interface Carrier {
+  /** How each kind is accepted on this version of HTTP. */
+  readonly heads: Readonly<Record<DuplexKind, KindHead>>
   readonly readable: Readable
   readonly writable: Writable
   /** The bytes that came with the head, which are in `readable` already. */
@@ -29,16 +34,22 @@ export interface Carrier {
   readonly closed: boolean
   /** Called when one of the sides has ended, and when all is over. */
   onProgress: () => void
+  /** Sends the accept head; what throws has sent nothing. */
+  writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void
   /** From now on nothing is accepted any more but the streams: set by acceptance. */
   start (): void
+  /** Asks the kernel to look for a peer that has vanished. */
+  keepAlive (delay: Milliseconds): void
   /** Flush, then end. */
   end (): void
   /** The handler has returned, and nothing will tell when it has finished. */
   leave (): void
   /** Nobody reads any more: discard input, so that its end is seen. */
   discardInput (): void
-  /** At once, and so that the peer cannot take it for an end. */
-  breakOff (error: Error | undefined): void
+  /** At once, and so that the peer cannot take it for an end. `failed`: our side is at fault. */
+  breakOff (error: Error | undefined, failed: boolean): void
+  /** All is over: Fastify takes the request for completed when its response tells. */
+  complete (res: ServerResponse, error: Error): void
   /** Gives the socket away. */
   detach (): DetachedSocket
 }

@@ -2,9 +2,13 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
-import { bytesInFlight, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
+import type { Milliseconds } from '../../types/index.ts'
+import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
+import { bytesInFlight, clearFields, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
+import type { HeadFields } from '../accept-head.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier } from './carrier.ts'
+import { countOutput } from './count-output.ts'
 
 const NOTHING = Buffer.alloc(0)
 
@@ -16,6 +20,7 @@ const LINGER = 2000
 
 /** A request body and the response that is sent while it arrives, on a connection that stays Node's. */
 export class MessageCarrier implements Carrier {
+  readonly heads = kindsOverHttp1
   readonly head = NOTHING
   readonly readable: Readable
   readonly writable: ServerResponse
@@ -78,13 +83,28 @@ export class MessageCarrier implements Carrier {
     return this.#aborted || (this.writable.writableFinished && (this.#req.complete || this.#req.destroyed))
   }
 
+  writeHead (status: number, fields: HeadFields, head: KindHead): void {
+    const res = this.writable
+    clearFields(res)
+    const set = new Set(fields.map(([name]) => name.toLowerCase()))
+    // Not as an argument of writeHead(): on Node 20 the last of several fields would win there.
+    for (const [name, value] of fields) res.appendHeader(name, value)
+    for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
+    res.writeHead(status)
+    res.flushHeaders()
+  }
+
   start (): void {
     iterateWithoutDestroying(this.readable)
     if (this.readable !== this.#req) iterateWithoutDestroying(this.#req)
     this.#countInput()
-    this.#countOutput()
+    countOutput(this.writable, bytes => { this.bytesWritten += bytes })
     this.#watchDestroy()
     this.#whenComplete = outliveResponse(this.#req, this.writable, this.#socket)
+  }
+
+  keepAlive (delay: Milliseconds): void {
+    this.#socket.setKeepAlive(true, delay)
   }
 
   end (): void {
@@ -140,6 +160,10 @@ export class MessageCarrier implements Carrier {
     this.onProgress()
   }
 
+  complete (res: ServerResponse, error: Error): void {
+    if (!res.writableFinished) res.emit('error', error)
+  }
+
   detach (): never {
     throw new FST_ERR_DUPLEX_CANNOT_DETACH()
   }
@@ -159,24 +183,6 @@ export class MessageCarrier implements Carrier {
       }
       return push.call(req, chunk, encoding)
     }
-  }
-
-  #countOutput (): void {
-    const { writable } = this
-    const { write, end } = ServerResponse.prototype
-    type Arguments = [chunk: unknown, encoding?: unknown, callback?: unknown]
-    const count = (chunk: unknown, encoding: unknown): void => {
-      if (typeof chunk === 'string') this.bytesWritten += Buffer.byteLength(chunk, typeof encoding === 'string' ? encoding as BufferEncoding : 'utf8')
-      else if (chunk instanceof Uint8Array) this.bytesWritten += chunk.length
-    }
-    writable.write = ((...args: Arguments) => {
-      count(args[0], args[1])
-      return Reflect.apply(write, writable, args)
-    }) as typeof write
-    writable.end = ((...args: Arguments) => {
-      count(args[0], args[1])
-      return Reflect.apply(end, writable, args)
-    }) as typeof end
   }
 
   /** Tells a stream that the app destroyed from one that the peer broke: then its socket is gone already. */

@@ -1,9 +1,12 @@
+import type { ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import {
   allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, type HttpSocket
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
-import type { DetachedSocket } from '../../types/index.ts'
+import { serialiseHead, type HeadFields } from '../accept-head.ts'
+import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
+import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier } from './carrier.ts'
 
@@ -25,6 +28,7 @@ function isNetworkError (error: NetworkError): boolean {
  * the process. The bytes that came with the head go back in the same tick, before anything can read.
  */
 export class SocketCarrier implements Carrier, Watched {
+  readonly heads = kindsOverHttp1
   readonly socket: HttpSocket
   readonly head: Buffer
   peerError: Error | undefined
@@ -61,6 +65,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   get readable (): HttpSocket { return this.socket }
   get writable (): HttpSocket { return this.socket }
+  get gone (): boolean { return this.socket.destroyed }
 
   get bytesRead (): number {
     return ((this.socket as unknown as Socket).bytesRead ?? 0) - this.#readBefore
@@ -87,12 +92,20 @@ export class SocketCarrier implements Carrier, Watched {
     this.#release = undefined
   }
 
+  writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
+    this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
+  }
+
   start (): void {
     const { socket } = this
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
     socket.destroy = (error?: Error | null) => this.#destroy(error ?? undefined)
+  }
+
+  keepAlive (delay: Milliseconds): void {
+    (this.socket as unknown as Partial<Socket>).setKeepAlive?.(true, delay)
   }
 
   end (): void {
@@ -142,6 +155,10 @@ export class SocketCarrier implements Carrier, Watched {
     socket.removeListener('finish', this.#onFinish)
     socket.removeListener('close', this.#onClose)
     raiseMaxListeners(socket, -1)
+  }
+
+  complete (res: ServerResponse): void {
+    res.emit('finish')
   }
 
   detach (): DetachedSocket {

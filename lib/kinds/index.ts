@@ -5,5 +5,6 @@ import { hijack } from './hijack.ts'
 import { message } from './message.ts'
 import { upgrade } from './upgrade.ts'
 
-export const kinds: Readonly<Record<DuplexKind, KindHead>> = { upgrade, connect, hijack, message }
+export const kindsOverHttp1: Readonly<Record<DuplexKind, KindHead>> = { upgrade, connect, hijack, message }
+export { kindsOverHttp2 } from './over-http2.ts'
 export type { KindHead } from './kind.ts'

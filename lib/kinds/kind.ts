@@ -1,6 +1,6 @@
 import type { DuplexKind } from '../../types/index.ts'
 
-/** What is particular to the accept head of a kind, over HTTP/1. */
+/** What is particular to the accept head of a kind on one version of HTTP. */
 export interface KindHead {
   readonly kind: DuplexKind
   /** The status, unless the app chose another that the kind allows. */

@@ -32,7 +32,7 @@ const ORDINARY: Verdict = { then: 'http' }
 const BODYLESS = new Set(['GET', 'HEAD', 'TRACE'])
 
 /** Decides, when a request head has been parsed and nothing after it was, whose the connection is. */
-export class Gate {
+export class Http1Gate {
   readonly #routes: DuplexRoutes
   readonly #refused: (claim: Claim) => void
 

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify'
 import { claimOf, type Claim } from './claim.ts'
 import { SocketCarrier } from './carriers/socket-carrier.ts'
 import { FST_ERR_DUPLEX_ROUTING_FAILED } from './errors.ts'
-import type { Gate, Verdict } from './gate.ts'
+import type { Http1Gate, Verdict } from './http1-gate.ts'
 import { giveBack, headWithoutUpgrade } from './give-back.ts'
 import { lingeringClose } from './lingering-close.ts'
 import { onRequestHead, sawUpgrade, takeOver, takeOverAfterBody, tolerateHalfClose, unfinishedResponse, type HttpSocket } from './node-internals.ts'
@@ -18,7 +18,7 @@ import type { Registry } from './registry.ts'
 const leaving = new WeakMap<IncomingMessage, Verdict>()
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
-export function watchServer (server: Server, main: Server, app: FastifyInstance, gate: Gate, registry: Registry): void {
+export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry): void {
   const tls = server instanceof TlsServer
   const standIn = (): void => {}
   // Node asks for a listener before it emits: without one it destroys the socket.
@@ -80,17 +80,13 @@ export function watchServer (server: Server, main: Server, app: FastifyInstance,
     } else if (event === 'request') {
       const [req, res] = args as [IncomingMessage, ServerResponse]
       const claim = claimOf(req)
-      if (claim !== undefined) {
+      // A stream of HTTP/2 on the same port is not for us.
+      if (claim !== undefined && req.httpVersionMajor === 1) {
         follow(claim, res)
         Reflect.apply(emit, this, [event, ...args])
         claim.routed()
         return true
       }
-    } else if (event === 'close' && registry.draining) {
-      // Node emits it when the last sockets are destroyed, before they have closed: onClose hooks and the end of
-      // app.close() would overtake `closed`, the onResponse hooks and the log line of these connections.
-      void registry.drained.then(() => Reflect.apply(emit, this, [event, ...args]))
-      return true
     }
     return Reflect.apply(emit, this, [event, ...args])
   }
@@ -214,7 +210,8 @@ function receiveAfterBody (registry: Registry, claim: Claim, socket: HttpSocket,
     socket.on('error', () => {})
     socket.resume()
   } else {
-    track(registry, claim.take(socket, head))
-    claim.carrier?.holdEnd()
+    const carrier = claim.take(socket, head)
+    track(registry, carrier)
+    carrier.holdEnd()
   }
 }

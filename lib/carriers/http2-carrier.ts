@@ -1,0 +1,252 @@
+import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
+import type { Readable } from 'node:stream'
+import type { HeadFields } from '../accept-head.ts'
+import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
+import type { Http2Session } from '../http2-sessions.ts'
+import { kindsOverHttp2 } from '../kinds/index.ts'
+import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
+import type { Carrier } from './carrier.ts'
+import { countOutput } from './count-output.ts'
+
+const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
+
+const NOTHING = Buffer.alloc(0)
+
+/** How often is looked whether a stream that is over has been sent, in milliseconds. */
+const FLUSH_LOOK = 100
+
+/**
+ * One stream of an HTTP/2 session, from the tick of its request on. Its end of input is held back until
+ * there is a reader, and only END_STREAM is one: Node ends a stream that was reset as if it were whole.
+ */
+export class Http2Carrier implements Carrier {
+  readonly heads = kindsOverHttp2
+  readonly head = NOTHING
+  readonly stream: ServerHttp2Stream
+  readable: Readable
+  bytesRead = 0
+  bytesWritten = 0
+  inputEnded: boolean
+  closed = false
+  peerError: Error | undefined
+  localError: Error | undefined
+  onProgress: () => void = () => {}
+  /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
+  readonly #tunnel: boolean
+  readonly #far: boolean
+  readonly #session: Http2Session
+  #accepted = false
+  #left = false
+  #breaking = false
+  #release: (() => void) | undefined
+  #flushing: NodeJS.Timeout | undefined
+
+  /** @param kind what the stream would be accepted as */
+  constructor (stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'message') {
+    stream.on('error', this.#onError)
+    this.stream = stream
+    this.readable = stream
+    this.#session = session
+    this.#tunnel = kind !== 'message'
+    this.#far = kind === 'connect'
+    this.inputEnded = stream.endAfterHeaders
+    stream.push = (chunk: unknown, encoding?: BufferEncoding) => this.#push(chunk, encoding)
+    if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
+    stream.on('finish', this.#onFinish)
+    stream.on('close', this.#onClose)
+    if (this.#tunnel) stream.on('trailers', this.#onTrailers)
+    stream.destroy = (error?: Error) => this.#destroy(error)
+  }
+
+  get writable (): ServerHttp2Stream { return this.stream }
+  get gone (): boolean { return this.stream.destroyed || this.stream.closed }
+  get outputFlushed (): boolean { return this.stream.writableFinished }
+
+  get sent (): number {
+    // A chunk is written for the stream when all of it has left. Until then that the session moves has to do.
+    return this.bytesWritten - this.stream.writableLength + (this.stream.writableLength > 0 ? this.#session.socket.bytesWritten : 0)
+  }
+
+  /** @param body what the last preParsing hook made of the request */
+  readFrom (body: Readable): void {
+    this.readable = body
+    body.on('error', this.#onError)
+    // A stream between the stream and its reader does not learn by itself that it broke off.
+    this.stream.on('close', () => { if (!this.inputEnded) body.destroy(this.peerError ?? this.localError) })
+  }
+
+  writeHead (status: number, fields: HeadFields): void {
+    const headers: OutgoingHttpHeaders = { ':status': status }
+    for (const [name, value] of fields) {
+      const key = name.toLowerCase()
+      // RFC 9113 section 8.2.2: fields that are about an HTTP/1 connection.
+      if (key === 'proxy-connection' || key === 'http2-settings' || key === 'te') continue
+      const before = headers[key]
+      headers[key] = before === undefined ? value : [before, value].flat() as string[]
+    }
+    const { stream } = this
+    // The stream's own method may be guarded against an answer that would say the same as acceptance.
+    Reflect.apply(prototypeOf(stream).respond, stream, [headers])
+  }
+
+  start (): void {
+    const { stream } = this
+    this.#accepted = true
+    this.bytesRead = stream.readableLength
+    iterateWithoutDestroying(stream)
+    if (this.readable !== stream) iterateWithoutDestroying(this.readable)
+    countOutput(stream, bytes => { this.bytesWritten += bytes }, true)
+    // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
+    if (!stream.endAfterHeaders) stream.read(0)
+    this.#session.takeover(stream)
+  }
+
+  keepAlive (delay: number): void {
+    this.#session.socket.setKeepAlive?.(true, delay)
+  }
+
+  end (): void {
+    if (!this.stream.writableEnded) this.stream.end()
+  }
+
+  leave (): void {
+    this.#left = true
+    this.#endWhatWasLeft()
+  }
+
+  discardInput (): void {
+    const { stream, readable } = this
+    this.#releaseEnd()
+    if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
+    if (readable !== stream) readable.unpipe()
+    stream.resume()
+  }
+
+  /** RFC 9113 section 7: RST_STREAM, which ends this stream alone. */
+  breakOff (error: Error | undefined, failed: boolean): void {
+    const code = !failed ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR
+    this.#reset(error, code)
+  }
+
+  /** Node has emitted 'finish' on the response when the stream closed. */
+  complete (): void {}
+
+  detach (): never {
+    throw new FST_ERR_DUPLEX_CANNOT_DETACH()
+  }
+
+  #reset (error: Error | undefined, code: number): void {
+    const { stream } = this
+    if (this.#breaking || stream.destroyed) return
+    this.#breaking = true
+    if (this.readable !== stream) this.readable.destroy(error)
+    // Node would end the output first, and send END_STREAM with it: the peer could take that for the end.
+    stream.end = (() => stream) as typeof stream.end
+    stream.close(code)
+    Reflect.apply(prototypeOf(stream).destroy, stream, [error])
+  }
+
+  /** Every `destroy()` of the stream, ours, the app's and Node's, arrives here. */
+  #destroy (error: Error | undefined): ServerHttp2Stream {
+    const { stream } = this
+    const proceed = (cause: Error | undefined): ServerHttp2Stream => Reflect.apply(prototypeOf(stream).destroy, stream, [cause])
+    if (this.#breaking || stream.destroyed) return proceed(error)
+    if (error === undefined && this.outputFlushed && (this.inputEnded || !this.#accepted)) return proceed(undefined)
+    if (error === undefined && this.#accepted && this.#maybeFlushing) {
+      this.#awaitFlush(proceed)
+      return stream
+    }
+    if (this.#brokenByPeer) {
+      this.peerError ??= error ?? aborted(stream.rstCode)
+      // Readers and writers are to hear of it: without an error they would see an end.
+      return proceed(this.#accepted ? this.peerError : error)
+    }
+    this.localError = error
+    this.#reset(error, error === undefined ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR)
+    return stream
+  }
+
+  get #brokenByPeer (): boolean {
+    const { stream } = this
+    return stream.closed || stream.session === undefined || stream.session.destroyed || this.#session.socket.destroyed
+  }
+
+  /**
+   * Both sides have ended, and the stream with them. Node destroys it before it has told the writer that
+   * the last chunk has left: what is written in order would fail, and look cut short.
+   */
+  get #maybeFlushing (): boolean {
+    const { stream } = this
+    return this.inputEnded && stream.writableEnded && stream.closed && stream.rstCode === 0 && !this.#session.socket.destroyed
+  }
+
+  #awaitFlush (proceed: (cause: Error | undefined) => void): void {
+    if (this.#flushing !== undefined) return
+    // It never comes if the peer has reset the stream, with the code that means no error.
+    const look = (): void => {
+      if (this.stream.destroyed) return
+      if (this.outputFlushed) proceed(undefined)
+      else if (bytesInFlight(this.#session.socket as unknown as HttpSocket) === 0) proceed(this.peerError = aborted(0))
+      else this.#flushing = setTimeout(look, FLUSH_LOOK)
+    }
+    this.#flushing = setTimeout(look, FLUSH_LOOK)
+  }
+
+  #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
+    const { stream } = this
+    if (chunk !== null) this.bytesRead += (chunk as Buffer).length
+    // What Node pushes when it tears a stream down is no END_STREAM.
+    else if (!this.inputEnded && this.gone) return false
+    else this.#onInputEnd()
+    return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
+  }
+
+  #releaseEnd (): void {
+    this.#release?.()
+    this.#release = undefined
+  }
+
+  /** Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. */
+  #endWhatWasLeft (): void {
+    if (this.#left && this.inputEnded && this.outputFlushed && this.stream.readableLength === 0) this.discardInput()
+  }
+
+  readonly #onInputEnd = (): void => {
+    if (this.inputEnded || this.gone) return
+    this.inputEnded = true
+    this.#endWhatWasLeft()
+    process.nextTick(() => this.onProgress())
+  }
+
+  readonly #onFinish = (): void => {
+    // Nobody will read what was refused.
+    if (!this.#accepted) this.#releaseEnd()
+    this.#endWhatWasLeft()
+    this.onProgress()
+  }
+
+  readonly #onTrailers = (): void => {
+    this.peerError ??= new FST_ERR_DUPLEX_TRAILERS()
+    this.#reset(this.peerError, NGHTTP2_PROTOCOL_ERROR)
+  }
+
+  readonly #onError = (error: Error): void => {
+    if (!this.#breaking && !this.stream.destroyed) this.localError ??= error
+  }
+
+  readonly #onClose = (): void => {
+    this.closed = true
+    clearTimeout(this.#flushing)
+    this.onProgress()
+  }
+}
+
+type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy' | 'push'>
+
+function prototypeOf (stream: ServerHttp2Stream): Methods {
+  return Object.getPrototypeOf(stream) as Methods
+}
+
+function aborted (code: number | undefined): Error {
+  return Object.assign(new Error(`the peer reset the stream with code ${code ?? 0}`), { code: 'ECONNRESET' })
+}
