@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import type { HeadFields } from '../accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from '../http2-sessions.ts'
-import { kindsOverHttp2 } from '../kinds/index.ts'
+import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
 import { countOutput } from './count-output.ts'
@@ -75,13 +75,15 @@ export class Http2Carrier implements Carrier {
     this.stream.on('close', () => { if (!this.inputEnded) body.destroy(this.peerError ?? this.localError) })
   }
 
-  writeHead (status: number, fields: HeadFields): void {
+  writeHead (status: number, fields: HeadFields, head: KindHead): void {
     const headers: OutgoingHttpHeaders = { ':status': status }
+    for (const [name, value] of head.fields(undefined)) headers[name.toLowerCase()] = value
+    const own = new Set(Object.keys(headers))
     for (const [name, value] of fields) {
       const key = name.toLowerCase()
       // RFC 9113 section 8.2.2: fields that are about an HTTP/1 connection.
       if (key === 'proxy-connection' || key === 'http2-settings' || key === 'te') continue
-      const before = headers[key]
+      const before = own.delete(key) ? undefined : headers[key]
       headers[key] = before === undefined ? value : [before, value].flat() as string[]
     }
     const { stream } = this
@@ -195,9 +197,8 @@ export class Http2Carrier implements Carrier {
   #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
     const { stream } = this
     if (chunk !== null) this.bytesRead += (chunk as Buffer).length
-    // What Node pushes when it tears a stream down is no END_STREAM.
-    else if (!this.inputEnded && this.gone) return false
     else this.#onInputEnd()
+    if (chunk === null && !this.inputEnded) return false
     return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
   }
 
@@ -212,7 +213,13 @@ export class Http2Carrier implements Carrier {
   }
 
   readonly #onInputEnd = (): void => {
-    if (this.inputEnded || this.gone) return
+    if (this.inputEnded) return
+    if (this.gone) {
+      // What Node pushes when it tears a stream down is no END_STREAM. After a reset with the code that means
+      // no error it would wait for its being read.
+      process.nextTick(() => this.stream.destroy())
+      return
+    }
     this.inputEnded = true
     this.#endWhatWasLeft()
     process.nextTick(() => this.onProgress())
