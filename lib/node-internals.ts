@@ -171,6 +171,28 @@ export function peerIsGone (socket: HttpSocket): boolean {
   return typeof handle?.getpeername === 'function' && handle.getpeername({}) !== 0
 }
 
+/** Before our own end the kernel has a peer for this socket, unless that has reset it. */
+function endIsReset (socket: HttpSocket): boolean {
+  return !socket.writableEnded && peerIsGone(socket)
+}
+
+/**
+ * Up to Node 22 libuv takes a reset for an end when it is found in the same poll as the last bytes, and what was
+ * cut off there would pass for a whole. With this `onReset` is called, and the input does not end.
+ *
+ * @returns what ends that
+ */
+export function tellResetFromEnd (socket: HttpSocket, onReset: () => void): () => void {
+  const { push } = socket
+  let telling = true
+  socket.push = function (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) {
+    if (chunk !== null || !telling || !endIsReset(this)) return push.call(this, chunk, encoding)
+    onReset()
+    return false
+  }
+  return () => { telling = false }
+}
+
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
 export function bytesInFlight (socket: HttpSocket): number {
   return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? 0
@@ -209,9 +231,9 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   const readers = (event: string | symbol): void => {
     if (event === 'data' || event === 'readable' || event === 'end') process.nextTick(release)
   }
-  const push = Readable.prototype.push
+  const { push } = socket
   socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
-    if (chunk !== null || !holding) return push.call(this, chunk, encoding)
+    if (chunk !== null || !holding || endIsReset(this)) return push.call(this, chunk, encoding)
     held = true
     onHeld()
     return false

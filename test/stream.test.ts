@@ -100,6 +100,50 @@ onEach(t, 'S3 a reset in the middle ends reads, rejects writes and aborts', asyn
   await quiet()
 })
 
+onEach(t, 'S3 a reset that arrives together with the last bytes is no end of input', async (t, transport) => {
+  const heard: string[] = []
+  const failed = gate<unknown>()
+  const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable }) => {
+    try {
+      for await (const chunk of readable) heard.push(String(chunk))
+      failed.open('ended')
+    } catch (error) {
+      failed.open(error)
+    }
+  })
+  wire.send('half of it')
+  wire.reset()
+  t.match(await failed.promise, { code: 'ECONNRESET' })
+  t.equal(heard.join(''), 'half of it')
+  t.match(await connection.closed, { reason: 'abort', error: { code: 'FST_ERR_DUPLEX_ABORTED' } })
+  t.match(connection.signal.reason, { code: 'FST_ERR_DUPLEX_ABORTED' })
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'S4 a reset that arrives together with bytes during a hook is no end of input', async (t, transport) => {
+  const inHook = gate()
+  const aborted = gate()
+  let entered = false
+  const { connect, quiet } = await serve(t, { transport }, app => {
+    app.addHook('onRequestAbort', async _request => { aborted.open() })
+    app.get('/it', {
+      duplex: true,
+      preHandler: async () => {
+        inHook.open()
+        await aborted.promise
+      }
+    }, async () => { entered = true })
+  })
+  const wire = await connect()
+  wire.send(UPGRADE)
+  await inHook.promise
+  wire.send('half of it')
+  wire.reset()
+  await aborted.promise
+  await quiet()
+  t.equal(entered, false)
+}, ['tcp', 'tls'])
+
 onEach(t, 'S3 a reset while nobody reads or writes is noticed', async (t, transport) => {
   const { wire, connection, quiet } = await takeover(t, { transport }, ({ signal }) => once(signal, 'abort'))
   wire.reset()
@@ -490,7 +534,7 @@ onEach(t, 'L4 writes that pile up before a client that does not read are no traf
 })
 
 onEach(t, 'L4 a write that leaves piece by piece is traffic', async (t, transport) => {
-  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable }) => {
+  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 400 } }, async ({ readable, writable }) => {
     await once(readable, 'data')
     await written(writable, Buffer.alloc(48 * MiB))
   })
@@ -567,7 +611,7 @@ const failures: [how: string, reason: string, fail: (connection: DuplexConnectio
   ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
   ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
   ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
+  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 500 }],
   ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }]
 ]
 
