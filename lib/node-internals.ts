@@ -176,6 +176,9 @@ function endIsReset (socket: HttpSocket): boolean {
   return !socket.writableEnded && peerIsGone(socket)
 }
 
+/** Wrapped once: a socket that goes back to HTTP may come again and again. */
+const tellers = new WeakMap<HttpSocket, (() => void) | undefined>()
+
 /**
  * Up to Node 22 libuv takes a reset for an end when it is found in the same poll as the last bytes, and what was
  * cut off there would pass for a whole. With this `onReset` is called, and the input does not end.
@@ -183,14 +186,20 @@ function endIsReset (socket: HttpSocket): boolean {
  * @returns what ends that
  */
 export function tellResetFromEnd (socket: HttpSocket, onReset: () => void): () => void {
-  const { push } = socket
-  let telling = true
-  socket.push = function (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) {
-    if (chunk !== null || !telling || !endIsReset(this)) return push.call(this, chunk, encoding)
-    onReset()
-    return false
+  const known = tellers.has(socket)
+  tellers.set(socket, onReset)
+  if (!known) {
+    const { push } = socket
+    socket.push = function (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) {
+      const tell = chunk === null ? tellers.get(socket) : undefined
+      if (tell === undefined || !endIsReset(socket)) return push.call(this, chunk, encoding)
+      tell()
+      return false
+    }
   }
-  return () => { telling = false }
+  return () => {
+    if (tellers.get(socket) === onReset) tellers.set(socket, undefined)
+  }
 }
 
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
