@@ -11,21 +11,56 @@ import {
 } from './node-internals.ts'
 import type { InjectDuplexClosed, InjectDuplexOptions, InjectDuplexResponse } from '../types/index.ts'
 
+/** While the app closes, an injected client hangs up where the server has done so: its test may have forgotten it. */
+class Farewell {
+  readonly #clients = new Set<() => void>()
+  #closing = false
+
+  say (): void {
+    this.#closing = true
+    for (const hangUp of this.#clients) hangUp()
+  }
+
+  /** @param hangUp called again and again, for it to see whether the server has ended its side */
+  hear (client: MemorySocket, res: IncomingMessage, hangUp: () => void): void {
+    const look = (): void => { if (this.#closing) hangUp() }
+    this.#clients.add(hangUp)
+    client.once('close', () => this.#clients.delete(hangUp))
+    client.onPeerEnding = look
+    onWhole(res, look)
+    look()
+  }
+}
+
+/** The `injectDuplex` of an app. */
+export function injector (app: FastifyInstance): (options: InjectDuplexOptions) => Promise<InjectDuplexResponse> {
+  const farewell = new Farewell()
+  app.addHook('preClose', done => {
+    farewell.say()
+    done()
+  })
+  return options => injectDuplex(app, options, farewell)
+}
+
 /** A request of Node's own client to the app's own server, on a connection in memory. */
-export async function injectDuplex (app: FastifyInstance, options: InjectDuplexOptions): Promise<InjectDuplexResponse> {
+async function injectDuplex (app: FastifyInstance, options: InjectDuplexOptions, farewell: Farewell): Promise<InjectDuplexResponse> {
   const wanted = injection(options)
   await app.ready()
   const server: unknown = app.server
   if (!(server instanceof HttpServer || server instanceof HttpsServer)) throw new FST_ERR_DUPLEX_CANNOT_INJECT()
+  wanted.signal?.throwIfAborted()
   const tls = server instanceof TlsServer
   const link = MemorySocket.pair(tls)
   const { client } = link
   client.abrupt = true
   link.server.readsAll = true
   const req = requestOn(client, wanted)
+  if (wanted.signal !== undefined) goAwayWith(client, wanted.signal)
   const answer = new Promise<InjectDuplexResponse>((resolve, reject) => {
     const ending = watchEnd(client)
+    const hangUp = (): void => { if (client.peerEnding) client.end() }
     const take = (res: IncomingMessage, _socket: unknown, head: Buffer): void => {
+      farewell.hear(client, res, hangUp)
       resolve(answerOf(res, onConnection(client, head), client, ending(() => client.peerEnded)))
     }
     req.once('upgrade', take)
@@ -34,7 +69,9 @@ export async function injectDuplex (app: FastifyInstance, options: InjectDuplexO
       // Node's client would close as soon as the server's side has ended; here that is decided below.
       req.shouldKeepAlive = true
       iterateWithoutDestroying(res)
-      const complete = isStream(res, req) ? onStream(client, res) : onResponse(client, req, res, wanted)
+      const stream = isStream(res, req)
+      const complete = stream ? onStream(client, res) : onResponse(client, req, res, wanted)
+      farewell.hear(client, res, stream ? hangUp : () => { if (res.complete) req.end() })
       resolve(answerOf(res, res, wanted.framed ? req : client, ending(complete, res)))
     })
     // It stays, since an error without a listener would end the process.
@@ -46,19 +83,31 @@ export async function injectDuplex (app: FastifyInstance, options: InjectDuplexO
   return answer
 }
 
-function requestOn (client: MemorySocket, { method, target, headers, signal }: Injection): ClientRequest {
+function requestOn (client: MemorySocket, { method, target, headers }: Injection): ClientRequest {
   let req: ClientRequest | undefined
   try {
-    req = send({ method, path: target, setHost: false, createConnection: () => client, ...(signal === undefined ? {} : { signal }) })
+    req = send({ method, path: target, setHost: false, createConnection: () => client })
     // Without this Node adds fields of its own, one of which would end the connection with the response.
     for (const name of ['connection', 'content-length', 'transfer-encoding']) if (!headers.has(name)) req.removeHeader(name)
     for (const [name, value] of headers) req.setHeader(name, value)
   } catch (error) {
+    // The other end has nobody yet who could be told of a reset.
+    client.abrupt = false
     req?.on('error', () => {}).destroy()
     throw invalid((error as Error).message, error)
   }
   if (method === 'CONNECT') decodeRefusals(req)
   return req
+}
+
+/** Node's client would listen to the signal until there is an answer, and to an upgrade no more. */
+function goAwayWith (client: MemorySocket, signal: AbortSignal): void {
+  const goAway = (): void => {
+    const reason: unknown = signal.reason
+    client.destroy(reason instanceof Error ? reason : new Error(String(reason)))
+  }
+  signal.addEventListener('abort', goAway)
+  client.once('close', () => signal.removeEventListener('abort', goAway))
 }
 
 /** All of it in one turn, which on the connection makes it one chunk. */

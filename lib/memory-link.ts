@@ -26,6 +26,8 @@ export class MemorySocket extends Socket {
   abrupt = false
   /** The next read gives all that is there, however much that is. */
   readsAll = false
+  /** Called when the other side has ended, whatever of what it sent was read by then. */
+  onPeerEnding = (): void => {}
   #other!: MemorySocket
   /** On their way to this end. */
   #incoming: Buffer[] = []
@@ -54,6 +56,9 @@ export class MemorySocket extends Socket {
 
   /** Bytes for which there was no room yet, of the write that is under way. */
   get bytesInFlight (): number { return Math.max(0, this.#other.#incomingLength - CAPACITY) }
+
+  /** The other side has ended. */
+  get peerEnding (): boolean { return this.#end !== 'open' }
 
   /** The other side has ended in order, and all that it sent has arrived. */
   get peerEnded (): boolean { return this.#end === 'here' }
@@ -169,6 +174,7 @@ export class MemorySocket extends Socket {
   #endComes (): void {
     if (this.#end !== 'open') return
     this.#end = 'coming'
+    this.onPeerEnding()
     this.#deliverLater()
   }
 

@@ -247,16 +247,17 @@ export function decodeRefusals (req: ClientRequest): void {
   })
 }
 
-/** Node's client ends its side of the connection when the server has ended its own. Now it does not. */
+/** When the server has ended its side of the connection Node's client ends, or destroys, its own. Now it does not. */
 export function outliveServerEnd (socket: Duplex): void {
-  const { end } = socket
-  socket.prependListener('end', () => { socket.end = () => socket })
-  socket.on('end', () => { socket.end = end })
+  const { end, destroy } = socket
+  // Node's own listener stands between these two.
+  socket.prependListener('end', () => { socket.end = socket.destroy = () => socket })
+  socket.on('end', () => { Object.assign(socket, { end, destroy }) })
 }
 
 /** Calls once when a message has arrived whole, whether or not anybody reads it. */
 export function onWhole (message: IncomingMessage, arrived: () => void): void {
-  const push = Readable.prototype.push
+  const { push } = message
   message.push = (chunk: unknown, encoding?: BufferEncoding) => {
     if (chunk === null) {
       message.push = push

@@ -9,7 +9,7 @@ import {
 } from './errors.ts'
 import { markRegistered, routingOptions, secondaryServers } from './fastify-internals.ts'
 import { Gate } from './gate.ts'
-import { injectDuplex } from './inject.ts'
+import { injector } from './inject.ts'
 import { assertNodeInternals } from './node-internals.ts'
 import { checkDuration, pluginSettings } from './options.ts'
 import { Registry } from './registry.ts'
@@ -38,7 +38,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
       await registry.drain(timeout)
     }
   })
-  app.decorate('injectDuplex', options => injectDuplex(app, options))
+  app.decorate('injectDuplex', injector(app))
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
     const { duplex } = route as { duplex?: unknown }
