@@ -6,7 +6,7 @@ import { setTimeout } from 'node:timers/promises'
 import tls from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
-import { gate, onEach, serve } from './fixtures/server.ts'
+import { gate, onEach, serve, ways } from './fixtures/server.ts'
 import { all, CONNECT, failingSource, HIJACK, logLines, MiB, pattern, resetOfAnother, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
 import { Wire } from './fixtures/wire.ts'
 
@@ -21,7 +21,7 @@ onEach(t, 'S1 the client ends first and still gets 1 MiB', async (t, transport) 
   wire.end('question')
   t.equal(sha256(await wire.rest()), sha256(late))
   t.match(await connection.closed, { reason: 'end', bytesRead: 8, bytesWritten: MiB })
-})
+}, ways)
 
 for (const [kind, request] of kinds) {
   t.test(`S1 the client ends before the first read of a ${kind}, and still gets 1 MiB`, async t => {
@@ -51,7 +51,7 @@ onEach(t, 'S1 the end of the input aborts nothing', async (t, transport) => {
   t.equal((await wire.rest()).toString(), 'late')
   t.equal((await connection.closed).error, undefined)
   t.equal(connection.signal.aborted, false)
-})
+}, ways)
 
 onEach(t, 'S2 the server ends first and still reads 1 MiB', async (t, transport) => {
   const late = pattern(MiB)
@@ -64,7 +64,7 @@ onEach(t, 'S2 the server ends first and still reads 1 MiB', async (t, transport)
   wire.end(late)
   t.equal(sha256(await got.promise), sha256(late))
   t.match(await connection.closed, { reason: 'end', bytesRead: MiB, bytesWritten: 3 })
-})
+}, ways)
 
 for (const [kind, request] of kinds) {
   t.test(`S2 the server ends a ${kind} and reads until the client does`, async t => {
@@ -98,7 +98,7 @@ onEach(t, 'S3 a reset in the middle ends reads, rejects writes and aborts', asyn
   t.equal(reason, 'abort')
   t.equal(error, connection.signal.reason)
   await quiet()
-})
+}, ways)
 
 onEach(t, 'S3 a reset while nobody reads or writes is noticed', async (t, transport) => {
   const { wire, connection, quiet } = await takeover(t, { transport }, ({ signal }) => once(signal, 'abort'))
@@ -123,7 +123,7 @@ onEach(t, 'S3 a reset under writes that wait rejects them', async (t, transport)
   wire.reset()
   t.equal((await connection.closed).reason, 'abort')
   await quiet()
-})
+}, ways)
 
 onEach(t, 'S3 a reset that ends the handler is not reported as its failure', async (t, transport) => {
   const { lines, logger } = logLines()
@@ -246,7 +246,7 @@ onEach(t, 'S4 clients that reset at any moment leave nothing', async (t, transpo
   }
   await quiet()
   t.equal(app.duplex.connections.size, 0)
-})
+}, ways)
 
 onEach(t, 'S6 what nobody reads stays in the kernel', async (t, transport) => {
   const settings = { transport, plugin: { idleTimeout: 200 } }
@@ -255,7 +255,7 @@ onEach(t, 'S6 what nobody reads stays in the kernel', async (t, transport) => {
   const { reason, bytesRead } = await connection.closed
   t.equal(reason, 'idle')
   t.ok(bytesRead > 0 && bytesRead <= 256 * 1024, `${bytesRead} of 64 MiB were read`)
-})
+}, ways)
 
 onEach(t, 'S6 write() says when the client is too slow, and end() still delivers everything', async (t, transport) => {
   const chunk = pattern(64 * 1024)
@@ -280,7 +280,7 @@ onEach(t, 'S6 write() says when the client is too slow, and end() still delivers
   const received = await wire.rest()
   t.equal(sha256(received), sha256(Buffer.concat([...Array<Buffer>(count).fill(chunk), Buffer.from('END')])))
   t.match(await connection.closed, { reason: 'end', bytesWritten: received.length })
-})
+}, ways)
 
 onEach(t, 'S7 a thousand rounds of single bytes, without the delay of coalescing', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
@@ -303,7 +303,7 @@ onEach(t, 'S7 a thousand rounds of single bytes, without the delay of coalescing
   t.ok(took < 10_000, `${Math.round(took)} ms`)
   wire.end()
   t.match(await connection.closed, { reason: 'end', bytesRead: 1000, bytesWritten: 2000 })
-})
+}, ways)
 
 onEach(t, 'S8 writes of nothing are harmless', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
@@ -320,7 +320,7 @@ onEach(t, 'S8 writes of nothing are harmless', async (t, transport) => {
   wire.send('').send(Buffer.alloc(0)).send('c').end('')
   t.equal((await wire.rest()).toString(), '')
   t.match(await connection.closed, { reason: 'end', bytesRead: 1, bytesWritten: 2 })
-})
+}, ways)
 
 onEach(t, 'S14 a half-close loses none of the writes that come late', async (t, transport) => {
   const piece = pattern(MiB)
@@ -334,7 +334,7 @@ onEach(t, 'S14 a half-close loses none of the writes that come late', async (t, 
   wire.end('over to you')
   t.equal(sha256(await wire.rest()), sha256(Buffer.concat(Array<Buffer>(4).fill(piece))))
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 t.test('S14 a TLS client whose FIN comes without a close_notify still gets what is written late', async t => {
   const late = pattern(MiB)
@@ -367,7 +367,7 @@ onEach(t, 'S15 a loop over all that comes leaves the other half open for 1 MiB',
   wire.end('question')
   t.equal(sha256(await wire.rest()), sha256(late))
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 onEach(t, 'S15 a break leaves the rest to be read', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
@@ -389,7 +389,7 @@ onEach(t, 'S15 a break leaves the rest to be read', async (t, transport) => {
   wire.end('body')
   t.equal((await wire.rest()).toString(), 'done')
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 onEach(t, 'S15 a loop that throws costs only what the handler makes of it', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport }, async ({ readable, writable }) => {
@@ -404,7 +404,7 @@ onEach(t, 'S15 a loop that throws costs only what the handler makes of it', asyn
   wire.end('good line')
   t.equal((await wire.rest()).toString(), '')
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 for (const [size, tail] of [['short', 'tail'], ['1 MiB', pattern(MiB)]] as const) {
   onEach(t, `S16 a ${size} tail and a FIN during an asynchronous hook: the tail, then the end`, async (t, transport) => {
@@ -430,7 +430,7 @@ for (const [size, tail] of [['short', 'tail'], ['1 MiB', pattern(MiB)]] as const
     t.match(await wire.head(), { status: 101 })
     t.equal((await wire.rest()).toString(), 'bye')
     t.equal(sha256(await got.promise), sha256(Buffer.from(tail)))
-  })
+  }, ways)
 }
 
 onEach(t, 'S16 a FIN and no tail during an asynchronous hook: the end, and late words', async (t, transport) => {
@@ -448,7 +448,7 @@ onEach(t, 'S16 a FIN and no tail during an asynchronous hook: the end, and late 
   goOn.open()
   t.match(await wire.head(), { status: 101 })
   t.equal((await wire.rest()).toString(), 'late')
-})
+}, ways)
 
 onEach(t, 'L3 a handler that rejects is logged once, its onError hooks run, and nothing of HTTP is sent', async (t, transport) => {
   const { lines, logger } = logLines()
@@ -472,7 +472,7 @@ onEach(t, 'L3 a handler that rejects is logged once, its onError hooks run, and 
   t.match(lines.filter(line => line.level >= 50), [{ msg: 'duplex handler failed', err: { message: 'midway' } }])
   t.equal(lines.filter(line => line.level >= 50).length, 1)
   await quiet()
-})
+}, ways)
 
 onEach(t, 'L4 writes that pile up before a client that does not read are no traffic', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable, signal }) => {
@@ -487,7 +487,7 @@ onEach(t, 'L4 writes that pile up before a client that does not read are no traf
   wire.socket.pause()
   wire.send('go')
   t.equal((await connection.closed).reason, 'idle')
-})
+}, ways)
 
 onEach(t, 'L4 a write that leaves piece by piece is traffic', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable }) => {
@@ -505,7 +505,7 @@ onEach(t, 'L4 a write that leaves piece by piece is traffic', async (t, transpor
   })
   wire.send('go').end()
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 onEach(t, 'L12 a handler that works on after the FIN is not cut short by finTimeout', async (t, transport) => {
   const { wire, connection } = await takeover(t, { transport, plugin: { finTimeout: 100 } }, async ({ readable, writable }) => {
@@ -516,7 +516,7 @@ onEach(t, 'L12 a handler that works on after the FIN is not cut short by finTime
   wire.end()
   t.equal((await wire.rest()).toString(), 'late')
   t.equal((await connection.closed).reason, 'end')
-})
+}, ways)
 
 onEach(t, 'L12 with halfOpenTimeout it has that long, from its last byte on', async (t, transport) => {
   const settings = { transport, plugin: { halfOpenTimeout: 150 } }
@@ -533,7 +533,7 @@ onEach(t, 'L12 with halfOpenTimeout it has that long, from its last byte on', as
   t.equal(await wire.gone(), transport === 'unix' ? 'ended' : 'broken')
   t.match(await connection.closed, { reason: 'half-open', error: { code: 'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT' }, bytesWritten: 4 })
   await quiet()
-})
+}, ways)
 
 for (const [kind, request] of kinds) {
   t.test(`L12 a handler that throws leaves no socket of a ${kind} open`, async t => {
