@@ -230,8 +230,10 @@ export class Claim {
     if (!this.accepted && !this.#wasTold) {
       // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
       this.#abortRequest()
-      // And as at every end: the onResponse hooks run and the request is logged.
-      if (this.res instanceof RefusalResponse) this.res.emit('finish')
+      // And as at every end: the onResponse hooks run and the request is logged. Not before, for with its response
+      // Fastify takes a request for over, and its signal would never abort.
+      const { req, res } = this
+      if (res instanceof RefusalResponse) req.closed ? res.emit('finish') : req.once('close', () => res.emit('finish'))
     }
   }
 }

@@ -63,9 +63,15 @@ export const FST_ERR_DUPLEX_INVALID_HEADER = createError<[string]>(
 export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
   'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED', 'The client did not offer the protocol "%s"', 500)
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
-  'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a real connection', 500)
+  'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
   'FST_ERR_DUPLEX_CANNOT_DETACH', 'A message, or a stream of HTTP/2, has no connection of its own to detach', 500)
+
+/** `injectDuplex` rejects with these. */
+export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_INVALID_INJECTION', 'injectDuplex() cannot send this request: %s', 500, TypeError)
+export const FST_ERR_DUPLEX_CANNOT_INJECT = createError(
+  'FST_ERR_DUPLEX_CANNOT_INJECT', 'injectDuplex() speaks HTTP/1.1, and this server does not', 500)
 
 /** Reasons of `connection.signal` and `closed.error`. */
 export const FST_ERR_DUPLEX_ABORTED = createError(

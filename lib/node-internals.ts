@@ -1,7 +1,7 @@
 // Everything this package knows of Node's insides. Checked on Node 20.20, 22.23, 24.21 and 26.10;
 // `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
 import { executionAsyncId } from 'node:async_hooks'
-import { Server, type IncomingMessage, type ServerResponse } from 'node:http'
+import { Server, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Duplex, Readable } from 'node:stream'
 
@@ -20,6 +20,8 @@ export interface HttpSocket extends Duplex {
   parser?: Parser | null
   _httpMessage?: ServerResponse | null
   _parent?: unknown
+  /** On a connection in memory, which has no handle. */
+  bytesInFlight?: number
   _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number, getAsyncId?: () => number } | null
 }
 
@@ -204,7 +206,7 @@ export function tellResetFromEnd (socket: HttpSocket, onReset: () => void): () =
 
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
 export function bytesInFlight (socket: HttpSocket): number {
-  return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? 0
+  return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? socket.bytesInFlight ?? 0
 }
 
 /**
@@ -261,6 +263,39 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
     }
   }
   return release
+}
+
+/**
+ * Node's client takes every response to a CONNECT for an established tunnel. This makes it read those that
+ * are none as it reads other responses: 1xx are passed over, and a body is decoded.
+ */
+export function decodeRefusals (req: ClientRequest): void {
+  Object.defineProperty(req, 'method', {
+    get () {
+      const status = (req as unknown as { res?: IncomingMessage | null }).res?.statusCode
+      return status === undefined || (status >= 200 && status < 300) ? 'CONNECT' : 'GET'
+    }
+  })
+}
+
+/** When the server has ended its side of the connection Node's client ends, or destroys, its own. Now it does not. */
+export function outliveServerEnd (socket: Duplex): void {
+  const { end, destroy } = socket
+  // Node's own listener stands between these two.
+  socket.prependListener('end', () => { socket.end = socket.destroy = () => socket })
+  socket.on('end', () => { Object.assign(socket, { end, destroy }) })
+}
+
+/** Calls once when a message has arrived whole, whether or not anybody reads it. */
+export function onWhole (message: IncomingMessage, arrived: () => void): void {
+  const { push } = message
+  message.push = (chunk: unknown, encoding?: BufferEncoding) => {
+    if (chunk === null) {
+      message.push = push
+      if (message.complete) arrived()
+    }
+    return push.call(message, chunk, encoding)
+  }
 }
 
 /** What is missing, for an error at registration rather than with the first lost byte. */

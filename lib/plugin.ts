@@ -13,6 +13,7 @@ import { Http1Gate } from './http1-gate.ts'
 import { watchHttp1 } from './http1-server.ts'
 import { Http2Gate } from './http2-gate.ts'
 import { watchHttp2 } from './http2-server.ts'
+import { injector } from './inject.ts'
 import { assertNodeInternals } from './node-internals.ts'
 import { checkDuration, pluginSettings } from './options.ts'
 import { Registry } from './registry.ts'
@@ -42,6 +43,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
       await registry.drain(timeout)
     }
   })
+  app.decorate('injectDuplex', injector(app))
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
     const { duplex } = route as { duplex?: unknown }

@@ -6,7 +6,7 @@ import type { FastifyInstance } from 'fastify'
 import { tunnel, type DuplexConnection } from '../lib/index.ts'
 import { turn } from './fixtures/links.ts'
 import { codeOf, exchange, request } from './fixtures/requests.ts'
-import { onEach, serve } from './fixtures/server.ts'
+import { onEach, serve, ways } from './fixtures/server.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
@@ -40,7 +40,7 @@ onEach(t, 'C3 a CONNECT is 200 without any field that frames, and the first byte
   t.equal(await wire.until('TAIL'), 'TAIL')
   wire.end(' AND MORE')
   t.equal((await wire.rest()).toString(), ' AND MORE')
-})
+}, ways)
 
 // Targets.
 
@@ -142,7 +142,7 @@ for (const [why, status, hook] of [
     await quiet()
     t.equal(await sockets(), 0)
     t.same(ran, ['CONNECT /deny/1'])
-  })
+  }, ways)
 }
 
 t.test('O3 nothing of the tail of a refused CONNECT is logged or given to anybody', async t => {
@@ -198,7 +198,7 @@ for (const [what, fields, body] of [
       wire.end()
       await quiet()
       t.same(ran, [])
-    })
+    }, ways)
   }
 }
 
@@ -218,7 +218,7 @@ onEach(t, 'R19 a CONNECT that only plain routes or a notFound handler would matc
   t.match(await wire.response(), { status: 404, headers: { connection: 'close' } })
   t.equal(await wire.remains(), '')
   t.same(ran, [])
-})
+}, ways)
 
 t.test('R19 a route that takes no connect is no route for CONNECT', async t => {
   const { connect } = await serve(t, {}, app => {
@@ -317,7 +317,7 @@ onEach(t, 'R14 HTTP/1.0 CONNECT works without Host', async (t, transport) => {
   t.equal(await wire.until('TAIL'), '{"host":"h","port":1}\nTAIL')
   wire.end()
   t.equal((await wire.rest()).length, 0)
-})
+}, ways)
 
 for (const [what, hosts] of [
   ['no Host', ''],
@@ -399,7 +399,7 @@ for (const side of ['upstream', 'client'] as const) {
       wire.end(Buffer.alloc(size, 'x'))
       t.equal((await wire.rest()).toString(), `got ${size}`)
     }
-  })
+  }, ways)
 }
 
 t.test('C7 a target that cannot be reached is the handler\'s 502, and nothing was accepted', async t => {

@@ -1,6 +1,6 @@
 import t from 'tap'
 import { once } from 'node:events'
-import { createServer, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
+import { createServer, request, type ClientRequest, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import { Duplex, PassThrough } from 'node:stream'
@@ -8,9 +8,10 @@ import { TLSSocket } from 'node:tls'
 import type { Test } from 'tap'
 import * as internals from '../lib/node-internals.ts'
 import {
-  allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, holdEnd, isPassedOn, iterateWithoutDestroying, mayHaveLostHeaders,
-  onRequestHead, outliveResponse, peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody,
-  tellResetFromEnd, tolerateHalfClose, unfinishedResponse, watchBeyondResponse, type HttpSocket
+  allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, holdEnd, isPassedOn, iterateWithoutDestroying,
+  mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
+  peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tellResetFromEnd, tolerateHalfClose,
+  unfinishedResponse, watchBeyondResponse, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -100,9 +101,10 @@ const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 t.test('every function of lib/node-internals.ts is tried here', async t => {
   const functions = Object.entries(internals).filter(([, value]) => typeof value === 'function').map(([name]) => name)
   t.strictSame(functions.sort(), [
-    'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'holdEnd', 'isPassedOn', 'iterateWithoutDestroying',
-    'mayHaveLostHeaders', 'onRequestHead', 'outliveResponse', 'peerIsGone', 'sawUpgrade', 'socketBeneath', 'takeOver',
-    'takeOverAfterBody', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
+    'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'holdEnd', 'isPassedOn',
+    'iterateWithoutDestroying', 'mayHaveLostHeaders', 'onRequestHead', 'onWhole', 'outliveResponse', 'outliveServerEnd', 'peerIsGone',
+    'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse',
+    'watchBeyondResponse'
   ])
 })
 
@@ -687,6 +689,68 @@ onBoth('holdEnd holds nothing back once there is a reader', async (t, carrying) 
   wire.end()
   await ended
   t.equal(held, 0)
+})
+
+/** Node's client, and the server's end of its connection. */
+async function ask (t: Test, method: string): Promise<{ req: ClientRequest, peer: Socket }> {
+  const server = createTcpServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const arrived = once(server, 'connection')
+  const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  const req = request({ method, path: 'a:1', createConnection: () => client }).end()
+  const [peer] = await arrived as [Socket]
+  await once(peer, 'data')
+  t.teardown(() => {
+    peer.destroy()
+    client.destroy()
+    server.close()
+  })
+  return { req, peer }
+}
+
+t.test('decodeRefusals reads what refuses a CONNECT as a response, and passes over what comes before it', async t => {
+  const { req, peer } = await ask(t, 'CONNECT')
+  decodeRefusals(req)
+  peer.write('HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  t.equal(res.statusCode, 403)
+  t.equal(String((await once(res, 'data'))[0]), 'no')
+})
+
+t.test('decodeRefusals leaves a tunnel what it is', async t => {
+  const { req, peer } = await ask(t, 'CONNECT')
+  decodeRefusals(req)
+  peer.write('HTTP/1.1 200 OK\r\n\r\nhello')
+  const [res, , head] = await once(req, 'connect') as [IncomingMessage, Duplex, Buffer]
+  t.equal(res.statusCode, 200)
+  t.equal(head.toString(), 'hello')
+})
+
+t.test('outliveServerEnd leaves the client its half of a connection that the server has half-closed', async t => {
+  const { req, peer } = await ask(t, 'GET')
+  peer.end('HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  const { socket } = res
+  req.shouldKeepAlive = true
+  outliveServerEnd(socket)
+  res.resume()
+  await once(res, 'end')
+  await turn()
+  t.strictSame([socket.destroyed, socket.writableEnded], [false, false])
+  socket.end('late')
+  t.equal(String((await once(peer, 'data'))[0]), 'late')
+})
+
+t.test('onWhole tells of a message that has arrived, though nobody reads it', async t => {
+  const { req, peer } = await ask(t, 'GET')
+  peer.write('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfo')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  const whole = gate()
+  onWhole(res, whole.open)
+  peer.write('ur')
+  await whole.promise
+  t.equal(res.complete, true)
 })
 
 t.test('assertNodeInternals finds nothing missing on this Node', async t => {

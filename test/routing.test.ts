@@ -11,7 +11,7 @@ import Fastify, { type FastifyInstance, type FastifyRequest, type RouteOptions }
 import { WebSocket, WebSocketServer } from 'ws'
 import duplex, { type DuplexConnection, type FastifyDuplexOptions } from '../lib/index.ts'
 import { codeOf, exchange, request, UPGRADE } from './fixtures/requests.ts'
-import { onEach, serve } from './fixtures/server.ts'
+import { onEach, serve, ways } from './fixtures/server.ts'
 import { listenTwice } from './fixtures/two-addresses.ts'
 import type { Wire } from './fixtures/wire.ts'
 
@@ -56,7 +56,7 @@ for (const order of ['duplex first', 'plain first']) {
     const head = await wire.send(request('GET /room?seat=4', ...UPGRADE)).head()
     t.match(head, { status: 101, headers: { 'x-hook': 'duplex' } })
     t.equal(await wire.until('\n'), 'seat 5\n', 'the schema of the duplex route has made it a number')
-  })
+  }, ways)
 
   t.test(`R3 the schema of the duplex route refuses its own requests alone, ${order}`, async t => {
     const { connect } = await serve(t, {}, declare)
@@ -143,7 +143,7 @@ for (const order of ['before', 'after'] as const) {
     t.match(await ours.head(), { status: 101, headers: { upgrade: 'foo' } })
     t.equal(await ours.until('TAIL'), 'TAIL')
     t.same(seen, ['/unknown TAIL', '/plain TAIL'])
-  })
+  }, ways)
 
   t.test(`R4 h2c and its like stay ordinary requests beside an 'upgrade' listener added ${order} the plugin`, async t => {
     const seen: string[] = []
@@ -358,7 +358,7 @@ onEach(t, 'R13 responses to earlier requests come in order, then the accept head
   t.equal((await wire.head()).status, 101)
   wire.end(' AND MORE')
   t.equal((await wire.rest()).toString(), 'TAIL AND MORE')
-})
+}, ways)
 
 for (const [kind, text] of [
   ['connect', request('CONNECT h:1')],

@@ -7,7 +7,7 @@ import type { FastifyInstance } from 'fastify'
 import type { DuplexConnection } from '../lib/index.ts'
 import { sendApart, serveLinks, turn } from './fixtures/links.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
-import { gate, onEach, serve } from './fixtures/server.ts'
+import { gate, onEach, serve, ways } from './fixtures/server.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
@@ -46,7 +46,7 @@ onEach(t, 'R12 a JSON body is parsed and validated, and the stream starts after 
   t.equal(await wire.until('TAIL'), 'TAIL')
   wire.end(' AND MORE')
   t.equal((await wire.rest()).toString(), ' AND MORE')
-})
+}, ways)
 
 onEach(t, 'R12 head, body and tail, split at every offset', async (t, transport) => {
   const { link } = await serveLinks(t, transport, declare())
@@ -60,7 +60,7 @@ onEach(t, 'R12 head, body and tail, split at every offset', async (t, transport)
     if (status !== 101 || stream !== '{"n":1234}\nTAIL') t.fail(`split at ${at}`, { status, stream, wrong: ++wrong })
   }
   t.equal(wrong, 0)
-})
+}, ways)
 
 onEach(t, 'R12 head, body and tail, one byte at a time', async (t, transport) => {
   const { connect } = await serve(t, { transport }, declare())
@@ -68,7 +68,7 @@ onEach(t, 'R12 head, body and tail, one byte at a time', async (t, transport) =>
   await wire.sendSlowly(json('{"n":1234}') + 'TAIL')
   t.equal((await wire.head()).status, 101)
   t.equal(await streamed(wire, '{"n":1234}\nTAIL'), '{"n":1234}\nTAIL')
-})
+}, ways)
 
 for (const size of [1, 16383, 16384, 65535, 65536, 1024 * 1024]) {
   for (const segments of ['one segment', 'two']) {
@@ -91,7 +91,7 @@ for (const size of [1, 16383, 16384, 65535, 65536, 1024 * 1024]) {
       const expected = createHash('sha256').update(body).digest('hex') + request('GET /ran')
       t.equal(await streamed(wire, expected), expected)
       t.same(ran, [])
-    })
+    }, ways)
   }
 }
 
@@ -109,7 +109,7 @@ onEach(t, 'R12 the stream is the socket itself, with the tail at its front', asy
   wire.send(json('{"n":1}') + 'TAIL')
   t.equal((await wire.head()).status, 101)
   t.equal(await streamed(wire, 'TAIL'), 'TAIL')
-})
+}, ways)
 
 onEach(t, 'R12 Content-Length: 0 is no body', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => {
@@ -122,7 +122,7 @@ onEach(t, 'R12 Content-Length: 0 is no body', async (t, transport) => {
   wire.end(request('POST /it', ...UPGRADE, 'Content-Length: 0') + 'TAIL')
   t.equal((await wire.head()).status, 101)
   t.equal((await wire.rest()).toString(), 'undefined\nTAIL')
-})
+}, ways)
 
 onEach(t, 'R12 the client may half-close behind the body: the handler still answers', async (t, transport) => {
   const { connect } = await serve(t, { transport }, declare())
@@ -130,7 +130,7 @@ onEach(t, 'R12 the client may half-close behind the body: the handler still answ
   wire.end(json('{"n":7}') + 'TAIL')
   t.equal((await wire.head()).status, 101)
   t.equal((await wire.rest()).toString(), '{"n":7}\nTAIL')
-})
+}, ways)
 
 t.test('R12 slow hooks before and after the body lose nothing', async t => {
   const slowly = async (): Promise<void> => { for (let turns = 20; turns > 0; turns--) await turn() }
@@ -189,7 +189,7 @@ for (const [why, status, code, text] of [
     wire.end()
     await quiet()
     t.same(ran, [])
-  })
+  }, ways)
 }
 
 t.test('R12 a method whose body Fastify does not parse is 400, closed, and nothing of it is handed out', async t => {
@@ -275,7 +275,7 @@ onEach(t, 'R12 a client that resets in the middle of the body: the request is ab
   t.equal(await aborted.promise, '/it')
   await quiet()
   t.equal(app.duplex.connections.size, 0)
-})
+}, ways)
 
 t.test('R12 a client that ends in the middle of the body leaves nothing', async t => {
   const { link, quiet } = await serveLinks(t, 'tcp', app => {
@@ -390,7 +390,7 @@ onEach(t, 'R18 Expect: 100-continue gets its 100 before the body, and then the 1
   wire.end('{"n":1}TAIL')
   t.equal((await wire.head()).status, 101)
   t.equal((await wire.rest()).toString(), '{"n":1}\nTAIL')
-})
+}, ways)
 
 onEach(t, 'R18 Expect: 100-continue without a body: 100, then 101', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => { app.get('/it', { duplex: true }, echo) })
@@ -399,7 +399,7 @@ onEach(t, 'R18 Expect: 100-continue without a body: 100, then 101', async (t, tr
   t.equal(await wire.until('\r\n\r\n'), 'HTTP/1.1 100 Continue\r\n\r\n')
   t.equal((await wire.head()).status, 101)
   t.equal((await wire.rest()).toString(), 'TAIL')
-})
+}, ways)
 
 t.test('R18 a refusal by the hooks comes at once, without a 100', async t => {
   const { connect } = await serve(t, {}, app => {

@@ -18,6 +18,7 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
+import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
 /**
@@ -283,6 +284,14 @@ declare module 'fastify' {
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /** Added by fastify-duplex. */
     duplex: FastifyDuplex
+
+    /**
+     * `inject` for duplex routes: a request on a connection in memory, through the HTTP parser and all
+     * hooks; nothing listens. It waits for `ready()`. HTTP/1.1 only.
+     *
+     * @returns the response, an acceptance or a refusal; rejects where there is none
+     */
+    injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /** Declares a CONNECT route, which takes duplex connections only. */
     connect: DuplexConnectMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>

@@ -2,19 +2,32 @@ import type { HTTPMethods } from 'fastify'
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 
-/** A request for an in-memory connection. */
+/** A request on a connection in memory. Anything else than what is listed rejects with `FST_ERR_DUPLEX_INVALID_INJECTION`. */
 export interface InjectDuplexOptions {
   /** @default 'GET' */
   method?: HTTPMethods | 'CONNECT' | undefined
-  /** The path and query; for CONNECT the target, `host:port`. */
+  /** The path and query; for CONNECT the target, `host:port`. It is sent as it is. */
   url: string
+  /**
+   * `Host` is `localhost:80`, for CONNECT the target, unless it is given; no other field is added.
+   * `Transfer-Encoding: chunked`, or a `Content-Length`, without a `payload` declares a body that
+   * is written to `writable`: the request of a `message`.
+   */
   headers?: OutgoingHttpHeaders | undefined
-  /** What to offer as `Upgrade`, in order. With none the request is no upgrade. */
+  /** What to offer as `Upgrade`, in order. With none the request is no upgrade, unless `headers` say so. */
   protocol?: string | readonly string[] | undefined
-  /** The request body. Objects are sent as JSON. */
+  /**
+   * The whole request body, sent with a `Content-Length` unless `headers` frame it. Objects are sent as
+   * JSON. The body of an upgrade comes before its stream; on any other request it makes a `message`.
+   */
   payload?: string | Uint8Array | object | undefined
-  /** Bytes to send in one chunk with the request head, before there is an answer. */
+  /**
+   * Bytes to send in one chunk with the request head (and the payload), before there is an answer: the
+   * first of the stream, or of a body that `headers` declare. Not with a payload that is all of a message.
+   */
   early?: string | Uint8Array | undefined
+  /** The client goes away when it aborts, with or without an answer; without one the promise rejects. */
+  signal?: AbortSignal | undefined
 }
 
 /** The answer, as the client sees it. A refusal is one too: it resolves with its status and body. */
@@ -22,12 +35,32 @@ export interface InjectDuplexResponse {
   readonly statusCode: number
   /** In lower case, as Node parses them. */
   readonly headers: IncomingHttpHeaders
-  /** What the server sends. */
+  /**
+   * What the server sends: the connection of an upgrade or CONNECT that was accepted, else the response,
+   * decoded. A stream that the server breaks off ends with an error (`ECONNRESET`), never with an end. Errors
+   * that nobody listens for are no uncaught exceptions here. `destroy()`, of this or of `writable`, before
+   * both sides have ended resets the connection.
+   */
   readonly readable: Readable
-  /** What the server receives. */
+  /** What the server receives: the body of a message, else the connection itself. `end()` is half of a close. */
   readonly writable: Writable
-  /** Reads `readable` to its end. Call it once, and do not read `readable` beside it. */
+  /**
+   * Reads `readable` to its end, then ends `writable`, as a client does that has heard everything. It
+   * rejects where the stream breaks. Call it once, and do not read `readable` beside it.
+   */
   body (): Promise<Buffer>
-  /** Resolves when the in-memory connection is closed. It never rejects. */
-  readonly closed: Promise<void>
+  /**
+   * Resolves when the connection is closed, and never rejects. As with any socket that is only after
+   * what has arrived was read, or when it breaks. A response with an end of its own (a refusal, a message
+   * whose request is complete too) is the last on its connection, which then closes by itself.
+   */
+  readonly closed: Promise<InjectDuplexClosed>
+}
+
+/** How an injected connection ended. */
+export interface InjectDuplexClosed {
+  /** What the server sent came to its end in order: false after a reset, and after a message without its end. */
+  readonly complete: boolean
+  /** What broke it, where it is not complete. */
+  readonly error?: Error
 }

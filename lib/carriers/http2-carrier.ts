@@ -6,6 +6,7 @@ import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
+import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
@@ -95,7 +96,7 @@ export class Http2Carrier implements Carrier {
     const { stream } = this
     this.#accepted = true
     this.bytesRead = stream.readableLength
-    iterateWithoutDestroying(stream)
+    Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, bytes => { this.bytesWritten += bytes }, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
