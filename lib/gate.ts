@@ -48,8 +48,8 @@ export class Gate {
       return req.method === 'CONNECT' ? this.#connect(req, hasOthers) : this.#upgrade(req, hasOthers)
     }
     if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
-    // Other owners of the event get what Node would give them.
-    return asksForUpgrade(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
+    // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
+    return asksForUpgrade(req) && !hasBody(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {

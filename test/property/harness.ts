@@ -235,7 +235,11 @@ const PER_ROUND = 40
 export async function runRounds<C> (settings: RunSettings, cases: fc.Arbitrary<C>, check: (value: C) => Promise<void>): Promise<string[]> {
   const { name, cases: total, seed, atOnce, servers, log } = settings
   const problems: string[] = []
-  const uncaught = (error: unknown): void => { problems.push(`${name}: uncaught ${error instanceof Error ? error.stack : String(error)}`) }
+  const problem = (text: string): void => {
+    problems.push(text)
+    log(`${name}: ${text}`)
+  }
+  const uncaught = (error: unknown): void => problem(`uncaught ${error instanceof Error ? error.stack : String(error)}`)
   process.on('uncaughtException', uncaught)
   process.on('unhandledRejection', uncaught)
   process.on('warning', uncaught)
@@ -249,15 +253,15 @@ export async function runRounds<C> (settings: RunSettings, cases: fc.Arbitrary<C
         run += details.numRuns
         if (!details.failed) return
         const { counterexample, counterexamplePath, errorInstance } = details
-        problems.push([
-          `${name}: seed ${parameters.seed}, path ${counterexamplePath ?? 'unknown'}, after ${details.numRuns} cases and ${details.numShrinks} steps to a smaller one`,
+        problem([
+          `seed ${parameters.seed}, path ${counterexamplePath ?? 'unknown'}, after ${details.numRuns} cases and ${details.numShrinks} steps to a smaller one`,
           fc.stringify(counterexample?.[0]),
           errorInstance instanceof Error ? errorInstance.message : String(errorInstance)
         ].join('\n'))
       }))
       for (const server of Object.values(servers)) {
         const left = await server.left()
-        if (left !== undefined) problems.push(`${name}: after the round with the seeds from ${seed + round * atOnce}, ${left}`)
+        if (left !== undefined) problem(`after the round with the seeds from ${seed + round * atOnce}, ${left}`)
       }
     }
     log(`${name}: ${run} cases, seed ${seed}, ${problems.length} problems`)

@@ -169,7 +169,7 @@ export function judge (c: HeadCase): Verdict {
     if (framing === 'gzip') return { then: 'flawed' }
     if (modern && hosts.length === 0) return { then: 'answer', statuses: [400], persists, sure: false }
     if (modern && expect === 'nonsense') return { then: 'answer', statuses: [417, 400], persists, sure: false }
-    return { then: 'take', kind: 'message', protocol: undefined, authority: undefined, persists: persists && modern }
+    return { then: 'take', kind: 'message', protocol: undefined, authority: undefined, persists }
   }
   if (method === 'HEAD') {
     if (route.shared === true) return ordinary([200])

@@ -206,7 +206,8 @@ function write (c: HeadCase, id: string): Wire {
   const lines = fields.map(([name, value]) => {
     const line = `${cased(name, c.casing)}:${before}${value}${after}`
     // Behind these Node does not know a tab for the white space that it is.
-    return /^(?:content-length|transfer-encoding|connection:.*(?:close|keep-alive))/i.test(line) ? line.replaceAll('\t', ' ') : line
+    const strict = /^(?:content-length|transfer-encoding|connection:.*(?:close|keep-alive))/i.test(line)
+    return strict || (/^connection/i.test(line) && c.framing !== 'none' && c.framing !== 'zero') ? line.replaceAll('\t', ' ') : line
   })
   let line = `${c.method} ${c.target} HTTP/${c.version}`
   let newline = '\r\n'
@@ -324,8 +325,9 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   switch (verdict.then) {
     case 'take':
       if (verdict.kind === 'message') {
+        // In HTTP/1.0 its end is that of the connection, which Node learns when it has read what follows.
         most = verdict.persists ? behind : 0
-        least = c.eager || disturbed ? 0 : most
+        least = c.eager || disturbed || c.version === '1.0' ? 0 : most
         awaited = () => complete(c.before + 1 + least)
       } else {
         awaited = hasHead
