@@ -47,7 +47,9 @@ export class Http1Gate {
       if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
       return req.method === 'CONNECT' ? this.#connect(req, hasOthers) : this.#upgrade(req, hasOthers)
     }
-    return this.#routes.mayMatch(req.url as string) ? this.#plain(req) : ORDINARY
+    if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
+    // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
+    return asksForUpgrade(req) && !hasBody(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {
@@ -135,6 +137,11 @@ function refusal (error: Error & { code: string, statusCode?: number }): Verdict
 
 function declaresBody (req: IncomingMessage): boolean {
   return req.headers['content-length'] !== undefined || req.headers['transfer-encoding'] !== undefined
+}
+
+/** The parser overlooks the option where a tab follows it, which is white space like any other, RFC 9110 section 5.6.3. */
+function asksForUpgrade ({ headers }: IncomingMessage): boolean {
+  return Boolean(headers.upgrade) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
 }
 
 /** `Content-Length: 0` is no body before an upgraded stream. */

@@ -34,7 +34,8 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
       switch (verdict.then) {
         case 'http':
           if (verdict.claim?.kind === 'message') {
-            tolerateHalfClose(socket, server, () => claimOf(unfinishedResponse(socket)?.req ?? {})?.kind === 'message')
+            tolerateHalfClose(socket, server, () => [claimOf(unfinishedResponse(socket)?.req ?? {}), latest.get(socket)]
+              .some(claim => claim?.kind === 'message' && claim.res?.writableFinished !== true))
           }
           return next()
         case 'take-after-body':

@@ -187,6 +187,26 @@ onEachKind(t, 'A9 accept after the client went away is a coded error', async (t,
   await quiet()
 })
 
+onEachKind(t, 'S4 a manual handler is not entered for a client that went away before', async (t, kind) => {
+  let entered = 0
+  const waiting = gate()
+  const left = gate()
+  const { connect, quiet } = await serve(t, {}, app => takeManually(app, () => { entered++ }, {
+    preHandler: async () => {
+      waiting.open()
+      await left.promise
+    }
+  }))
+  const wire = await connect()
+  wire.send(ask(kind))
+  await waiting.promise
+  wire.reset()
+  await quiet()
+  left.open()
+  await turn()
+  t.equal(entered, 0)
+})
+
 onEachKind(t, 'A9 accept after detach is a coded error', async (t, kind) => {
   const { connect } = await serve(t, {}, app => takeManually(app, async pending => {
     const { socket, head } = pending.detach()

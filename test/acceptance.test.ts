@@ -235,6 +235,8 @@ for (const [fields, kind] of [
   [['Connection: upgrade , keep-alive', 'Upgrade: foo'], 'upgrade'],
   [['Connection: keep-alive,upgrade,x', 'Upgrade: foo'], 'upgrade'],
   [['Connection: close, Upgrade', 'Upgrade: foo'], 'upgrade'],
+  [['Connection: Upgrade\t', 'Upgrade: foo'], 'upgrade'],
+  [['Connection:\tkeep-alive,\tUpgrade \t,x', 'Upgrade:\tfoo\t'], 'upgrade'],
   [['Connection: keep-alive', 'Connection: Upgrade', 'Upgrade: foo'], 'upgrade'],
   [['Upgrade: foo', 'Connection: Upgrade', 'Connection: x'], 'upgrade'],
   [['Connection: Upgrade'], 'hijack'],

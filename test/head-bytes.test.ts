@@ -5,7 +5,7 @@ import { Socket } from 'node:net'
 import { PassThrough, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { TLSSocket } from 'node:tls'
-import type { DuplexConnection } from '../lib/index.ts'
+import type { DuplexClosed, DuplexConnection } from '../lib/index.ts'
 import { ask, everyKind, LAST_CHUNK, onEachKind, piece, streamKinds, take } from './fixtures/kinds.ts'
 import { onEveryWay, sendApart, serveLinks, turn } from './fixtures/links.ts'
 import { gate, serve, type TestServer } from './fixtures/server.ts'
@@ -90,6 +90,21 @@ t.test('H1 connection.head tells what came with the head, and takes nothing from
     wire.send(ask(kind) + 'TAIL')
     await wire.head()
     t.equal(await wire.until(';TAIL'), 'head=TAIL;TAIL', kind)
+  }
+})
+
+t.test('H1 what came with the head is counted as read, once', async t => {
+  const closed: Promise<DuplexClosed>[] = []
+  const { connect } = await serve(t, {}, app => take(app, connection => {
+    closed.push(connection.closed)
+    return pipeline(connection.readable, connection.writable)
+  }))
+  for (const kind of streamKinds) {
+    const wire = await connect()
+    wire.end(ask(kind) + 'TAIL')
+    await wire.head()
+    await wire.rest()
+    t.match(await closed.pop(), { reason: 'end', bytesRead: 4, bytesWritten: 4 }, kind)
   }
 })
 

@@ -3,6 +3,7 @@ import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { FastifyInstance } from 'fastify'
 import type { DuplexConnection } from '../lib/index.ts'
@@ -238,6 +239,22 @@ t.test('M6 a large response before a takeover is sent whole, at the pace of its 
   for (let turns = 50; turns > 0; turns--) await turn()
   wire.socket.resume()
   for (let n = 0; n < 2; n++) t.equal((await wire.response()).body.length, 8 * 1024 * 1024)
+  t.equal((await wire.head()).status, 101)
+  t.equal(await wire.until('TAIL'), 'TAIL')
+})
+
+t.test('M6 a response that is streamed before a takeover goes on when its reader does', async t => {
+  const { connect } = await serve(t, {}, app => {
+    declare()(app)
+    app.get('/streamed', async (_request, reply) => reply.header('content-length', 8 * 1024 * 1024)
+      .send(Readable.from(Array.from({ length: 128 }, () => Buffer.alloc(65_536, 'x')))))
+  })
+  const wire = await connect()
+  wire.socket.pause()
+  wire.send(request('GET /streamed') + request('GET /it', ...UPGRADE) + 'TAIL')
+  for (let turns = 50; turns > 0; turns--) await turn()
+  wire.socket.resume()
+  t.equal((await wire.response()).body.length, 8 * 1024 * 1024)
   t.equal((await wire.head()).status, 101)
   t.equal(await wire.until('TAIL'), 'TAIL')
 })

@@ -164,6 +164,31 @@ onEach(t, 'S1 a client that half-closes behind its message still gets 1 MiB', as
   t.equal((await connection.closed).reason, 'end')
 })
 
+onEach(t, 'S1 a client that half-closes behind a message which waits for another response still gets its answer', async (t, transport) => {
+  const slow = gate()
+  const entered = gate()
+  const { connect } = await serve(t, { transport }, app => {
+    app.get('/slow', async () => {
+      await slow.promise
+      return 'slow'
+    })
+    app.post('/it', { duplex: true }, async ({ readable, writable }) => {
+      const heard = await all(readable)
+      entered.open()
+      writable.end(`heard ${heard}`)
+    })
+  })
+  const wire = await connect()
+  wire.end(`GET /slow HTTP/1.1\r\nHost: a\r\n\r\n${withLength(5)}hello`)
+  await entered.promise
+  await new Promise(resolve => setImmediate(resolve))
+  slow.open()
+  t.equal((await wire.response()).body, 'slow')
+  t.equal((await wire.head()).status, 200)
+  t.equal((await chunkedBody(wire)).toString(), 'heard hello')
+  t.equal((await wire.rest()).toString(), '')
+})
+
 for (const [which, request] of [
   ['that is kept alive', withLength(MiB)],
   ['that says close', `POST /it HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${MiB}\r\n\r\n`],

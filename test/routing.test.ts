@@ -453,6 +453,7 @@ t.test('R15 ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive: false
   const { connect } = await serve(t, { fastify }, app => { app.get('/Deep/it', { duplex: true }, say(() => 'taken')) })
   for (const url of ['/Deep/it', '/deep/IT/', '/deep//it', '//DEEP/it']) {
     t.equal(await taken(await connect(), `GET ${url}`, ...UPGRADE), 'taken', url)
+    t.equal(await taken(await connect(), `GET ${url}`), 'taken', `${url} without an Upgrade`)
   }
 })
 

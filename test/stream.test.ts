@@ -152,6 +152,17 @@ onEachStream(t, 'S3 a reset while nobody reads or writes is noticed', async (t, 
   await quiet()
 }, ['tcp', 'tls', 'h2'])
 
+onEach(t, 'S3 a client that vanishes behind its FIN is found, though nobody reads or writes', async (t, transport) => {
+  const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable, signal }) => {
+    await once(readable.resume(), 'end')
+    wire.reset()
+    await once(signal, 'abort')
+  })
+  wire.end()
+  t.equal((await connection.closed).reason, 'abort')
+  await quiet()
+}, ['tcp', 'tls'])
+
 onEachStream(t, 'S3 a reset under writes that wait rejects them', async (t, transport) => {
   const waiting = gate()
   const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable, writable }) => {
