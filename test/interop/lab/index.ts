@@ -1,0 +1,3 @@
+export { bytes, Dialogue, exits, Lab, sha256, type Finished, type Group, type Row } from './lab.ts'
+export { load, type Installed, type Peer } from './peers.ts'
+export { curl, python, undici } from './common.ts'
