@@ -310,7 +310,7 @@ async function startSshd (lab: Lab, directory: string): Promise<{ port: number, 
     lab.defer(() => rm('/run/sshd', { recursive: true }))
   }
   const server = lab.spawn('/usr/sbin/sshd', ['-D', '-e', '-f', join(directory, 'sshd_config')])
-  await new Dialogue(server).until('Server listening on')
+  await new Dialogue(server, 'stderr').until('Server listening on')
   return {
     port,
     options: [

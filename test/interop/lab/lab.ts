@@ -171,16 +171,16 @@ export class Dialogue {
   readonly #child: ChildProcessWithoutNullStreams
   #text = ''
   #ended = false
+  #aside = ''
   #wake: () => void = () => {}
 
-  constructor (child: ChildProcessWithoutNullStreams) {
+  constructor (child: ChildProcessWithoutNullStreams, listenTo: 'stdout' | 'stderr' = 'stdout') {
     this.#child = child
-    for (const stream of [child.stdout, child.stderr]) {
-      stream.setEncoding('utf8').on('data', (text: string) => {
-        this.#text += text
-        this.#wake()
-      })
-    }
+    child[listenTo].setEncoding('utf8').on('data', (text: string) => {
+      this.#text += text
+      this.#wake()
+    })
+    child[listenTo === 'stdout' ? 'stderr' : 'stdout'].setEncoding('utf8').on('data', (text: string) => { this.#aside += text })
     child.on('close', () => {
       this.#ended = true
       this.#wake()
@@ -205,7 +205,7 @@ export class Dialogue {
         this.#text = this.#text.slice(match + length)
         return taken
       }
-      if (this.#ended) throw new Error(`ended without ${String(what)}, after: ${this.#text.slice(-500)}`)
+      if (this.#ended) throw new Error(`ended without ${String(what)}, after: ${this.#text.slice(-500)} ${this.#aside.slice(-500)}`)
       await new Promise<void>(resolve => { this.#wake = resolve })
     }
   }
