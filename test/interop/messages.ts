@@ -51,7 +51,7 @@ async function run (lab: Lab): Promise<void> {
     })
 
     await lab.check(undici, `request() over ${transport}: ${ROUNDS} rounds, then 20 MB there and back on the same connection`, async () => {
-      const { Client } = await load<Undici>('undici')
+      const { Client } = load<Undici>('undici')
       const client = new Client(origin, { connect: { ca: cert } })
       const body = new PassThrough()
       body.write('round 0')
@@ -69,7 +69,7 @@ async function run (lab: Lab): Promise<void> {
       await client.close()
     })
     await lab.check(undici, `upgrade() over ${transport}: 20 MB there and back, half-closed`, async () => {
-      const { Client } = await load<Undici>('undici')
+      const { Client } = load<Undici>('undici')
       const client = new Client(origin, { connect: { ca: cert } })
       const { headers, socket } = await client.upgrade({ path: '/echo', protocol: 'echo' })
       assert.equal(headers.upgrade, 'echo')

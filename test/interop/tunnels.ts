@@ -154,7 +154,7 @@ async function run (lab: Lab): Promise<void> {
   }
 
   await lab.check(undici, 'ProxyAgent, https target, 10 MB down and up', async () => {
-    const { ProxyAgent, request } = await load<Undici>('undici')
+    const { ProxyAgent, request } = load<Undici>('undici')
     const agent = new ProxyAgent({ uri: viaProxy, requestTls: { ca: cert } })
     const url = `https://localhost:${secure}`
     const down = await request(`${url}/blob`, { dispatcher: agent })
@@ -164,7 +164,7 @@ async function run (lab: Lab): Promise<void> {
     await agent.close()
   })
   await lab.check(undici, 'connect(), 1 MB through the socket, half-closed', async () => {
-    const { Client } = await load<Undici>('undici')
+    const { Client } = load<Undici>('undici')
     const client = new Client(viaProxy)
     const { statusCode, socket } = await client.connect({ path: `localhost:${digest}` })
     assert.equal(statusCode, 200)

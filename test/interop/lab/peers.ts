@@ -2,7 +2,6 @@ import { spawnSync } from 'node:child_process'
 import { existsSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
 import { delimiter, join } from 'node:path'
-import { pathToFileURL } from 'node:url'
 
 /** A program or a library that is not ours. */
 export interface Peer {
@@ -32,9 +31,9 @@ export const cache = new URL('../../../../node_modules/.cache/interop/', import.
 const unpacked = (peer: Peer): string => join(cache, 'debian', peer.debian?.[0] ?? peer.name)
 const require = createRequire(join(cache, 'package.json'))
 
-/** Imports a library that was installed for a peer. */
-export async function load<T> (name: string): Promise<T> {
-  return await import(pathToFileURL(require.resolve(name)).href) as T
+/** A library that was installed for a peer. */
+export function load<T> (name: string): T {
+  return require(name) as T
 }
 
 /** Installs what is not there. What cannot be installed is simply not in the result. */
