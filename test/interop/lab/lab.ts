@@ -1,5 +1,5 @@
 import { strict as assert } from 'node:assert'
-import { spawn, type ChildProcessWithoutNullStreams } from 'node:child_process'
+import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process'
 import { createHash } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
@@ -168,19 +168,19 @@ export function exits (finished: Finished, code = 0): Finished {
 
 /** A process that talks line by line. */
 export class Dialogue {
-  readonly #child: ChildProcessWithoutNullStreams
+  readonly #child: ChildProcess
   #text = ''
   #ended = false
   #aside = ''
   #wake: () => void = () => {}
 
-  constructor (child: ChildProcessWithoutNullStreams, listenTo: 'stdout' | 'stderr' = 'stdout') {
+  constructor (child: ChildProcess, listenTo: 'stdout' | 'stderr' = 'stdout') {
     this.#child = child
-    child[listenTo].setEncoding('utf8').on('data', (text: string) => {
+    child[listenTo]?.setEncoding('utf8').on('data', (text: string) => {
       this.#text += text
       this.#wake()
     })
-    child[listenTo === 'stdout' ? 'stderr' : 'stdout'].setEncoding('utf8').on('data', (text: string) => { this.#aside += text })
+    child[listenTo === 'stdout' ? 'stderr' : 'stdout']?.setEncoding('utf8').on('data', (text: string) => { this.#aside += text })
     child.on('close', () => {
       this.#ended = true
       this.#wake()
@@ -188,11 +188,11 @@ export class Dialogue {
   }
 
   send (text: string): void {
-    this.#child.stdin.write(text)
+    this.#child.stdin?.write(text)
   }
 
   end (): void {
-    this.#child.stdin.end()
+    this.#child.stdin?.end()
   }
 
   /** Waits until this was printed, and takes everything up to its end. */
@@ -214,6 +214,18 @@ export class Dialogue {
   async exit (): Promise<number | null> {
     while (!this.#ended) await new Promise<void>(resolve => { this.#wake = resolve })
     return this.#child.exitCode
+  }
+}
+
+/** Waits until a process is gone that is not our child. */
+export async function gone (pid: number): Promise<void> {
+  for (;;) {
+    try {
+      process.kill(pid, 0)
+    } catch {
+      return
+    }
+    await new Promise(resolve => setTimeout(resolve, 5))
   }
 }
 
