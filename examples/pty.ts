@@ -24,7 +24,8 @@ export class Pty {
   readonly #process: Promise<{ pid: number, device: string } | undefined>
 
   constructor (argv: readonly string[], { env, cwd, rows, columns }: PtyOptions) {
-    const command = `echo $$ $(tty) >&3; exec 3>&-; stty ${settings({ rows, columns }).join(' ')}; exec ${argv.map(quote).join(' ')}`
+    // The report comes last: a new size must not be overtaken by the first one.
+    const command = `stty ${settings({ rows, columns }).join(' ')}; echo $$ $(tty) >&3; exec 3>&-; exec ${argv.map(quote).join(' ')}`
     this.child = spawn('script', ['--quiet', '--flush', '--return', '--echo', 'always', '--command', command, '/dev/null'], {
       env: { TERM: 'xterm-256color', ...env, SHELL: '/bin/sh' },
       cwd,
