@@ -73,8 +73,9 @@ async def main():
     assert ws.close_code == 1000, ws.close_code
     try:
         await websockets.connect('${url('')}')
-    except websockets.InvalidStatusCode as error:
-        assert error.status_code == 400, error
+    except websockets.InvalidHandshake as error:
+        status = error.response.status_code if hasattr(error, 'response') else error.status_code
+        assert status == 400, status
     else:
         raise Exception('not refused')
     print('done')

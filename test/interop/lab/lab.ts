@@ -55,25 +55,29 @@ export class Lab {
   /** Runs one row of the table. */
   async check (peer: Peer, driven: string, body: (path: string) => Promise<unknown>): Promise<void> {
     const installed = this.#installed.get(peer)
-    const row: Row = { peer: peer.name, version: installed?.version ?? '-', driven, result: 'not there', required: peer.required }
-    await this.#fill(row, installed === undefined ? undefined : () => body(installed.path))
+    if (installed !== undefined) {
+      await this.#fill({ peer: peer.name, version: installed.version, driven, result: 'ok', required: peer.required }, () => body(installed.path))
+    } else if (!this.rows.some(({ peer: name, result }) => name === peer.name && result === 'not there')) {
+      this.#add({ peer: peer.name, version: '-', driven: 'nothing, it cannot be had here', result: 'not there', required: peer.required })
+    }
   }
 
   /** A row about our own side. */
   async ours (name: string, driven: string, body: () => Promise<unknown>): Promise<void> {
-    await this.#fill({ peer: name, version: '-', driven, result: 'not there', required: true }, body)
+    await this.#fill({ peer: name, version: '-', driven, result: 'ok', required: true }, body)
   }
 
-  async #fill (row: Row, body: (() => Promise<unknown>) | undefined): Promise<void> {
+  async #fill (row: Row, body: () => Promise<unknown>): Promise<void> {
     try {
-      if (body !== undefined) {
-        await within(CHECK_TIMEOUT, body())
-        row.result = 'ok'
-      }
+      await within(CHECK_TIMEOUT, body())
     } catch (error) {
       row.result = 'FAIL'
       row.error = error
     }
+    this.#add(row)
+  }
+
+  #add (row: Row): void {
     this.rows.push(row)
     this.#report(row)
   }
