@@ -37,7 +37,7 @@ interface Surroundings {
   cwd?: string
 }
 
-const CHECK_TIMEOUT = 90_000
+const CHECK_TIMEOUT = 40_000
 
 /** What a group works with: it starts programs and servers, and takes them away again. */
 export class Lab {
@@ -150,7 +150,13 @@ export class Lab {
         // It has ended by itself.
       }
     }
-    for (const end of this.#ends.reverse()) await end()
+    for (let end = this.#ends.pop(); end !== undefined; end = this.#ends.pop()) {
+      try {
+        await end()
+      } catch (error) {
+        console.log(`  at the end: ${String(error)}`)
+      }
+    }
   }
 }
 
