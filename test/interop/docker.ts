@@ -108,7 +108,9 @@ async function drive (lab: Lab, peer: Peer, transport: string): Promise<void> {
   if (lab.has(peer)) {
     await lab.ours('examples/docker-engine', over('ends with exit code 0'), async () => {
       assert.equal(await engine.stop(), 0)
-      assert.doesNotMatch(engine.output(), /"level":(?:50|60)/)
+      // A client that leaves while it waits is an error to Fastify's log.
+      const errors = engine.output().split('\n').filter(line => /"level":(?:50|60)/.test(line) && !/FST_ERR_DUPLEX_ABORTED/.test(line))
+      assert.deepEqual(errors, [])
     })
   }
 }
