@@ -364,6 +364,131 @@ t.test('websocket', async t => {
   })
 })
 
+const script = spawnSync('script', ['--version'], { encoding: 'utf8' })
+const noScript = !/util-linux/.test(script.stdout ?? '')
+
+t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { skip: noScript }, async t => {
+  const settings = { SHELL: '/bin/sh', TOKEN: 'secret', PS1: '' }
+  const open = async (t: Test, port: number): Promise<{ ws: WebSocket, until: (what: RegExp) => Promise<RegExpExecArray> }> => {
+    const ws = new WebSocket(`ws://localhost:${port}/terminal`, ['terminal', 'secret'])
+    t.teardown(() => ws.terminate())
+    const messages = on(ws, 'message', { close: ['close'] })
+    await once(ws, 'open')
+    let text = ''
+    const until = async (what: RegExp): Promise<RegExpExecArray> => {
+      for (;;) {
+        const match = what.exec(text)
+        if (match !== null) return match
+        const { value, done } = await messages.next()
+        if (done === true) throw new Error(`closed without ${String(what)}, after: ${text}`)
+        text += String(value[0])
+      }
+    }
+    return { ws, until }
+  }
+
+  await t.test('runs a shell in a terminal of the size of the window', async t => {
+    const { port } = await start(t, example('terminal'), settings)
+    const { ws, until } = await open(t, port)
+    const closed = once(ws, 'close')
+    ws.send('{"rows":33,"columns":111}')
+    ws.send(Buffer.from('while test "$(stty size)" != "33 111"; do sleep 0.1; done; echo "it is $((40 + 2))"\n'))
+    await until(/it is 42/)
+    ws.send(Buffer.from('exit 3\n'))
+    const [code, reason] = await closed as [number, Buffer]
+    t.strictSame([code, String(reason)], [1000, 'the shell has ended with 3'])
+  })
+
+  await t.test('ends the shell when the page goes, and when it is told to stop', async t => {
+    const program = await start(t, example('terminal'), settings)
+    const shell = async (): Promise<{ ws: WebSocket, pid: number }> => {
+      const { ws, until } = await open(t, program.port)
+      ws.send(Buffer.from('echo "pid $$;"\n'))
+      const pid = Number((await until(/pid (\d+);/))[1])
+      process.kill(pid, 0)
+      return { ws, pid }
+    }
+    const one = await shell()
+    const two = await shell()
+    one.ws.close()
+    await ended(one.pid)
+    process.kill(two.pid, 0)
+    t.equal(await program.stop(), 0)
+    await ended(two.pid)
+  })
+
+  await t.test('is for those who know the token, and for its own page', async t => {
+    const { port } = await start(t, example('terminal'), settings)
+    const refusal = async (protocols: string[], options: object = {}): Promise<number | undefined> => {
+      const ws = new WebSocket(`ws://localhost:${port}/terminal`, protocols, options)
+      const [, response] = await once(ws, 'unexpected-response') as [unknown, http.IncomingMessage]
+      response.resume()
+      return response.statusCode
+    }
+    t.equal(await refusal([]), 401)
+    t.equal(await refusal(['terminal', 'wrong']), 401)
+    t.equal(await refusal(['terminal', 'secret'], { origin: 'http://evil.example' }), 403)
+    const [page] = await once(http.get({ port, path: '/' }), 'response') as [http.IncomingMessage]
+    t.match(await text(page), '/xterm.js')
+    const [library] = await once(http.get({ port, path: '/xterm.js' }), 'response') as [http.IncomingMessage]
+    t.equal(library.headers['content-type'], 'text/javascript; charset=utf-8')
+    t.ok((await text(library)).length > 0)
+  })
+})
+
+t.test('docker-engine', async t => {
+  interface Answer { statusCode: number | undefined, body: string }
+  const request = async (port: number, method: string, path: string, body?: object): Promise<Answer> => {
+    const headers = body === undefined ? {} : { 'content-type': 'application/json' }
+    const [response] = await once(http.request({ port, method, path, headers }).end(body && JSON.stringify(body)), 'response') as [http.IncomingMessage]
+    return { statusCode: response.statusCode, body: await text(response) }
+  }
+  const frame = (number: number, content: string): string => `${String.fromCharCode(number, 0, 0, 0, 0, 0, 0, content.length)}${content}`
+
+  await t.test('runs a process in a container: frames of stdout and stderr, end of stdin, exit code', async t => {
+    const program = await start(t, example('docker-engine'))
+    const { port } = program
+    const created = await request(port, 'POST', '/v1.47/containers/create?name=box', { Image: 'host', Cmd: ['sleep', '1000'] })
+    t.equal(created.statusCode, 201)
+    t.equal((await request(port, 'POST', '/containers/box/start')).statusCode, 204)
+    const cmd = ['sh', '-c', 'echo out; read -r line; echo "$line" >&2; cat; exit 3']
+    const { Id } = JSON.parse((await request(port, 'POST', '/containers/box/exec', { Cmd: cmd, AttachStdin: true })).body) as { Id: string }
+    const wire = await program.connect()
+    wire.send(`POST /v1.47/exec/${Id}/start HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n` +
+      'Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{}')
+    const head = await wire.head()
+    t.equal(head.status, 101)
+    t.equal(await wire.until('out\n'), frame(1, 'out\n'))
+    wire.send('err\n')
+    t.equal(await wire.until('err\n'), frame(2, 'err\n'))
+    wire.end('the rest')
+    t.equal(String(await wire.rest()), frame(1, 'the rest'))
+    t.match(JSON.parse((await request(port, 'GET', `/exec/${Id}/json`)).body), { Running: false, ExitCode: 3 })
+    t.equal((await request(port, 'DELETE', '/containers/box?force=1')).statusCode, 204)
+    t.equal((await request(port, 'GET', '/containers/json?all=1')).body, '[]')
+  })
+
+  await t.test('says at once that it waits, and later for what', async t => {
+    const { port } = await start(t, example('docker-engine'))
+    await request(port, 'POST', '/containers/create?name=box', { Image: 'host', Cmd: ['sh', '-c', 'exit 7'], HostConfig: { AutoRemove: true } })
+    const wait = http.request({ port, method: 'POST', path: '/containers/box/wait?condition=removed', headers: { 'content-length': 0 } }).end()
+    const [response] = await once(wait, 'response') as [http.IncomingMessage]
+    await request(port, 'POST', '/containers/box/start')
+    t.equal(await text(response), '{"StatusCode":7}')
+    t.equal((await request(port, 'GET', '/containers/box/json')).statusCode, 404)
+  })
+
+  await t.test('refuses in words: no such container, image, or command', async t => {
+    const { port } = await start(t, example('docker-engine'))
+    t.strictSame(JSON.parse((await request(port, 'POST', '/containers/box/start')).body).message, 'No such container: box')
+    t.equal((await request(port, 'POST', '/containers/create', { Image: 'debian' })).statusCode, 404)
+    await request(port, 'POST', '/containers/create?name=box', { Image: 'host', Cmd: ['/nowhere'] })
+    const refused = await request(port, 'POST', '/containers/box/start')
+    t.equal(refused.statusCode, 400)
+    t.match(refused.body, 'ENOENT')
+  })
+})
+
 t.test('client', async t => {
   await t.test('tells a refusal by its exit code, and prints it', async t => {
     const { port } = await start(t, example('echo'))
@@ -388,7 +513,7 @@ t.test('client', async t => {
 const strips = Boolean((process.features as { typescript?: unknown }).typescript)
 const title = 'each program runs from its source'
 t.test(strips ? title : `${title} (not run: this Node does not run TypeScript)`, { skip: !strips }, async t => {
-  for (const name of ['echo', 'exec', 'connect-proxy', 'transform', 'websocket']) {
+  for (const name of ['echo', 'exec', 'connect-proxy', 'transform', 'websocket', 'docker-engine', ...(noScript ? [] : ['terminal'])]) {
     const program = await start(t, source(name))
     t.equal(await program.stop(), 0, name)
   }

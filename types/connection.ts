@@ -199,10 +199,13 @@ export interface AcceptedDuplex<K extends DuplexKind = DuplexKind, P extends str
  * `accept()` of a pending connection. It reads the kinds off the object that it is called on, so that
  * there is one promise of a connection of any kind, and not a union of promises.
  */
-export type DuplexAccept<P extends string = string, Reply = DuplexReply> = <Pending extends { readonly kind: DuplexKind }>(
-  this: Pending,
-  options?: DuplexAcceptOptions<P>
-) => Promise<DuplexConnection<Pending['kind'], P, Reply>>
+export type DuplexAccept<P extends string = string, Reply = DuplexReply> = {
+  // A method, whose parameters are compared both ways: a helper for any `PendingDuplex` takes those of a route with protocols.
+  accept<Pending extends { readonly kind: DuplexKind }> (
+    this: Pending,
+    options?: DuplexAcceptOptions<P>
+  ): Promise<DuplexConnection<Pending['kind'], P, Reply>>
+}['accept']
 
 /** One kind of {@link PendingDuplex}. */
 export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply>
