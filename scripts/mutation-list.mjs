@@ -117,13 +117,13 @@ export const mutations = [
   { file: 'route.ts', find: '  if (claim.gone) {', replace: '  if (false) {', breaks: 'the handler is entered for a client that is gone', tests: ['stream', 'accept-manual'], survives: 'claim.over, which is asked next, says so as well' },
   { file: 'route.ts', find: '  if (claim.over) return', replace: '', breaks: 'the handler is entered while a timeout is answered', tests: ['limits'], survives: 'accept() refuses for the same reason, and a manual handler is told by its signal' },
   { file: 'connection.ts', find: 'this.#resolveClosed?.(this.#result)', replace: '', breaks: 'closed does not settle', tests: ['lifetime'] },
-  { file: 'connection.ts', find: "if (kind !== 'message') res.emit('finish')", replace: "if (kind !== 'message') {}", breaks: 'onResponse never runs', tests: ['observability'] },
-  { file: 'connection.ts', find: "if (kind !== 'message') res.emit('finish')", replace: "if (kind === 'message') res.emit('finish')\n    if (kind !== 'message') res.emit('finish')", breaks: 'onResponse runs twice for a message', tests: ['observability'] },
+  { file: 'carriers/socket-carrier.ts', find: "res.emit('finish')", replace: '', breaks: 'onResponse never runs', tests: ['observability'] },
+  { file: 'carriers/message-carrier.ts', find: "if (!res.writableFinished) res.emit('error', error)", replace: '', breaks: 'onResponse does not run for a message that was cut', tests: ['observability', 'message'] },
   { file: 'connection.ts', find: 'this.#scope.runInAsyncScope(() => this.#settle())', replace: 'this.#settle()', breaks: 'the end has the async context of whatever event brought it', tests: ['observability'] },
   { file: 'connection.ts', find: '    this.#lifetime.stop()', replace: '', breaks: 'timers outlive their connection', tests: ['lifetime', 'shutdown'] },
   { file: 'connection.ts', find: "    this.#state = 'detached'", replace: "    this.#state = 'detached'; this.#registry.connections.delete(this)", breaks: 'a detached socket is not counted', tests: ['shutdown'] },
   { file: 'claim.ts', find: '    clearTimeout(this.#timer)', replace: '', breaks: 'the timer of the handshake outlives it', tests: ['limits'] },
-  { file: 'claim.ts', find: "if (this.res instanceof RefusalResponse) this.res.emit('finish')", replace: '', breaks: 'onResponse does not run for a client that left early', tests: ['observability', 'stream'] },
+  { file: 'claim.ts', find: "req.closed ? res.emit('finish') : req.once('close', () => res.emit('finish'))", replace: '{}', breaks: 'onResponse does not run for a client that left early', tests: ['observability', 'stream'] },
   { file: 'claim.ts', find: '      this.#abortRequest()', replace: '', breaks: 'a request is not told of a client that left early', tests: ['stream', 'upgrade-body'] },
   { file: 'lifetime.ts', find: '    if (maxLifetime > 0) {', replace: '    if (false) {', breaks: 'maxLifetime is not armed', tests: ['lifetime'] },
   { file: 'lifetime.ts', find: '    if (idleTimeout > 0) {', replace: '    if (false) {', breaks: 'idleTimeout is not armed', tests: ['lifetime'] },
@@ -134,7 +134,7 @@ export const mutations = [
   { file: 'lifetime.ts', find: 'return bytesRead + sent', replace: 'return bytesRead', breaks: 'bytes of the server are no traffic', tests: ['lifetime'] },
   { file: 'lifetime.ts', find: 'return bytesRead + sent', replace: 'return sent', breaks: 'bytes of the client are no traffic', tests: ['lifetime'] },
   { file: 'lifetime.ts', find: '      if (now !== this.#last) {', replace: '      if (false) {', breaks: 'traffic does not prolong anything', tests: ['lifetime'] },
-  { file: 'lifetime.ts', find: 'if (tcpKeepAlive > 0) socket', replace: 'if (false) socket', breaks: 'TCP keep-alive is not set', tests: ['lifetime'] },
+  { file: 'lifetime.ts', find: 'if (tcpKeepAlive > 0) this', replace: 'if (false) this', breaks: 'TCP keep-alive is not set', tests: ['lifetime'] },
   { file: 'carriers/socket-carrier.ts', find: "if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)", replace: '', breaks: 'timeouts of the HTTP server strike after a takeover', tests: ['lifetime'], survives: 'Node takes its listener off at an upgrade, and a timeout without one ends nothing' },
   { file: 'carriers/socket-carrier.ts', find: 'this.bytesWritten - this.socket.writableLength - bytesInFlight(this.socket)', replace: 'this.bytesWritten', breaks: 'what cannot leave counts as traffic', tests: ['stream'] },
   { file: 'node-internals.ts', find: 'if (applies()) switches.httpAllowHalfOpen = true', replace: '', breaks: 'a client that half-closes behind its message gets no more of the response', tests: ['message'] },
@@ -146,7 +146,7 @@ export const mutations = [
   { file: 'route.ts', find: "  if (claimOf(raw)?.kind === 'message') {", replace: '  if (false) {', breaks: 'the body of a message is parsed', tests: ['message'] },
 
   // Shutdown
-  { file: 'plugin.ts', find: '    void registry.drain()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'] },
+  { file: 'plugin.ts', find: '    registry.shutDown()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'] },
   { file: 'plugin.ts', find: 'for (const server of secondaryServers(app) ?? []) watch(server)', replace: '', breaks: 'the second server of localhost is not watched', tests: ['routing'] },
   { file: 'registry.ts', find: '    this.draining = true', replace: '', breaks: 'a drain refuses nobody', tests: ['shutdown'] },
   { file: 'registry.ts', find: 'for (const connection of this.connections) connection.drain()', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'] },
@@ -154,7 +154,7 @@ export const mutations = [
   { file: 'registry.ts', find: '    for (const claim of this.#requests) claim.cut()', replace: '', breaks: 'requests that wait at the end of a drain are left', tests: ['shutdown'] },
   { file: 'registry.ts', find: '    for (const socket of this.#sockets) socket.destroy()', replace: '', breaks: 'sockets that wait at the end of a drain are left', tests: ['shutdown'] },
   { file: 'registry.ts', find: 'this.#drained.then(() => timer.unref())', replace: 'timer.unref()', breaks: 'a process ends before close() does', tests: ['shutdown'] },
-  { file: 'http1-server.ts', find: "event === 'close' && registry.draining", replace: 'false', breaks: 'close() resolves before closed of the last connections', tests: ['graceful', 'shutdown'] },
+  { file: 'hold-close.ts', find: "event !== 'close' || !registry.draining", replace: 'true', breaks: 'close() resolves before closed of the last connections', tests: ['graceful', 'shutdown'] },
   { file: 'http1-server.ts', find: 'if (registry.draining && !server.listening && unfinishedResponse(socket) === undefined) socket.destroySoon?.()', replace: '', breaks: 'close() waits for the keep-alive of a message', tests: ['shutdown'] },
 
   // tunnel() and web()
@@ -164,5 +164,27 @@ export const mutations = [
   { file: 'tunnel.ts', find: '    tearDown(error as Error)', replace: '', breaks: 'an error on one side leaves the other', tests: ['tunnel'] },
   { file: 'web-pair.ts', find: 'highWaterMark: 0', replace: 'highWaterMark: 1', breaks: 'a web stream reads before it is asked to', tests: ['web'] },
   { file: 'web-pair.ts', find: 'cancel (reason) { readable.destroy(asError(reason)) }', replace: 'cancel () {}', breaks: 'cancel() reaches nobody', tests: ['web'] },
-  { file: 'web-pair.ts', find: 'destroyOnReturn: false', replace: 'destroyOnReturn: true', breaks: 'reading to the end of a web stream costs the other half', tests: ['web'] }
+  { file: 'web-pair.ts', find: 'destroyOnReturn: false', replace: 'destroyOnReturn: true', breaks: 'reading to the end of a web stream costs the other half', tests: ['web'] },
+
+  // HTTP/2
+  { file: 'carriers/http2-carrier.ts', find: 'process.nextTick(() => this.stream.destroy())', replace: '', breaks: 'a reset without an error leaves the stream for ever', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: 'stream.end = (() => stream) as typeof stream.end', replace: '', breaks: 'a failed stream ends before it is reset', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: 'if (!stream.endAfterHeaders) stream.read(0)', replace: '', breaks: 'what comes behind the end of the output is thrown away', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: "if (this.#tunnel) stream.on('trailers', this.#onTrailers)", replace: '', breaks: 'a tunnel may have trailers', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: 'if (error === undefined && this.#accepted && this.#maybeFlushing) {', replace: 'if (false) {', breaks: 'the last chunk and its end look like a reset', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: 'if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)', replace: '', breaks: 'the end of a stream of HTTP/2 is lost on handlers that read late', tests: ['http2', 'stream'] },
+  { file: 'carriers/http2-carrier.ts', find: 'if (chunk === null && !this.inputEnded) return false', replace: '', breaks: 'a stream that was reset looks whole to its reader', tests: ['http2', 'stream'] },
+  { file: 'carriers/http2-carrier.ts', find: 'return proceed(this.#accepted ? this.peerError : error)', replace: 'return proceed(error)', breaks: 'readers and writers do not hear of a reset', tests: ['stream', 'http2'] },
+  { file: 'carriers/http2-carrier.ts', find: '!failed ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR', replace: '0', breaks: 'a failed stream is reset with the code that means no error', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: "if (key === 'proxy-connection' || key === 'http2-settings' || key === 'te') continue", replace: '', breaks: 'fields of HTTP/1 connections make acceptance fail over HTTP/2', tests: ['http2'] },
+  { file: 'carriers/count-output.ts', find: 'if (!inBytes) {', replace: 'if (true) {', breaks: 'empty strings make Node send memory over HTTP/2', tests: ['stream'] },
+  { file: 'http2-server.ts', find: 'claim.impliesTakeover(status) ?', replace: 'false ?', breaks: 'an answer over HTTP/2 may say 2xx to a CONNECT', tests: ['http2'] },
+  { file: 'http2-server.ts', find: 'registry.onShutdown(() => sessions.close(), () => sessions.cut())', replace: '', breaks: 'close() waits for sessions of HTTP/2', tests: ['http2'], nodes: [20, 22] },
+  { file: 'http2-server.ts', find: 'if (extendedConnect) server', replace: 'server', breaks: 'extended CONNECT is always advertised', tests: ['http2'] },
+  { file: 'http2-sessions.ts', find: 'session.setTimeout(0)', replace: '', breaks: 'the timeouts of a session end what was taken over', tests: ['http2'] },
+  { file: 'http2-sessions.ts', find: 'if (--this.#takeovers === 0 && !session.destroyed) session.setTimeout(this.#timeout)', replace: '', breaks: 'the timeout of a session does not come back', tests: ['http2'] },
+  { file: 'http2-gate.ts', find: 'if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())', replace: '', everywhere: true, breaks: 'a CONNECT over HTTP/2 may declare a body', tests: ['http2'] },
+  { file: 'http2-gate.ts', find: "req.method = 'GET'", replace: '', breaks: 'an extended CONNECT is not routed as the GET that it replaces', tests: ['http2'] },
+  { file: 'http2-gate.ts', find: 'if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())', replace: '', breaks: 'a CONNECT over HTTP/2 may have any target', tests: ['http2'] },
+  { file: 'http2-gate.ts', find: 'route => !route.shared.has(method)', replace: '() => true', breaks: 'a duplex route over HTTP/2 takes what is the plain route\'s', tests: ['http2'] }
 ]

@@ -137,6 +137,51 @@ t.test('T1 DATA and its end that come during an asynchronous hook wait for the h
   t.equal(app.duplex.connections.size <= 1, true)
 })
 
+t.test('T1 an end with nothing before it, during an asynchronous hook, waits for a listener', async t => {
+  const goOn = gate()
+  const inHook = gate()
+  const preHandler = async (): Promise<void> => {
+    inHook.open()
+    await goOn.promise
+  }
+  const { frames } = await serveHttp2(t, {}, app => take(app, async ({ readable, writable }) => {
+    await new Promise(resolve => setImmediate(resolve))
+    await once(readable.resume(), 'end')
+    writable.end('heard it')
+  }, true, { preHandler }))
+  const wire = await frames()
+  wire.headers(1, EXTENDED).data(1, '', true)
+  await inHook.promise
+  wire.frame('PING', 0, 0, Buffer.alloc(8))
+  await wire.next('PING', 0)
+  goOn.open()
+  t.equal((await wire.next('DATA', 1)).payload.toString(), 'heard it')
+})
+
+for (const code of [0, NGHTTP2_CANCEL]) {
+  t.test(`T9 RST_STREAM(${code}) is an error to those who listen, and no end`, async t => {
+    const heard: string[] = []
+    const over = gate()
+    const listening = gate()
+    const { frames } = await serveHttp2(t, {}, app => take(app, ({ readable }) => {
+      readable.on('data', chunk => {
+        heard.push(String(chunk))
+        listening.open()
+      })
+      readable.on('end', () => { heard.push('end') })
+      readable.on('error', (error: Error & { code?: string }) => { heard.push(String(error.code)) })
+      readable.on('close', over.open)
+      return over.promise
+    }))
+    const wire = await frames()
+    wire.headers(1, EXTENDED).data(1, 'half')
+    await listening.promise
+    wire.rst(1, code)
+    await over.promise
+    t.same(heard, ['half', 'ECONNRESET'])
+  })
+}
+
 t.test('T1 protocols are negotiated as over HTTP/1', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     app.get('/list', { duplex: { protocols: ['Echo', 'bar/2'] } }, connection => { connection.writable.end(connection.protocol) })
