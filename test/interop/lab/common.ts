@@ -1,0 +1,7 @@
+import type { Peer } from './peers.ts'
+
+// Peers of more than one group.
+export const curl: Peer = { name: 'curl', required: true, debian: ['curl'], version: ['--version'] }
+// Debian's own, which sees Debian's packages, whatever other Python is on the PATH.
+export const python: Peer = { name: 'Python http.client', required: true, debian: ['python3'], command: '/usr/bin/python3', version: ['--version'] }
+export const undici: Peer = { name: 'undici', required: true, npm: 'undici@7' }
