@@ -3,7 +3,7 @@ import type { Readable } from 'node:stream'
 import type { HeadFields } from '../accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from '../http2-sessions.ts'
-import { kindsOverHttp2 } from '../kinds/index.ts'
+import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
 import { countOutput } from './count-output.ts'
@@ -75,7 +75,7 @@ export class Http2Carrier implements Carrier {
     this.stream.on('close', () => { if (!this.inputEnded) body.destroy(this.peerError ?? this.localError) })
   }
 
-  writeHead (status: number, fields: HeadFields): void {
+  writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
     const headers: OutgoingHttpHeaders = { ':status': status }
     for (const [name, value] of fields) {
       const key = name.toLowerCase()
@@ -84,6 +84,7 @@ export class Http2Carrier implements Carrier {
       const before = headers[key]
       headers[key] = before === undefined ? value : [before, value].flat() as string[]
     }
+    for (const [name, value] of head.fields(protocol)) headers[name.toLowerCase()] ??= value
     const { stream } = this
     // The stream's own method may be guarded against an answer that would say the same as acceptance.
     Reflect.apply(prototypeOf(stream).respond, stream, [headers])
