@@ -8,12 +8,17 @@ import type { DuplexCloseReason } from '../types/index.ts'
 /** How often silence is looked for within the time that it may last. */
 const LOOKS = 8
 
-/** Counts silence by looking at a byte counter now and then: traffic itself costs nothing. */
+/**
+ * Counts silence by looking at a byte counter now and then: traffic itself costs nothing. What arrives while
+ * the event loop stands still is seen by nobody, since timers come before input when it goes on: so as much
+ * silence as the limit is as many looks, each in a turn of its own, that saw nothing.
+ */
 class SilenceWatch {
   readonly #timer: NodeJS.Timeout
   readonly #counter: () => number
   #last: number
   #since = performance.now()
+  #quietLooks = 0
 
   constructor (limit: number, counter: () => number, expired: () => void) {
     this.#counter = counter
@@ -23,7 +28,8 @@ class SilenceWatch {
       if (now !== this.#last) {
         this.#last = now
         this.#since = performance.now()
-      } else if (performance.now() - this.#since >= limit) {
+        this.#quietLooks = 0
+      } else if (++this.#quietLooks >= LOOKS && performance.now() - this.#since >= limit) {
         expired()
         return
       }

@@ -171,6 +171,37 @@ export function peerIsGone (socket: HttpSocket): boolean {
   return typeof handle?.getpeername === 'function' && handle.getpeername({}) !== 0
 }
 
+/** Before our own end the kernel has a peer for this socket, unless that has reset it. */
+function endIsReset (socket: HttpSocket): boolean {
+  return !socket.writableEnded && peerIsGone(socket)
+}
+
+/** Wrapped once: a socket that goes back to HTTP may come again and again. */
+const tellers = new WeakMap<HttpSocket, (() => void) | undefined>()
+
+/**
+ * Up to Node 22 libuv takes a reset for an end when it is found in the same poll as the last bytes, and what was
+ * cut off there would pass for a whole. With this `onReset` is called, and the input does not end.
+ *
+ * @returns what ends that
+ */
+export function tellResetFromEnd (socket: HttpSocket, onReset: () => void): () => void {
+  const known = tellers.has(socket)
+  tellers.set(socket, onReset)
+  if (!known) {
+    const { push } = socket
+    socket.push = function (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) {
+      const tell = chunk === null ? tellers.get(socket) : undefined
+      if (tell === undefined || !endIsReset(socket)) return push.call(this, chunk, encoding)
+      tell()
+      return false
+    }
+  }
+  return () => {
+    if (tellers.get(socket) === onReset) tellers.set(socket, undefined)
+  }
+}
+
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
 export function bytesInFlight (socket: HttpSocket): number {
   return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? 0
@@ -211,7 +242,7 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   }
   const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
   socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
-    if (chunk !== null || !holding) return push.call(this, chunk, encoding)
+    if (chunk !== null || !holding || endIsReset(this)) return push.call(this, chunk, encoding)
     held = true
     onHeld()
     return false

@@ -1,6 +1,7 @@
 import { Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { breakOff } from './carriers/break-off.ts'
+import { tellResetFromEnd } from './node-internals.ts'
 import type { TunnelEnd, TunnelResult } from '../types/index.ts'
 
 interface Pair {
@@ -26,6 +27,7 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
   const tearDown = (error: Error): void => {
     for (const stream of streams) fail(stream, error)
   }
+  const watches = [...streams].filter(isForeignSocket).map(socket => tellResetFromEnd(socket, () => { socket.destroy(reset()) }))
   try {
     const [bytesToUpstream, bytesFromUpstream] = await Promise.all([
       flow(client.readable, server.writable),
@@ -36,6 +38,7 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
     tearDown(error as Error)
     throw error
   } finally {
+    for (const stop of watches) stop()
     // Listeners of the flow are gone; a reset that comes now is no news to anybody.
     for (const stream of streams) stream.on('error', () => {})
   }
@@ -43,9 +46,17 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
 
 /** Neither side may take what is left of the other for an end of it. */
 function fail (stream: Readable | Writable, error: Error): void {
-  // The socket of a connection resets by itself.
-  if (stream instanceof Socket && !Object.hasOwn(stream, 'destroy')) breakOff(stream, error)
+  if (isForeignSocket(stream)) breakOff(stream, error)
   else stream.destroy(error)
+}
+
+/** The socket of a connection resets by itself, and knows a reset. */
+function isForeignSocket (stream: Readable | Writable): stream is Socket {
+  return stream instanceof Socket && !Object.hasOwn(stream, 'destroy')
+}
+
+function reset (): Error {
+  return Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
 }
 
 function pairOf (end: TunnelEnd): Pair {

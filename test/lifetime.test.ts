@@ -2,6 +2,7 @@ import t from 'tap'
 import http from 'node:http'
 import https from 'node:https'
 import { pipeline } from 'node:stream/promises'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyServerFactory } from 'fastify'
 import { ask, everyKind, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
 import { all, MiB, pattern, sha256 } from './fixtures/takeover.ts'
@@ -194,6 +195,20 @@ onEach(t, 'L4 bytes of the server alone keep the connection alive', async (t, tr
   t.match(await connection.closed, { reason: 'idle', bytesRead: 0, bytesWritten: 20 })
 })
 
+onEach(t, 'L4 bytes that came while the event loop stood still are traffic', async (t, transport) => {
+  const { wire, connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, ({ readable }) => {
+    readable.resume()
+    return new Promise(() => {})
+  })
+  for (let round = 1; round <= 3; round++) {
+    wire.send('x')
+    Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 250)
+    while (connection.bytesRead < round && !connection.signal.aborted) await turn()
+  }
+  t.equal(connection.signal.aborted, false, 'two and a half times as long as idleTimeout')
+  t.match(await connection.closed, { reason: 'idle', bytesRead: 3 })
+})
+
 for (const [transport, kind] of [['tls', 'upgrade'], ['tcp', 'message']] as const) {
   t.test(`L4 one long write that is read slowly is traffic [${transport}, ${kind}]`, async t => {
     const bytes = pattern(32 * MiB)
@@ -241,11 +256,11 @@ onEachKind(t, 'L5 maxLifetime holds for every kind', async (t, kind) => {
 })
 
 onEach(t, 'L5 the timers of the HTTP server do not end a takeover', async (t, transport) => {
-  const timers = { requestTimeout: 60, headersTimeout: 60, keepAliveTimeout: 60, connectionsCheckingInterval: 20 }
+  const timers = { requestTimeout: 400, headersTimeout: 400, keepAliveTimeout: 400, connectionsCheckingInterval: 50 }
   const serverFactory: FastifyServerFactory = handler => {
     const listener = handler as http.RequestListener
     const server = transport === 'tls' ? https.createServer({ ...tlsOptions, ...timers }, listener) : http.createServer(timers, listener)
-    server.timeout = 60
+    server.timeout = 400
     server.maxRequestsPerSocket = 2
     return server as http.Server
   }

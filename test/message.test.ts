@@ -618,7 +618,7 @@ const failures: [how: string, reason: string, fail: (connection: DuplexConnectio
   ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
   ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
   ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
+  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 500 }],
   ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }],
   ['a malformed chunk', 'abort', ({ closed }) => closed]
 ]

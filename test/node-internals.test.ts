@@ -9,8 +9,8 @@ import type { Test } from 'tap'
 import * as internals from '../lib/node-internals.ts'
 import {
   allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, holdEnd, isPassedOn, iterateWithoutDestroying, mayHaveLostHeaders,
-  onRequestHead, outliveResponse, peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tolerateHalfClose,
-  unfinishedResponse, watchBeyondResponse, type HttpSocket
+  onRequestHead, outliveResponse, peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody,
+  tellResetFromEnd, tolerateHalfClose, unfinishedResponse, watchBeyondResponse, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -102,7 +102,7 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
   t.strictSame(functions.sort(), [
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'holdEnd', 'isPassedOn', 'iterateWithoutDestroying',
     'mayHaveLostHeaders', 'onRequestHead', 'outliveResponse', 'peerIsGone', 'sawUpgrade', 'socketBeneath', 'takeOver',
-    'takeOverAfterBody', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
+    'takeOverAfterBody', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
   ])
 })
 
@@ -466,6 +466,36 @@ onBoth('peerIsGone says so after a reset that no stream tells of, and not after 
   wire.reset()
   while (!peerIsGone(socket)) await turn()
   t.pass('and it is seen then')
+})
+
+onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and lets a FIN pass', async (t, carrying) => {
+  for (const how of ['reset', 'end'] as const) {
+    const { wire, socket } = await takeOne(t, carrying)
+    const over = gate<string>()
+    socket.allowHalfOpen = true
+    // Later versions of Node report the reset themselves.
+    socket.on('error', () => over.open('reset'))
+    socket.on('end', () => over.open('end'))
+    tellResetFromEnd(socket, () => over.open('reset'))
+    socket.resume()
+    wire.send('last')
+    wire[how]()
+    t.equal(await over.promise, how)
+  }
+})
+
+onBoth('tellResetFromEnd can be ended, and does not judge the end of a stream that has ended itself', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  const stop = tellResetFromEnd(socket, () => { t.fail('there is no reset') })
+  socket.allowHalfOpen = true
+  socket.resume()
+  socket.end()
+  await wire.rest()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  stop()
+  t.ok(socket.readableEnded)
 })
 
 t.test('peerIsGone says no for a stream in memory', async t => {

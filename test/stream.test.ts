@@ -7,7 +7,7 @@ import tls from 'node:tls'
 import type { FastifyRequest } from 'fastify'
 import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
 import { Http2Wire } from './fixtures/http2-wire.ts'
-import { type Transport, gate, onEachStream, serve } from './fixtures/server.ts'
+import { type Transport, gate, onEach, onEachStream, serve } from './fixtures/server.ts'
 import { all, CONNECT, failingSource, HIJACK, logLines, MiB, pattern, resetOfAnother, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
 import { Wire } from './fixtures/wire.ts'
 
@@ -101,6 +101,50 @@ onEachStream(t, 'S3 a reset in the middle ends reads, rejects writes and aborts'
   t.equal(error, connection.signal.reason)
   await quiet()
 })
+
+onEach(t, 'S3 a reset that arrives together with the last bytes is no end of input', async (t, transport) => {
+  const heard: string[] = []
+  const failed = gate<unknown>()
+  const { wire, connection, quiet } = await takeover(t, { transport }, async ({ readable }) => {
+    try {
+      for await (const chunk of readable) heard.push(String(chunk))
+      failed.open('ended')
+    } catch (error) {
+      failed.open(error)
+    }
+  })
+  wire.send('half of it')
+  wire.reset()
+  t.match(await failed.promise, { code: 'ECONNRESET' })
+  t.equal(heard.join(''), 'half of it')
+  t.match(await connection.closed, { reason: 'abort', error: { code: 'FST_ERR_DUPLEX_ABORTED' } })
+  t.match(connection.signal.reason, { code: 'FST_ERR_DUPLEX_ABORTED' })
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'S4 a reset that arrives together with bytes during a hook is no end of input', async (t, transport) => {
+  const inHook = gate()
+  const aborted = gate()
+  let entered = false
+  const { connect, quiet } = await serve(t, { transport }, app => {
+    app.addHook('onRequestAbort', async _request => { aborted.open() })
+    app.get('/it', {
+      duplex: true,
+      preHandler: async () => {
+        inHook.open()
+        await aborted.promise
+      }
+    }, async () => { entered = true })
+  })
+  const wire = await connect()
+  wire.send(UPGRADE)
+  await inHook.promise
+  wire.send('half of it')
+  wire.reset()
+  await aborted.promise
+  await quiet()
+  t.equal(entered, false)
+}, ['tcp', 'tls'])
 
 onEachStream(t, 'S3 a reset while nobody reads or writes is noticed', async (t, transport) => {
   const { wire, connection, quiet } = await takeover(t, { transport }, ({ signal }) => once(signal, 'abort'))
@@ -497,7 +541,7 @@ onEachStream(t, 'L4 writes that pile up before a client that does not read are n
 })
 
 onEachStream(t, 'L4 a write that leaves piece by piece is traffic', async (t, transport) => {
-  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 200 } }, async ({ readable, writable }) => {
+  const { wire, connection } = await takeover(t, { transport, plugin: { idleTimeout: 400 } }, async ({ readable, writable }) => {
     await once(readable, 'data')
     await written(writable, Buffer.alloc(48 * MiB))
   })
@@ -574,7 +618,7 @@ const failures: [how: string, reason: string, fail: (connection: DuplexConnectio
   ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
   ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
   ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 200 }],
+  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 500 }],
   ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }]
 ]
 

@@ -164,6 +164,24 @@ onEach(t, 'S13 a reset of the server is a reset for the client', async (t, trans
   await quiet()
 })
 
+onEach(t, 'S13 a reset of the server that comes with its last bytes is no end', async (t, transport) => {
+  const { client, server, connection, result, quiet } = await open(t, transport)
+  server.send('part').reset()
+  await t.rejects(result, { code: 'ECONNRESET' })
+  if (transport !== 'unix') t.equal(await client.gone(), 'broken')
+  t.match(await connection.closed, { reason: 'error', error: { code: 'ECONNRESET' } })
+  await quiet()
+})
+
+onEach(t, 'S13 a reset of the client that comes with its last bytes is no end', async (t, transport) => {
+  const { client, server, connection, result, quiet } = await open(t, transport)
+  client.send('part').reset()
+  await t.rejects(result, { code: 'ECONNRESET' })
+  t.equal(await server.gone(), 'broken')
+  t.equal((await connection.closed).reason, 'abort')
+  await quiet()
+}, ['tcp', 'tls'])
+
 onEach(t, 'S13 a reset of the client is a reset for the server', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
   client.send('part')
@@ -236,7 +254,7 @@ t.test('S13 a client that has gone before the tunnel begins: the server is reset
 
 for (const [how, reason, plugin] of [
   ['idleTimeout', 'idle', { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', { maxLifetime: 100 }]
+  ['maxLifetime', 'lifetime', { maxLifetime: 300 }]
 ] as const) {
   t.test(`S13 ${how} ends both sides`, async t => {
     const { client, server, connection, result, quiet } = await open(t, 'tcp', plugin)

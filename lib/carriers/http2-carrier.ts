@@ -75,16 +75,17 @@ export class Http2Carrier implements Carrier {
     this.stream.on('close', () => { if (!this.inputEnded) body.destroy(this.peerError ?? this.localError) })
   }
 
-  writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
+  writeHead (status: number, fields: HeadFields, head: KindHead): void {
     const headers: OutgoingHttpHeaders = { ':status': status }
+    for (const [name, value] of head.fields(undefined)) headers[name.toLowerCase()] = value
+    const own = new Set(Object.keys(headers))
     for (const [name, value] of fields) {
       const key = name.toLowerCase()
       // RFC 9113 section 8.2.2: fields that are about an HTTP/1 connection.
       if (key === 'proxy-connection' || key === 'http2-settings' || key === 'te') continue
-      const before = headers[key]
+      const before = own.delete(key) ? undefined : headers[key]
       headers[key] = before === undefined ? value : [before, value].flat() as string[]
     }
-    for (const [name, value] of head.fields(protocol)) headers[name.toLowerCase()] ??= value
     const { stream } = this
     // The stream's own method may be guarded against an answer that would say the same as acceptance.
     Reflect.apply(prototypeOf(stream).respond, stream, [headers])
@@ -196,9 +197,8 @@ export class Http2Carrier implements Carrier {
   #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
     const { stream } = this
     if (chunk !== null) this.bytesRead += (chunk as Buffer).length
-    // What Node pushes when it tears a stream down is no END_STREAM.
-    else if (!this.inputEnded && this.gone) return false
     else this.#onInputEnd()
+    if (chunk === null && !this.inputEnded) return false
     return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
   }
 
@@ -213,7 +213,13 @@ export class Http2Carrier implements Carrier {
   }
 
   readonly #onInputEnd = (): void => {
-    if (this.inputEnded || this.gone) return
+    if (this.inputEnded) return
+    if (this.gone) {
+      // What Node pushes when it tears a stream down is no END_STREAM. After a reset with the code that means
+      // no error it would wait for its being read.
+      process.nextTick(() => this.stream.destroy())
+      return
+    }
     this.inputEnded = true
     this.#endWhatWasLeft()
     process.nextTick(() => this.onProgress())

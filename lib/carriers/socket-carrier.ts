@@ -1,7 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import {
-  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, type HttpSocket
+  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, tellResetFromEnd,
+  type HttpSocket
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import { serialiseHead, type HeadFields } from '../accept-head.ts'
@@ -41,6 +42,7 @@ export class SocketCarrier implements Carrier, Watched {
   onClosed: () => void = () => {}
   #readBefore: number
   #writtenBefore = 0
+  readonly #endIsEnd: () => void
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
   #left = false
@@ -57,6 +59,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { bytesRead } = socket as unknown as Socket
     this.#readBefore = (bytesRead ?? 0) - head.length
     if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
+    this.#endIsEnd = tellResetFromEnd(socket, () => this.#peerVanished())
     socket.on('end', this.#onEnd)
     socket.on('finish', this.#onFinish)
     socket.on('close', this.#onClose)
@@ -142,14 +145,19 @@ export class SocketCarrier implements Carrier, Watched {
     // Only where Node does not read any more, or where TLS may have swallowed a reset after close_notify.
     const unseen = this.inputEnded || (socket.writableLength > 0 && socketBeneath(socket) !== undefined)
     if (!unseen || this.outputFlushed || socket.destroyed || !peerIsGone(socket)) return
+    this.#peerVanished()
+  }
+
+  #peerVanished (): void {
     this.peerError = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
-    socket.destroy(this.peerError)
+    this.socket.destroy(this.peerError)
   }
 
   /** The socket goes back to HTTP as if it had never left. */
   letGo (): void {
     const { socket } = this
     unwatchPeer(this)
+    this.#endIsEnd()
     socket.removeListener('error', this.#onError)
     socket.removeListener('end', this.#onEnd)
     socket.removeListener('finish', this.#onFinish)
