@@ -230,6 +230,11 @@ export function iterateWithoutDestroying (readable: Readable): void {
   }
 }
 
+/** Whether the end of input is behind what is buffered: known before it is read, and told by no property. */
+export function hasEnd (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
+}
+
 /**
  * The end of input, held back until somebody reads: an 'end' without a listener is lost, and a
  * stream past its end refuses `unshift`. Nothing is held when a reader is there already.

@@ -1,21 +1,87 @@
 import { once } from 'node:events'
-import type { IncomingHttpHeaders } from 'node:http2'
-import t from 'tap'
-import { connectSession } from './fixtures/http2-wire.ts'
-import { serve } from './fixtures/server.ts'
+import http2, { type IncomingHttpHeaders, type IncomingHttpStatusHeader } from 'node:http2'
+import net, { type AddressInfo } from 'node:net'
+import { finished, pipeline } from 'node:stream/promises'
+import t, { type Test } from 'tap'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
+import duplex, { type DuplexClosed, type DuplexConnection } from '../lib/index.ts'
 
-t.test('a message over HTTP/2 tells intermediaries not to buffer it, unless the app says otherwise', async t => {
-  const { port } = await serve(t, { transport: 'h2' }, app => {
-    app.get('/plain', { duplex: true }, async () => {})
-    app.get('/own', { duplex: true, onRequest: async (_request, reply) => { reply.header('x-accel-buffering', 'yes') } }, async () => {})
-  })
-  const { session } = await connectSession(port)
-  t.teardown(() => session.destroy())
-  const fields = async (path: string): Promise<unknown[]> => {
-    const request = session.request({ ':path': path })
-    const [headers] = await once(request.resume(), 'response') as [IncomingHttpHeaders]
-    return [headers['x-accel-buffering'], headers.incremental]
+type Handler = (connection: DuplexConnection) => Promise<unknown>
+
+t.test('a request that came with the first bytes of its connection, whole', async t => {
+  /** What the client gets back, and how the connection ended. */
+  const exchange = async (t: Test, handler: Handler): Promise<{ status: number | undefined, text: string, closed: DuplexClosed }> => {
+    const app = Fastify({ http2: true } as FastifyServerOptions) as FastifyInstance
+    await app.register(duplex)
+    let connection: DuplexConnection | undefined
+    app.post('/', { duplex: true }, async accepted => {
+      connection = accepted
+      t.equal(accepted.bytesRead, 5, 'it was there before the handler')
+      await handler(accepted)
+    })
+    await app.ready()
+    // Node parses what it finds on a new connection at once, as it does with what comes together with the handshake of TLS.
+    const front = net.createServer(socket => {
+      let received = Buffer.alloc(0)
+      socket.on('data', function onData (chunk) {
+        received = Buffer.concat([received, chunk])
+        if (!received.includes('hello')) return
+        socket.removeListener('data', onData)
+        socket.pause()
+        socket.unshift(received)
+        app.server.emit('connection', socket)
+      })
+    }).listen(0, '127.0.0.1')
+    t.teardown(() => front.close())
+    await once(front, 'listening')
+    const session = http2.connect(`http://127.0.0.1:${(front.address() as AddressInfo).port}`)
+    t.teardown(() => session.destroy())
+    const request = session.request({ ':method': 'POST' })
+    request.end('hello')
+    let text = ''
+    request.setEncoding('utf8').on('data', chunk => { text += chunk })
+    const [headers] = await once(request, 'response') as [IncomingHttpHeaders & IncomingHttpStatusHeader]
+    await once(request, 'close')
+    return { status: headers[':status'], text, closed: await (connection as unknown as DuplexConnection).closed }
   }
-  t.strictSame(await fields('/plain'), ['no', '?1'])
-  t.strictSame(await fields('/own'), ['yes', '?1'])
+
+  await t.test('ends in order', async t => {
+    const { status, text, closed } = await exchange(t, async ({ readable, writable }) => {
+      for await (const chunk of readable) writable.write(chunk)
+    })
+    t.strictSame([status, text], [200, 'hello'])
+    t.match(closed, { reason: 'end', bytesRead: 5, bytesWritten: 5 })
+  })
+
+  await t.test('is not lost to a handler that answers to the end before it reads', async t => {
+    let late = ''
+    const { text, closed } = await exchange(t, async ({ readable, writable }) => {
+      writable.end('answer')
+      await finished(writable, { readable: false })
+      await new Promise(resolve => setImmediate(resolve))
+      for await (const chunk of readable) late += String(chunk)
+    })
+    t.equal(text, 'answer')
+    t.equal(late, 'hello')
+    t.equal(closed.reason, 'end')
+  })
+})
+
+t.test('a stream of HTTP/2 under a pipeline warns of no leak of listeners', async t => {
+  const warnings: Error[] = []
+  const onWarning = (warning: Error): void => { warnings.push(warning) }
+  process.on('warning', onWarning)
+  t.teardown(() => { process.removeListener('warning', onWarning) })
+  const app = Fastify({ http2: true } as FastifyServerOptions) as FastifyInstance
+  t.teardown(() => app.close())
+  await app.register(duplex)
+  app.post('/', { duplex: true }, ({ readable, writable }) => pipeline(readable, writable))
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const session = http2.connect(`http://127.0.0.1:${(app.server.address() as AddressInfo).port}`)
+  t.teardown(() => session.destroy())
+  const request = session.request({ ':method': 'POST' })
+  request.end('hello')
+  await once(request.resume(), 'close')
+  await new Promise(resolve => setImmediate(resolve))
+  t.strictSame(warnings, [])
 })

@@ -4,13 +4,16 @@ import type { HeadFields } from '../accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
-import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
+import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
 import { countOutput } from './count-output.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
 const NOTHING = Buffer.alloc(0)
+
+/** What is added here, and where this is used, for one event. */
+const OWN_LISTENERS = 4
 
 /** How often is looked whether a stream that is over has been sent, in milliseconds. */
 const FLUSH_LOOK = 100
@@ -44,12 +47,16 @@ export class Http2Carrier implements Carrier {
   /** @param kind what the stream would be accepted as */
   constructor (stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'message') {
     stream.on('error', this.#onError)
+    // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
+    const most = stream.getMaxListeners()
+    if (most > 0) stream.setMaxListeners(most + OWN_LISTENERS)
     this.stream = stream
     this.readable = stream
     this.#session = session
     this.#tunnel = kind !== 'message'
     this.#far = kind === 'connect'
-    this.inputEnded = stream.endAfterHeaders
+    // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
+    this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
     stream.push = (chunk: unknown, encoding?: BufferEncoding) => this.#push(chunk, encoding)
     if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
     stream.on('finish', this.#onFinish)
@@ -99,7 +106,10 @@ export class Http2Carrier implements Carrier {
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, bytes => { this.bytesWritten += bytes }, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
-    if (!stream.endAfterHeaders) stream.read(0)
+    if (!stream.endAfterHeaders) {
+      stream.read(0)
+      if (this.inputEnded) stream._read(0)
+    }
     this.#session.takeover(stream)
   }
 

@@ -51,9 +51,9 @@ async function run (lab: Lab): Promise<void> {
       assert.equal(String(stdout), 'half of it')
       assert.equal(code, 92, 'a stream that was not closed cleanly')
     })
-    await lab.check(nghttp, `over ${transport}: 20 MB there and back, on a stream beside others`, async command => {
-      const { stdout } = exits(await lab.run(command, ['-d', dataFile, '-m', '3', '--no-verify-peer', `${url}/echo`]))
-      assert.equal(sha256(stdout), sha256(Buffer.concat([blob, blob, blob])))
+    await lab.check(nghttp, `over ${transport}: 20 MB there and back`, async command => {
+      const { stdout } = exits(await lab.run(command, ['-d', dataFile, '--no-verify-peer', `${url}/echo`]))
+      assert.equal(sha256(stdout), sha256(blob))
     })
     await lab.check(h2load, `over ${transport}: ${LOAD} messages on 4 connections, 50 streams at a time on each`, async command => {
       const before = seen.length
@@ -182,7 +182,8 @@ async function * frames (readable: Readable): AsyncGenerator<{ opcode: number, p
       const end = start + 4 + length
       if (data.length < end) break
       const mask = data.subarray(start, start + 4)
-      yield { opcode: (data[0] as number) & 0x0f, payload: data.subarray(start + 4, end).map((byte, index) => byte ^ (mask[index % 4] as number)) as Buffer }
+      const payload = Buffer.from(data.subarray(start + 4, end).map((byte, index) => byte ^ (mask[index % 4] as number)))
+      yield { opcode: (data[0] as number) & 0x0f, payload }
       data = data.subarray(end)
     }
   }
@@ -204,7 +205,7 @@ import socket, sys
 import h2.connection, h2.config, h2.events, h2.settings
 data = sys.stdin.buffer.read()
 sock = socket.create_connection(('localhost', ${port}))
-conn = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding='utf-8'))
+conn = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding='utf-8', validate_outbound_headers=False))
 conn.initiate_connection()
 status, got, ended, reset = {}, {}, set(), {}
 def flush():
