@@ -2,15 +2,17 @@
 // connection with stdin and stdout. The response head goes to stderr. The end of stdin (Ctrl-D) ends
 // our side of the connection and leaves the other open; the server's end ends the program.
 //
-// Run it, against examples/echo.ts and examples/exec.ts (before Node 22.18: npm run setup, then .build/examples/client.js):
+// Run it, against other examples (before Node 22.18: npm run setup, then .build/examples/client.js):
 //   node examples/client.ts --upgrade echo http://localhost:3000/echo
 //   node examples/client.ts --connect echo.example:7 http://localhost:3000
 //   node examples/client.ts http://localhost:3000/echo
 //   node examples/client.ts --upgrade exec --json '{"cmd":"wc","args":["-c"]}' http://localhost:3000/exec
-// With -k it takes any certificate of an https server.
+//   node examples/client.ts -k --http2 --upgrade chat https://localhost:3000/chat?name=ada
+// With -k it takes any certificate of an https server; with --http2 the upgrade is an extended CONNECT.
 //
 // It exits with 0 when the connection was accepted and ended in order.
 import { once } from 'node:events'
+import http2, { type ClientHttp2Stream } from 'node:http2'
 import net from 'node:net'
 import tls from 'node:tls'
 import { parseArgs } from 'node:util'
@@ -21,19 +23,23 @@ const { values, positionals: [address] } = parseArgs({
     upgrade: { type: 'string', short: 'u' },
     connect: { type: 'string', short: 'c' },
     json: { type: 'string', short: 'j' },
-    insecure: { type: 'boolean', short: 'k', default: false }
+    insecure: { type: 'boolean', short: 'k', default: false },
+    http2: { type: 'boolean', default: false }
   }
 })
 if (address === undefined) {
-  console.error('usage: client [-k] [--upgrade TOKEN [--json BODY] | --connect HOST:PORT] URL')
+  console.error('usage: client [-k] [--http2] [--upgrade TOKEN [--json BODY] | --connect HOST:PORT] URL')
   process.exit(2)
 }
 const url = new URL(address)
 
-const socket = await dial().catch(fail)
-socket.write(request())
-try {
-  const head = await readHead()
+if (values.http2) await overHttp2().catch(fail)
+else await overHttp1().catch(fail)
+
+async function overHttp1 (): Promise<void> {
+  const socket = await dial()
+  socket.write(request())
+  const head = await readHead(socket)
   process.stderr.write(head)
   const accepted = /^HTTP\/1\.1 (?:101|2\d\d) /.test(head)
   if (!accepted) process.exitCode = 1
@@ -41,11 +47,31 @@ try {
   else socket.end()
   socket.pipe(process.stdout)
   await once(socket, 'end')
-} catch (error) {
-  fail(error as Error)
+  process.stdin.destroy()
+  socket.end()
 }
-process.stdin.destroy()
-socket.end()
+
+async function overHttp2 (): Promise<void> {
+  const session = http2.connect(url.origin, { rejectUnauthorized: !values.insecure })
+  const [settings] = await once(session, 'remoteSettings') as [http2.Settings]
+  if (values.connect === undefined && settings.enableConnectProtocol !== true) throw new Error('the server does not offer extended CONNECT')
+  const stream: ClientHttp2Stream = session.request(values.connect === undefined
+    ? { ':method': 'CONNECT', ':protocol': values.upgrade ?? '', ':scheme': url.protocol.slice(0, -1), ':authority': url.host, ':path': url.pathname + url.search }
+    : { ':method': 'CONNECT', ':authority': values.connect })
+  const [head] = await once(stream, 'response') as [http2.IncomingHttpHeaders & http2.IncomingHttpStatusHeader]
+  const status = head[':status'] ?? 0
+  process.stderr.write(`HTTP/2 ${status}\n\n`)
+  const accepted = status >= 200 && status < 300
+  if (!accepted) process.exitCode = 1
+  if (accepted) process.stdin.pipe(stream)
+  else stream.end()
+  stream.pipe(process.stdout)
+  // Node ends a stream that was reset like one that has ended; its code tells.
+  await once(stream, 'close')
+  if (accepted && stream.rstCode !== 0) throw new Error(`the stream was reset with code ${stream.rstCode}`)
+  process.stdin.destroy()
+  session.close()
+}
 
 function fail (error: Error & { code?: string }): never {
   console.error(error.code ?? error.message)
@@ -81,7 +107,7 @@ function request (): string {
 }
 
 /** Takes the response head from the connection and leaves what follows it. */
-async function readHead (): Promise<string> {
+async function readHead (socket: net.Socket): Promise<string> {
   let received = Buffer.alloc(0)
   // A loop over the socket itself would destroy it at its end.
   for await (const chunk of socket.iterator({ destroyOnReturn: false })) {

@@ -232,6 +232,21 @@ export function iterateWithoutDestroying (readable: Readable): void {
   }
 }
 
+/** Whether the end of input is behind what is buffered: known before it is read, and told by no property. */
+export function hasEnd (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
+}
+
+/** A stream of HTTP/2 listens for its own end, by a method that only a symbol names, when the end has come. */
+function isNodesOwn (stream: object, listener: unknown): boolean {
+  for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {
+    for (const symbol of Object.getOwnPropertySymbols(object)) {
+      if (Object.getOwnPropertyDescriptor(object, symbol)?.value === listener) return true
+    }
+  }
+  return false
+}
+
 /**
  * The end of input, held back until somebody reads: an 'end' without a listener is lost, and a
  * stream past its end refuses `unshift`. Nothing is held when a reader is there already.
@@ -239,8 +254,8 @@ export function iterateWithoutDestroying (readable: Readable): void {
 export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   let held = false
   let holding = true
-  const readers = (event: string | symbol): void => {
-    if (event === 'data' || event === 'readable' || event === 'end') process.nextTick(release)
+  const readers = (event: string | symbol, listener: unknown): void => {
+    if (event === 'data' || event === 'readable' || (event === 'end' && !isNodesOwn(socket, listener))) process.nextTick(release)
   }
   const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
   socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {

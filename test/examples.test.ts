@@ -2,9 +2,13 @@ import { spawn, spawnSync } from 'node:child_process'
 import { on, once } from 'node:events'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import http from 'node:http'
+import { connect as connectHttp2, constants, type ClientHttp2Session } from 'node:http2'
+import https from 'node:https'
 import net, { type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
+import { createInterface } from 'node:readline'
+import { Duplex } from 'node:stream'
 import { createGunzip, gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
@@ -486,6 +490,139 @@ t.test('docker-engine', async t => {
     const refused = await request(port, 'POST', '/containers/box/start')
     t.equal(refused.statusCode, 400)
     t.match(refused.body, 'ENOENT')
+  })
+})
+
+t.test('h2-chat', async t => {
+  const directory = await mkdtemp(join(tmpdir(), 'fastify-duplex-'))
+  t.teardown(() => rm(directory, { recursive: true }))
+  const files = { TLS_KEY: join(directory, 'key.pem'), TLS_CERT: join(directory, 'cert.pem') }
+  await Promise.all([writeFile(files.TLS_KEY, key), writeFile(files.TLS_CERT, cert)])
+
+  /** A client's stream, once it was welcomed. */
+  const enter = async (stream: Duplex): Promise<{ stream: Duplex, welcome: string, next: () => Promise<string> }> => {
+    t.teardown(() => stream.destroy())
+    const lines = createInterface({ input: stream })[Symbol.asyncIterator]()
+    const next = async (): Promise<string> => String((await lines.next()).value)
+    return { stream, welcome: await next(), next }
+  }
+  const upgrade = async (port: number, name: string): Promise<Duplex> => {
+    const request = https.get({ port, ca: cert, path: `/chat?name=${name}`, headers: { connection: 'Upgrade', upgrade: 'chat' } })
+    const [response, socket, head] = await once(request, 'upgrade') as [http.IncomingMessage, net.Socket, Buffer]
+    t.equal(response.headers.upgrade, 'chat')
+    socket.unshift(head)
+    return socket
+  }
+  const upload = async (port: number, name: string): Promise<Duplex> => {
+    const request = https.request({ port, ca: cert, path: `/chat?name=${name}`, method: 'PUT' })
+    request.flushHeaders()
+    const [response] = await once(request, 'response') as [http.IncomingMessage]
+    return Duplex.from({ readable: response, writable: request })
+  }
+  const open = async (t: Test, port: number): Promise<ClientHttp2Session> => {
+    const session = connectHttp2(`https://localhost:${port}`, { ca: cert })
+    t.teardown(() => session.destroy())
+    const [settings] = await once(session, 'remoteSettings') as [{ enableConnectProtocol: boolean }]
+    t.equal(settings.enableConnectProtocol, true)
+    return session
+  }
+  const stream = (session: ClientHttp2Session, name: string, fields: http.OutgoingHttpHeaders): Duplex =>
+    session.request({ ':path': `/chat?name=${name}`, ...fields }, { endStream: false })
+  const EXTENDED = { ':method': 'CONNECT', ':protocol': 'chat', ':scheme': 'https', ':authority': 'localhost' }
+
+  await t.test('joins all four ways in, in one room', async t => {
+    const program = await start(t, example('h2-chat'), files)
+    const session = await open(t, program.port)
+    const all = []
+    for (const [name, how, dial] of [
+      ['ada', 'message over HTTP/2.0', () => stream(session, 'ada', { ':method': 'PUT' })],
+      ['bob', 'message over HTTP/1.1', () => upload(program.port, 'bob')],
+      ['cyd', 'upgrade over HTTP/1.1', () => upgrade(program.port, 'cyd')],
+      ['dee', 'upgrade over HTTP/2.0', () => stream(session, 'dee', EXTENDED)]
+    ] as const) {
+      const client = await enter(await dial())
+      t.equal(client.welcome, `welcome, ${name}: ${how}, ${all.length} others here`)
+      for (const { client } of all) t.equal(await client.next(), `${name} is here`)
+      all.push({ name, client })
+    }
+    for (const { name, client: { stream } } of all) {
+      stream.write(`hello from ${name}\n`)
+      for (const { name: other, client } of all) if (other !== name) t.equal(await client.next(), `${name}: hello from ${name}`)
+    }
+    while (all.length > 1) {
+      const { name, client } = all.shift() as typeof all[number]
+      const ended = once(client.stream, 'end')
+      client.stream.end()
+      await ended
+      for (const { client } of all) t.equal(await client.next(), `${name} left`)
+    }
+    all[0]?.client.stream.end()
+    await program.printed(/"kind":"upgrade","protocol":"chat","reason":"end".*\n(?:.*\n)*.*"protocol":"chat","reason":"end"/)
+    t.equal(await program.stop(), 0)
+    t.notMatch(program.output(), '"level":50')
+  })
+
+  await t.test('hears of a client that breaks off, and breaks off one whose line never ends', async t => {
+    const program = await start(t, example('h2-chat'), files)
+    const session = await open(t, program.port)
+    const ada = await enter(stream(session, 'ada', EXTENDED))
+    const bob = session.request({ ':path': '/chat?name=bob', ...EXTENDED }, { endStream: false })
+    t.equal(await ada.next(), 'bob is here')
+    bob.close(constants.NGHTTP2_CANCEL)
+    t.equal(await ada.next(), 'bob left')
+    const eve = session.request({ ':path': '/chat?name=eve', ...EXTENDED }, { endStream: false })
+    const failed = once(eve, 'error')
+    eve.write('x'.repeat(5000))
+    t.match((await failed)[0], { message: /NGHTTP2_INTERNAL_ERROR/ })
+    t.equal(await ada.next(), 'eve is here')
+    t.equal(await ada.next(), 'eve left')
+  })
+
+  await t.test('refuses what is no way in, and serves plain routes over both', async t => {
+    const { port } = await start(t, example('h2-chat'), files)
+    const session = await open(t, port)
+    const status = async (fields: http.OutgoingHttpHeaders): Promise<unknown> => {
+      const request = session.request(fields)
+      const [head] = await once(request, 'response') as [Record<string, unknown>]
+      request.resume()
+      return head[':status']
+    }
+    t.equal(await status({ ':path': '/' }), 200)
+    t.equal(await status({ ...EXTENDED, ':path': '/chat?name=' }), 400)
+    t.equal(await status({ ...EXTENDED, ':path': '/chat?name=ada', ':protocol': 'websocket' }), 400)
+    t.equal(await status({ ...EXTENDED, ':path': '/' }), 404)
+    for (const [path, expected] of [['/', 200], ['/chat?name=ada', 426]] as const) {
+      const [response] = await once(https.get({ port, ca: cert, path }), 'response') as [http.IncomingMessage]
+      t.equal(response.statusCode, expected)
+      response.resume()
+    }
+  })
+
+  await t.test('tells its clients when it is told to stop', async t => {
+    const program = await start(t, example('h2-chat'), files)
+    const session = await open(t, program.port)
+    const ada = await enter(stream(session, 'ada', EXTENDED))
+    const bob = await enter(await upgrade(program.port, 'bob'))
+    t.equal(await ada.next(), 'bob is here')
+    const goaway = once(session, 'goaway')
+    const stopped = program.stop()
+    for (const { next, stream } of [ada, bob]) {
+      t.equal(await next(), 'the server goes away')
+      stream.end()
+    }
+    await goaway
+    t.equal(await stopped, 0)
+  })
+
+  const lacking = lackingTool() ?? (spawnSync('openssl', ['version']).error === undefined ? undefined : 'openssl')
+  const title = 'prints commands that work as they are, with a certificate made at start'
+  await t.test(lacking === undefined ? title : `${title} (not run: no ${lacking} here)`, { skip: lacking !== undefined }, async t => {
+    const program = await start(t, example('h2-chat'))
+    await program.printed('upgrade over HTTP/2: extended CONNECT')
+    const commands = [...program.output().matchAll(/^ {2}(\S.*)$/gm)].map(([, command]) => command as string)
+    t.equal(commands.length, 4)
+    const expected = ['ada: message over HTTP/2.0', 'bob: message over HTTP/1.1', 'cyd: upgrade over HTTP/1.1', 'dee: upgrade over HTTP/2.0']
+    for (const [index, command] of commands.entries()) t.equal(await shell(command, 'typed\n'), `welcome, ${expected[index]}, 0 others here\n`, command)
   })
 })
 

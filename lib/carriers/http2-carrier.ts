@@ -4,7 +4,7 @@ import type { HeadFields } from '../accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
-import { bytesInFlight, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
+import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { Carrier } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
@@ -12,6 +12,9 @@ import { countOutput } from './count-output.ts'
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
 const NOTHING = Buffer.alloc(0)
+
+/** What is added here, and where this is used, for one event. */
+const OWN_LISTENERS = 4
 
 /** How often is looked whether a stream that is over has been sent, in milliseconds. */
 const FLUSH_LOOK = 100
@@ -45,14 +48,19 @@ export class Http2Carrier implements Carrier {
   /** @param kind what the stream would be accepted as */
   constructor (stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'message') {
     stream.on('error', this.#onError)
+    // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
+    const most = stream.getMaxListeners()
+    if (most > 0) stream.setMaxListeners(most + OWN_LISTENERS)
     this.stream = stream
     this.readable = stream
     this.#session = session
     this.#tunnel = kind !== 'message'
     this.#far = kind === 'connect'
-    this.inputEnded = stream.endAfterHeaders
+    // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
+    this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
     stream.push = (chunk: unknown, encoding?: BufferEncoding) => this.#push(chunk, encoding)
     if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
+    else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
     stream.on('finish', this.#onFinish)
     stream.on('close', this.#onClose)
     if (this.#tunnel) stream.on('trailers', this.#onTrailers)
@@ -100,7 +108,11 @@ export class Http2Carrier implements Carrier {
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, bytes => { this.bytesWritten += bytes }, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
-    if (!stream.endAfterHeaders) stream.read(0)
+    // Where nothing can come any more, a read would only tell of the end before anybody listens.
+    if (!this.inputEnded || stream.readableLength > 0) {
+      stream.read(0)
+      if (this.inputEnded) stream._read(0)
+    }
     this.#session.takeover(stream)
   }
 
@@ -247,6 +259,31 @@ export class Http2Carrier implements Carrier {
     clearTimeout(this.#flushing)
     this.onProgress()
   }
+}
+
+/** The end that Node is about to tell of, when it had come before the request was told of. */
+function holdEndEvent (stream: ServerHttp2Stream): () => void {
+  const emit = stream.emit as (event: string | symbol, ...args: unknown[]) => boolean
+  const nodes = stream.listenerCount('end')
+  let held = false
+  stream.emit = (event: string | symbol, ...args: unknown[]) => {
+    if (event !== 'end' || stream.listenerCount('end') > nodes) return Reflect.apply(emit, stream, [event, ...args])
+    held = true
+    return true
+  }
+  const readers = (event: string | symbol): void => {
+    if (event === 'data' || event === 'readable' || event === 'end') process.nextTick(release)
+  }
+  function release (): void {
+    stream.removeListener('newListener', readers)
+    stream.removeListener('resume', release)
+    Reflect.deleteProperty(stream, 'emit')
+    if (held) stream.emit('end')
+    held = false
+  }
+  stream.on('newListener', readers)
+  stream.on('resume', release)
+  return release
 }
 
 type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy' | 'push'>
