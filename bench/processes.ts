@@ -81,6 +81,8 @@ export class Server implements Target {
     return (await this.ask('cpu')).cpu as number
   }
 
+  get pid (): number { return this.#child.pid as number }
+
   stop (): void {
     this.#child.disconnect()
   }
@@ -88,7 +90,7 @@ export class Server implements Target {
 
 /** `PROFILE=duplex npm run bench` leaves a profile of that server in the working directory. */
 function profile (server: string): string[] {
-  return process.env.PROFILE === server ? ['--cpu-prof'] : []
+  return process.env.PROFILE === server ? ['--cpu-prof', '--cpu-prof-interval', '200'] : []
 }
 
 /** Go's net/http, where Go is installed. */

@@ -16,11 +16,14 @@ const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgra
 /** What idle connections may keep alive: how many of each kind were made and not collected. */
 const alive: Record<string, number> = {}
 const collected = new FinalizationRegistry<string>(name => { alive[name] = (alive[name] as number) - 1 })
+/** Parsers come back for later connections. */
+const known = new WeakSet<object>()
 const tracking = process.argv.includes('track')
 function track (objects: Record<string, object | null | undefined>): void {
   if (!tracking) return
   for (const [name, object] of Object.entries(objects)) {
-    if (object === null || object === undefined) continue
+    if (object === null || object === undefined || known.has(object)) continue
+    known.add(object)
     alive[name] = (alive[name] ?? 0) + 1
     collected.register(object, name)
   }
