@@ -4,6 +4,8 @@ import { ratios, spread, type Spread } from './statistics.ts'
 export interface Contender {
   label: string
   target: Target
+  /** A process of its own for every turn, in place of `target`. */
+  fresh?: () => Promise<Target>
   load: LoadOptions
 }
 
@@ -24,7 +26,18 @@ export interface Outcome {
 
 interface Round { rate: number, cpu: number, p99: number, loadShare: number }
 
-async function once ({ target, load }: Contender): Promise<Round> {
+async function turn ({ target, fresh, load }: Contender): Promise<Round> {
+  if (fresh === undefined) return once(target, load)
+  const own = await fresh()
+  try {
+    await once(own, load)
+    return await once(own, load)
+  } finally {
+    own.stop()
+  }
+}
+
+async function once (target: Target, load: LoadOptions): Promise<Round> {
   const client = await Client.start(target.port, load)
   const before = await target.cpu()
   const { operations, seconds, cpu, p99, failures } = await client.go()
@@ -42,11 +55,11 @@ async function once ({ target, load }: Contender): Promise<Round> {
 /** Lets all have their turn in each round, in an order that is turned round every time. Ratios are to the first. */
 export async function contest (contenders: Contender[], rounds: number): Promise<Outcome[]> {
   const results = contenders.map((): Round[] => [])
-  for (let warm = 0; warm < 2; warm++) for (const contender of contenders) await once(contender)
+  for (let warm = 0; warm < 2; warm++) for (const contender of contenders) if (contender.fresh === undefined) await turn(contender)
   for (let round = 0; round < rounds; round++) {
     const order = contenders.map((_, at) => at)
     if (round % 2 === 1) order.reverse()
-    for (const at of order) results[at]?.push(await once(contenders[at] as Contender))
+    for (const at of order) results[at]?.push(await turn(contenders[at] as Contender))
   }
   const values = (at: number, what: keyof Round): number[] => (results[at] ?? []).map(one => one[what])
   return contenders.map(({ label }, at) => ({

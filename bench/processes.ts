@@ -81,8 +81,6 @@ export class Server implements Target {
     return (await this.ask('cpu')).cpu as number
   }
 
-  get pid (): number { return this.#child.pid as number }
-
   stop (): void {
     this.#child.disconnect()
   }

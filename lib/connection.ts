@@ -174,8 +174,8 @@ export class Connection {
   }
 
   /** The server is going away. */
-  drain (): void {
-    this.#draining?.abort(new FST_ERR_DUPLEX_SHUTDOWN())
+  drain (reason: Error): void {
+    this.#draining?.abort(reason)
   }
 
   /** The drain is over. */
