@@ -52,10 +52,13 @@ async function once (target: Target, load: LoadOptions): Promise<Round> {
   }
 }
 
-/** Lets all have their turn in each round, in an order that is turned round every time. Ratios are to the first. */
-export async function contest (contenders: Contender[], rounds: number): Promise<Outcome[]> {
+/**
+ * Lets all have their turn in each round, in an order that is turned round every time. Ratios are to the first.
+ * Before that come rounds that do not count, until what is measured has been compiled.
+ */
+export async function contest (contenders: Contender[], rounds: number, warmUp = 2): Promise<Outcome[]> {
   const results = contenders.map((): Round[] => [])
-  for (let warm = 0; warm < 2; warm++) for (const contender of contenders) if (contender.fresh === undefined) await turn(contender)
+  for (let warm = 0; warm < warmUp; warm++) for (const contender of contenders) if (contender.fresh === undefined) await turn(contender)
   for (let round = 0; round < rounds; round++) {
     const order = contenders.map((_, at) => at)
     if (round % 2 === 1) order.reverse()

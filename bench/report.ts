@@ -99,7 +99,7 @@ ${barsTable(bars)}
 
 Every server and the load are processes of their own. In a comparison all servers run from the beginning; each has its turn of
 ${ms} ms in every round, one right after the other, in an order that is turned round each time; ${rounds} rounds (twice as many for the plain
-route), after two that do not count. A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
+route), after two that do not count (six for acceptance, which has the most code to be compiled). A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
 Server CPU is \`process.cpuUsage()\` (user and system) of the server's process for one operation, asked over IPC before and after a turn;
 opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
 
