@@ -101,15 +101,18 @@ Every server and the load are processes of their own. In a comparison all server
 ${ms} ms in every round, one right after the other, in an order that is turned round each time; ${rounds} rounds (twice as many for the plain
 route), after two that do not count (six for acceptance, which has the most code to be compiled). A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
 Server CPU is \`process.cpuUsage()\` (user and system) of the server's process for one operation, asked over IPC before and after a turn;
+in the bulk echo, on the plain route, for messages and for tunnels each turn has a process of its own, since two processes of the very same server
+differ by up to a factor of two there for as long as they live, by when V8 collects (see \`node again\`, \`fastify again\`);
 opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
 
 The load is one thread of C over epoll ([load.c](load.c)); for HTTP/2 it is Node's own client. That it is not what is measured is seen in the last
-column, its own share of a core: in the first table it takes ${share('node')} % while bare Node's process is busy all the time${go ? '' : '. Go was not installed'}.
+column, its own share of a core: in the first table it takes ${share('node')} % with bare Node, and waits the rest of the time${go ? '' : '. Go was not installed'}.
 For HTTP/2 the client is as busy as the server, so that there the CPU column is the one to read. In the tunnel the echo server behind it (\`net\`) shares the
 cores with everybody, and socat has one process for each connection, of which the CPU is not counted.
 
 ${sections.map(({ title, table }) => `## ${title}\n\n${table}`).join('\n\n')}
 
+RSS and heap are taken after a collection, before and after the connections are opened; what bare Node keeps is the socket alone.
 A connection keeps its request and reply: \`connection.reply\` is part of it, and the \`onResponse\` hooks and the last log line, which have both, come
 at its end. The parser goes back to Node's pool; of those that are counted a few stay there for the next connection.
 
