@@ -119,8 +119,7 @@ at its end. The parser goes back to Node's pool; of those that are counted a few
 
 A quick run (\`npm run bench -- quick\`) takes for a bar that is known to be missed about what was measured here, and fails at 1.5 times that.
 
-Runs differ: shortly before this one, on a busier machine, with the same code and two more rounds, acceptance was at 1.80 of bare Node's CPU and at 1.00
-of @fastify/websocket's rate. In the table of growth the server's code is still being compiled during the first thousands, so that its CPU falls.
+In the table of growth the server's code is still being compiled during the first thousands, so that its CPU falls.
 There the handler calls \`connection.close()\` when \`draining\` aborts, and the client ends its side when it sees the end.
 `
 }
