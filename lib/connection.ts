@@ -174,8 +174,8 @@ export class Connection {
   }
 
   /** The server is going away. */
-  drain (): void {
-    this.#draining?.abort(new FST_ERR_DUPLEX_SHUTDOWN())
+  drain (reason: Error): void {
+    this.#draining?.abort(reason)
   }
 
   /** The drain is over. */
@@ -323,7 +323,7 @@ export class Connection {
     const { kind, protocol } = this
     const { error, ...facts } = result
     this.reply.log.info({ duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
-    this.#carrier.complete(this.reply.raw as ServerResponse, error ?? new FST_ERR_DUPLEX_ABORTED())
+    this.#carrier.complete(this.reply.raw as ServerResponse, error)
   }
 
   #causeOnTheWire (): Cause | undefined {

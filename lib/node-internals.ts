@@ -227,9 +227,11 @@ export function allowSetEncoding (socket: HttpSocket): void {
 
 /** Reads from a Duplex until the end without destroying it, which would cost the other half. */
 export function iterateWithoutDestroying (readable: Readable): void {
-  (readable as { [Symbol.asyncIterator]: unknown })[Symbol.asyncIterator] = function (this: Readable) {
-    return this.iterator({ destroyOnReturn: false })
-  }
+  (readable as { [Symbol.asyncIterator]: unknown })[Symbol.asyncIterator] = iterate
+}
+
+function iterate (this: Readable): NodeJS.AsyncIterator<unknown> {
+  return this.iterator({ destroyOnReturn: false })
 }
 
 /** Whether the end of input is behind what is buffered: known before it is read, and told by no property. */

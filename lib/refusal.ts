@@ -20,24 +20,22 @@ export function errorBody (error: RefusalError): string {
  * proxy may have opened its pipe on the mere intent (RFC 9931).
  */
 export class RefusalResponse extends ServerResponse {
-  /** A status that would tell the client of a takeover that did not happen. */
-  readonly #means: (status: number) => boolean
-  #onDone: (res: RefusalResponse) => void
+  readonly #connect: boolean
+  readonly #onDone: (res: RefusalResponse) => void
 
   constructor (req: IncomingMessage, socket: HttpSocket, onDone: (res: RefusalResponse) => void) {
     super(req)
-    const connect = req.method === 'CONNECT'
-    this.#means = status => status < 200 || (connect && status < 300)
+    this.#connect = req.method === 'CONNECT'
     this.#onDone = onDone
     this.shouldKeepAlive = false
     this.assignSocket(socket as never)
-    this.once('finish', () => this.#onDone(this))
+    this.on('finish', this.#onFinish)
   }
 
   override writeHead (statusCode: number, ...rest: unknown[]): this {
     let status = statusCode
     let headers = rest.find(argument => typeof argument === 'object' && argument !== null) as OutgoingHttpHeaders | OutgoingHttpHeader[] | undefined
-    if (this.#means(status)) {
+    if (this.impliesTakeover(status)) {
       this.statusMessage = ''
       status = 500
     }
@@ -63,34 +61,47 @@ export class RefusalResponse extends ServerResponse {
     return reason === undefined ? super.writeHead(status, headers) : super.writeHead(status, reason, headers)
   }
 
-  /** Whether this status, on this kind of request, is acceptance's alone. */
+  /** Whether this status would tell the client of a takeover, which is acceptance's alone to do. */
   impliesTakeover (status: number): boolean {
-    return this.#means(status)
+    return status < 200 || (status < 300 && this.#connect)
   }
 
   /** The socket is the stream's now: nothing of this response reaches it any more. */
   release (statusCode: number): void {
-    this.#onDone = () => {}
+    this.removeListener('finish', this.#onFinish)
     this.detachSocket(this.socket as never)
     this.statusCode = statusCode
     silence(this)
   }
+
+  /** The same function for all responses. */
+  #onFinish (): void {
+    this.removeListener('finish', this.#onFinish)
+    this.#onDone(this)
+  }
+}
+
+function itself (this: ServerResponse): ServerResponse { return this }
+
+function nothing (): void {}
+
+/** One for all responses: functions of their own would be kept for as long as their connections. */
+const SILENT: PropertyDescriptorMap = {
+  headersSent: { value: true },
+  writableEnded: { value: true },
+  writeHead: { value: itself },
+  flushHeaders: { value: nothing },
+  writeContinue: { value: nothing },
+  writeProcessing: { value: nothing },
+  writeEarlyHints: { value: nothing },
+  addTrailers: { value: nothing },
+  write: { value: () => false },
+  end: { value: itself }
 }
 
 /** A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. */
 export function silence (res: ServerResponse): void {
-  Object.defineProperties(res, {
-    headersSent: { value: true },
-    writableEnded: { value: true },
-    writeHead: { value: () => res },
-    flushHeaders: { value: () => {} },
-    writeContinue: { value: () => {} },
-    writeProcessing: { value: () => {} },
-    writeEarlyHints: { value: () => {} },
-    addTrailers: { value: () => {} },
-    write: { value: () => false },
-    end: { value: () => res }
-  })
+  Object.defineProperties(res, SILENT)
 }
 
 /** Answers without the app: for requests that name no route, or name none that can be told. */

@@ -3,6 +3,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 import type { Claim } from './claim.ts'
 import type { Connection } from './connection.ts'
+import { FST_ERR_DUPLEX_SHUTDOWN } from './errors.ts'
 import { Slots } from './slots.ts'
 import type { PluginSettings } from './options.ts'
 import type { DuplexClosed, Milliseconds } from '../types/index.ts'
@@ -100,7 +101,9 @@ export class Registry {
   /** Refuses from now on, tells every connection, waits, and destroys what is left. */
   drain (timeout: Milliseconds = this.#drainTimeout): Promise<void> {
     this.draining = true
-    for (const connection of this.connections) connection.drain()
+    // One for all: an error costs more than all else that a connection is told here.
+    const reason = new FST_ERR_DUPLEX_SHUTDOWN()
+    for (const connection of this.connections) connection.drain(reason)
     this.#drained ??= new Promise<void>(resolve => {
       this.#idle = resolve
       this.#checkIdle()

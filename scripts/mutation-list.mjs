@@ -92,7 +92,7 @@ export const mutations = [
 
   // Refusals
   { file: 'refusal.ts', find: "headers = { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }", replace: "headers = { ...fields, Connection: 'keep-alive' }", breaks: 'a refusal says keep-alive', tests: ['refusal'] },
-  { file: 'refusal.ts', find: 'this.#means = status => status < 200 || (connect && status < 300)', replace: 'this.#means = () => false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'] },
+  { file: 'refusal.ts', find: 'return status < 200 || (status < 300 && this.#connect)', replace: 'this.#means = () => false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'] },
   { file: 'refusal.ts', find: '    silence(this)', replace: '', breaks: 'a late write to the raw response is kept or sent', tests: ['acceptance', 'accept-manual', 'hostile'] },
   { file: 'lingering-close.ts', find: '  socket.end()', replace: '', breaks: 'a refused client is not told of the end', tests: ['refusal'] },
   { file: 'lingering-close.ts', find: 'setTimeout(() => socket.destroy(), LONGEST)', replace: 'setTimeout(() => {}, LONGEST)', breaks: 'refused clients that never close stay', tests: ['refusal'] },
@@ -118,7 +118,7 @@ export const mutations = [
   { file: 'route.ts', find: '  if (claim.over) return', replace: '', breaks: 'the handler is entered while a timeout is answered', tests: ['limits'], survives: 'accept() refuses for the same reason, and a manual handler is told by its signal' },
   { file: 'connection.ts', find: 'this.#resolveClosed?.(this.#result)', replace: '', breaks: 'closed does not settle', tests: ['lifetime'] },
   { file: 'carriers/socket-carrier.ts', find: "res.emit('finish')", replace: '', breaks: 'onResponse never runs', tests: ['observability'] },
-  { file: 'carriers/message-carrier.ts', find: "if (!res.writableFinished) res.emit('error', error)", replace: '', breaks: 'onResponse does not run for a message that was cut', tests: ['observability', 'message'] },
+  { file: 'carriers/message-carrier.ts', find: "if (!res.writableFinished) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())", replace: '', breaks: 'onResponse does not run for a message that was cut', tests: ['observability', 'message'] },
   { file: 'connection.ts', find: 'this.#scope.runInAsyncScope(() => this.#settle())', replace: 'this.#settle()', breaks: 'the end has the async context of whatever event brought it', tests: ['observability'] },
   { file: 'connection.ts', find: '    this.#lifetime.stop()', replace: '', breaks: 'timers outlive their connection', tests: ['lifetime', 'shutdown'] },
   { file: 'connection.ts', find: "    this.#state = 'detached'", replace: "    this.#state = 'detached'; this.#registry.connections.delete(this)", breaks: 'a detached socket is not counted', tests: ['shutdown'] },
@@ -149,7 +149,7 @@ export const mutations = [
   { file: 'plugin.ts', find: '    registry.shutDown()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'] },
   { file: 'plugin.ts', find: 'for (const server of secondaryServers(app) ?? []) watch(server)', replace: '', breaks: 'the second server of localhost is not watched', tests: ['routing'] },
   { file: 'registry.ts', find: '    this.draining = true', replace: '', breaks: 'a drain refuses nobody', tests: ['shutdown'] },
-  { file: 'registry.ts', find: 'for (const connection of this.connections) connection.drain()', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'] },
+  { file: 'registry.ts', find: 'for (const connection of this.connections) connection.drain(reason)', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'] },
   { file: 'registry.ts', find: 'for (const connection of this.connections) connection.shutDown()', replace: '', breaks: 'connections at the end of a drain are not told why', tests: ['shutdown'] },
   { file: 'registry.ts', find: '    for (const claim of this.#requests) claim.cut()', replace: '', breaks: 'requests that wait at the end of a drain are left', tests: ['shutdown'] },
   { file: 'registry.ts', find: '    for (const socket of this.#sockets) socket.destroy()', replace: '', breaks: 'sockets that wait at the end of a drain are left', tests: ['shutdown'] },

@@ -49,7 +49,7 @@ export interface Carrier {
   /** At once, and so that the peer cannot take it for an end. `failed`: our side is at fault. */
   breakOff (error: Error | undefined, failed: boolean): void
   /** All is over: Fastify takes the request for completed when its response tells. */
-  complete (res: ServerResponse, error: Error): void
+  complete (res: ServerResponse, error: Error | undefined): void
   /** Gives the socket away. */
   detach (): DetachedSocket
 }

@@ -1,7 +1,7 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
-import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
+import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { Milliseconds } from '../../types/index.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, clearFields, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
@@ -160,8 +160,8 @@ export class MessageCarrier implements Carrier {
     this.onProgress()
   }
 
-  complete (res: ServerResponse, error: Error): void {
-    if (!res.writableFinished) res.emit('error', error)
+  complete (res: ServerResponse, error: Error | undefined): void {
+    if (!res.writableFinished) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
   }
 
   detach (): never {

@@ -1,0 +1,79 @@
+import { Client, type LoadOptions, type Target } from './processes.ts'
+import { ratios, spread, type Spread } from './statistics.ts'
+
+export interface Contender {
+  label: string
+  target: Target
+  /** A process of its own for every turn, in place of `target`. */
+  fresh?: () => Promise<Target>
+  load: LoadOptions
+}
+
+export interface Outcome {
+  label: string
+  /** Operations per second, of each round. */
+  rates: number[]
+  rate: Spread
+  /** Microseconds of the server's processor for one operation. */
+  cpu: Spread
+  p99: Spread
+  /** Of one processor, what the load itself took. */
+  loadShare: Spread
+  rateRatio: Spread
+  cpuRatio: Spread
+  p99Ratio: Spread
+}
+
+interface Round { rate: number, cpu: number, p99: number, loadShare: number }
+
+async function turn ({ target, fresh, load }: Contender): Promise<Round> {
+  if (fresh === undefined) return once(target, load)
+  const own = await fresh()
+  try {
+    await once(own, load)
+    return await once(own, load)
+  } finally {
+    own.stop()
+  }
+}
+
+async function once (target: Target, load: LoadOptions): Promise<Round> {
+  const client = await Client.start(target.port, load)
+  const before = await target.cpu()
+  const { operations, seconds, cpu, p99, failures } = await client.go()
+  const after = await target.cpu()
+  await client.stop()
+  if (operations === 0 || failures > operations / 100) throw new Error(`${operations} operations, ${failures} failures`)
+  return {
+    rate: operations / seconds,
+    cpu: before === undefined || after === undefined ? NaN : (after - before) / operations,
+    p99,
+    loadShare: cpu / seconds / 1e6
+  }
+}
+
+/**
+ * Lets all have their turn in each round, in an order that is turned round every time. Ratios are to the first.
+ * Before that come rounds that do not count, until what is measured has been compiled.
+ */
+export async function contest (contenders: Contender[], rounds: number, warmUp = 2): Promise<Outcome[]> {
+  const results = contenders.map((): Round[] => [])
+  for (let warm = 0; warm < warmUp; warm++) for (const contender of contenders) if (contender.fresh === undefined) await turn(contender)
+  for (let round = 0; round < rounds; round++) {
+    const order = contenders.map((_, at) => at)
+    if (round % 2 === 1) order.reverse()
+    for (const at of order) results[at]?.push(await turn(contenders[at] as Contender))
+  }
+  const values = (at: number, what: keyof Round): number[] => (results[at] ?? []).map(one => one[what])
+  return contenders.map(({ label }, at) => ({
+    label,
+    rates: values(at, 'rate'),
+    rate: spread(values(at, 'rate')),
+    cpu: spread(values(at, 'cpu')),
+    p99: spread(values(at, 'p99')),
+    loadShare: spread(values(at, 'loadShare')),
+    rateRatio: ratios(values(at, 'rate'), values(0, 'rate')),
+    cpuRatio: ratios(values(at, 'cpu'), values(0, 'cpu')),
+    p99Ratio: ratios(values(at, 'p99'), values(0, 'p99'))
+  }))
+}

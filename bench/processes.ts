@@ -1,0 +1,188 @@
+// Servers and load, each in a process of its own.
+import { fork, spawn, spawnSync, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process'
+import { once } from 'node:events'
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import net, { type AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { createInterface, type Interface } from 'node:readline'
+import { fileURLToPath } from 'node:url'
+import type { Answer, Load, Question, ServerName } from './protocol.ts'
+
+const built = fileURLToPath(new URL('.', import.meta.url))
+export const sources = join(built, '..', '..', 'bench')
+
+const files = mkdtempSync(join(tmpdir(), 'fastify-duplex-bench-'))
+const children = new Set<ChildProcess>()
+process.on('exit', () => {
+  for (const child of children) child.kill('SIGKILL')
+  rmSync(files, { recursive: true, force: true })
+})
+
+function adopt<Child extends ChildProcess> (child: Child): Child {
+  children.add(child)
+  child.once('exit', () => children.delete(child))
+  return child
+}
+
+let name = 0
+
+/** Puts bytes where the load can read them. */
+function file (bytes: string | Buffer): string {
+  const path = join(files, String(name++))
+  writeFileSync(path, bytes)
+  return path
+}
+
+/** False where there is no C compiler. */
+export function buildLoad (): boolean {
+  return spawnSync('cc', ['-O2', '-o', join(built, 'load'), join(sources, 'load.c')], { stdio: 'inherit' }).status === 0
+}
+
+export interface Target {
+  port: number
+  /** Of the server's process so far, in microseconds; undefined where it is several processes. */
+  cpu (): Promise<number | undefined>
+  stop (): void
+}
+
+export class Server implements Target {
+  readonly #child: ChildProcess
+  readonly #waiting = new Map<number, (answer: Answer) => void>()
+  #questions = 0
+  port = 0
+
+  constructor (child: ChildProcess) {
+    this.#child = child
+    child.on('message', (message: Answer & { id?: number }) => {
+      if (message.id === undefined) return
+      this.#waiting.get(message.id)?.(message)
+      this.#waiting.delete(message.id)
+    })
+  }
+
+  static async start (server: ServerName, ...rest: string[]): Promise<Server> {
+    const child = adopt(fork(join(built, 'server.js'), [server, ...rest], { execArgv: ['--expose-gc', ...profile(server)] }))
+    const started = new Server(child)
+    const [{ port }] = await once(child, 'message') as [{ port: number }]
+    started.port = port
+    return started
+  }
+
+  ask (ask: Question['ask']): Promise<Answer> {
+    const id = this.#questions++
+    return new Promise(resolve => {
+      this.#waiting.set(id, resolve)
+      this.#child.send({ ask, id })
+    })
+  }
+
+  async cpu (): Promise<number> {
+    return (await this.ask('cpu')).cpu as number
+  }
+
+  stop (): void {
+    this.#child.disconnect()
+  }
+}
+
+/** `PROFILE=duplex npm run bench` leaves a profile of that server in the working directory. */
+function profile (server: string): string[] {
+  return process.env.PROFILE === server ? ['--cpu-prof', '--cpu-prof-interval', '200'] : []
+}
+
+/** Go's net/http, where Go is installed. */
+export async function startGo (): Promise<Target | undefined> {
+  const binary = join(built, 'hijack')
+  const { status } = spawnSync('go', ['build', '-o', binary, join(sources, 'peers', 'hijack.go')], { env: { ...process.env, GO111MODULE: 'off' } })
+  if (status !== 0) return undefined
+  const child = adopt(spawn(binary, { stdio: ['ignore', 'pipe', 'inherit'] }))
+  const [line] = await once(createInterface({ input: child.stdout }), 'line') as [string]
+  return {
+    port: Number(line),
+    async cpu () {
+      const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? []
+      // Ticks of a hundredth of a second; the state is the first field behind the name.
+      return (Number(fields[11]) + Number(fields[12])) * 10_000
+    },
+    stop: () => child.kill('SIGKILL')
+  }
+}
+
+/** socat, where it is installed: one process for each connection. */
+export async function startSocat (upstream: number): Promise<Target | undefined> {
+  if (spawnSync('socat', ['-V']).status !== 0) return undefined
+  const probe = net.createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address() as AddressInfo
+  probe.close()
+  await once(probe, 'close')
+  const child = adopt(spawn('socat', ['-b', '65536', `TCP-LISTEN:${port},bind=127.0.0.1,fork,backlog=1024`, `TCP:127.0.0.1:${upstream}`]))
+  for (;;) {
+    const socket = net.connect(port, '127.0.0.1')
+    const up = await once(socket, 'connect').then(() => true, () => false)
+    socket.destroy()
+    if (up) break
+  }
+  return { port, cpu: async () => undefined, stop: () => child.kill('SIGTERM') }
+}
+
+export interface LoadOptions {
+  connections: number
+  ms: number
+  /** What is sent first on each connection. */
+  request?: string
+  payload?: string | Buffer
+  /** Bytes of the answer to one message. */
+  reply?: number
+  /** Messages under way on a connection. */
+  depth?: number
+  chunked?: boolean
+  mode?: 'stream' | 'accept' | 'get'
+  http2?: boolean
+}
+
+/** A load that has its connections, and waits. */
+export class Client {
+  readonly #child: ChildProcessWithoutNullStreams
+  readonly #lines: Interface
+
+  private constructor (child: ChildProcessWithoutNullStreams) {
+    this.#child = child
+    this.#lines = createInterface({ input: child.stdout })
+    child.stderr.pipe(process.stderr)
+  }
+
+  static async start (port: number, options: LoadOptions): Promise<Client> {
+    const { connections, ms, request = '', payload = '', reply = 0, depth = 1, chunked = false, mode = 'stream', http2 = false } = options
+    const client = new Client(adopt(http2
+      ? spawn(process.execPath, [join(built, 'http2-load.js'), String(port), String(connections), String(reply), String(ms)])
+      : spawn(join(built, 'load'), [String(port), `conns=${connections}`, `ms=${ms}`, `request=${file(request)}`, `payload=${file(payload)}`,
+          `reply=${reply}`, `depth=${depth}`, `chunked=${Number(chunked)}`, `mode=${mode}`])))
+    await client.#line()
+    return client
+  }
+
+  async #line (): Promise<unknown> {
+    const ended = once(this.#child, 'exit').then(() => { throw new Error('the load has ended early') })
+    ended.catch(() => {})
+    const [line] = await Promise.race([once(this.#lines, 'line'), ended]) as [string]
+    return JSON.parse(line)
+  }
+
+  async go (): Promise<Load> {
+    this.#child.stdin.write('go\n')
+    return await this.#line() as Load
+  }
+
+  /** All connections have been ended by the server. */
+  async gone (): Promise<void> {
+    await this.#line()
+  }
+
+  async stop (): Promise<void> {
+    const exit = once(this.#child, 'exit')
+    this.#child.stdin.end()
+    await exit
+  }
+}

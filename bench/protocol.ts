@@ -1,0 +1,30 @@
+export type ServerName =
+  'net' | 'node' | 'fastify' | 'websocket' | 'duplex' | 'message' | 'http2' | 'http2-duplex' | 'pipes' | 'tunnel'
+
+export interface Question {
+  ask: 'cpu' | 'memory' | 'close'
+  id: number
+}
+
+/** Times of the processor in microseconds, sizes in bytes. */
+export interface Answer {
+  cpu?: number
+  rss?: number
+  heapUsed?: number
+  external?: number
+  alive?: Record<string, number>
+  milliseconds?: number
+}
+
+/** What the load did between "go" and its end. */
+export interface Load {
+  operations: number
+  bytes: number
+  failures: number
+  seconds: number
+  /** Of the load itself, in microseconds. */
+  cpu: number
+  /** Microseconds. */
+  p50: number
+  p99: number
+}

@@ -1,0 +1,166 @@
+import { cpus } from 'node:os'
+import type { Outcome } from './contest.ts'
+import type { Idle } from './idle.ts'
+import { spread, type Spread } from './statistics.ts'
+
+export interface Bar {
+  what: string
+  value: number
+  limit: number
+  /** The limit is the most, not the least. */
+  most: boolean
+  met: boolean
+}
+
+export interface Section {
+  title: string
+  table: string
+  outcomes?: Outcome[]
+}
+
+export interface Run {
+  bars: Bar[]
+  sections: Section[]
+  started: { date: Date, load: number[] }
+  ended: { date: Date, load: number[] }
+  rounds: number
+  ms: number
+  go: boolean
+}
+
+const number = (value: number, digits = 0): string =>
+  Number.isNaN(value) ? '-' : value.toLocaleString('en-US', { minimumFractionDigits: digits, maximumFractionDigits: digits })
+const ratio = ({ median, low, high }: Spread): string =>
+  Number.isNaN(median) ? '-' : `${number(median, 3)} (${number(low, 2)}-${number(high, 2)})`
+
+/** A table that reads well as text and as Markdown. */
+function table (head: string[], rows: string[][]): string {
+  const widths = head.map((title, column) => Math.max(title.length, ...rows.map(row => (row[column] as string).length)))
+  const line = (cells: string[]): string =>
+    `| ${cells.map((cell, column) => column === 0 ? cell.padEnd(widths[column] as number) : cell.padStart(widths[column] as number)).join(' | ')} |`
+  const rule = `|${widths.map((width, column) => column === 0 ? '-'.repeat(width + 2) : `${'-'.repeat(width + 1)}:`).join('|')}|`
+  return [line(head), rule, ...rows.map(line)].join('\n')
+}
+
+export function outcomeTable (outcomes: Outcome[]): string {
+  return table(['', 'operations/s', 'ratio', 'server CPU, µs', 'ratio', 'p99, µs', 'ratio', 'load, of a core'], outcomes.map(one => [
+    one.label, number(one.rate.median), ratio(one.rateRatio), number(one.cpu.median, 2), ratio(one.cpuRatio),
+    number(one.p99.median), ratio(one.p99Ratio), `${number(one.loadShare.median * 100)} %`
+  ]))
+}
+
+export function idleTable (idles: Record<string, Idle[]>): string {
+  return table(['', 'RSS, bytes', 'ratio', 'heap, bytes', 'ratio', 'CPU to accept, µs'], Object.entries(idles).map(([name, runs]) => {
+    const of = (what: 'rss' | 'heap' | 'cpu'): Spread => spread(runs.map(one => one[what]))
+    const to = (what: 'rss' | 'heap'): Spread => spread(runs.map((one, round) => one[what] / ((idles.node as Idle[])[round] as Idle)[what]))
+    return [name, number(of('rss').median), ratio(to('rss')), number(of('heap').median), ratio(to('heap')), number(of('cpu').median, 1)]
+  }))
+}
+
+export function keptTable (kept: Record<string, Record<string, number>>): string {
+  const kinds = [...new Set(Object.values(kept).flatMap(one => Object.keys(one)))]
+  return table(['', ...kinds], Object.entries(kept).map(([name, counts]) =>
+    [name, ...kinds.map(kind => counts[kind] === undefined ? '-' : number(counts[kind], 2))]))
+}
+
+export function growthTable (growth: { connections: number, result: Idle }[]): string {
+  return table(['connections', 'CPU to accept, µs', 'RSS, bytes', 'heap, bytes', 'drain, ms'], growth.map(({ connections, result }) =>
+    [number(connections), number(result.cpu, 1), number(result.rss), number(result.heap), number(result.drain as number)]))
+}
+
+export function barsTable (bars: Bar[]): string {
+  return table(['bar', 'wanted', 'measured', ''], bars.map(({ what, value, limit, most, met }) =>
+    [what, `${most ? '<=' : '>='} ${limit}`, number(value, 3), met ? 'met' : 'MISSED']))
+}
+
+export function markdown ({ bars, sections, started, ended, rounds, ms, go }: Run): string {
+  const load = (values: number[]): string => values.map(value => value.toFixed(1)).join(', ')
+  const share = (label: string): string => {
+    const [first] = sections
+    return number((first?.outcomes?.find(one => one.label === label)?.loadShare.median ?? NaN) * 100)
+  }
+  return `# Results
+
+Written by \`npm run bench\` on ${started.date.toISOString().slice(0, 16).replace('T', ' ')} UTC, in ${number((ended.date.getTime() - started.date.getTime()) / 60_000, 1)} minutes:
+Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim() ?? ''}), Linux, loopback.
+
+**The machine was shared.** Load average (1, 5, 15 minutes) at the start ${load(started.load)}, at the end ${load(ended.load)}, on ${cpus().length} cores: others
+were working on it, so that rates and latencies are noisy and lower than the machine's own. Ratios, and CPU time above all, say more than rates.
+
+![Ratios](results.svg)
+
+## Bars
+
+Ratios are to bare Node's own \`'upgrade'\` handler unless a table below has another first line.
+
+${barsTable(bars)}
+
+## How
+
+Every server and the load are processes of their own. In a comparison all servers run from the beginning; each has its turn of
+${ms} ms in every round, one right after the other, in an order that is turned round each time; ${rounds} rounds (twice as many for the plain
+route), after two that do not count (six for acceptance, which has the most code to be compiled). A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
+Server CPU is \`process.cpuUsage()\` (user and system) of the server's process for one operation, asked over IPC before and after a turn;
+in the bulk echo, on the plain route, for messages and for tunnels each turn has a process of its own, since two processes of the very same server
+differed by up to a factor of two there for as long as they lived (see \`node again\`, \`fastify again\`). Why was not found: the number of
+V8's collections differs as well, but does not go with the rate;
+opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
+
+The load is one thread of C over epoll ([load.c](load.c)); for HTTP/2 it is Node's own client. That it is not what is measured is seen in the last
+column, its own share of a core: in the first table it takes ${share('node')} % with bare Node, and waits the rest of the time${go ? '' : '. Go was not installed'}.
+For HTTP/2 the client is as busy as the server, so that there the CPU column is the one to read. In the tunnel the echo server behind it (\`net\`) shares the
+cores with everybody, and socat has one process for each connection, of which the CPU is not counted.
+
+${sections.map(({ title, table }) => `## ${title}\n\n${table}`).join('\n\n')}
+
+RSS and heap are taken after a collection, before and after the connections are opened; what bare Node keeps is the socket alone.
+A connection keeps its request and reply: \`connection.reply\` is part of it, and the \`onResponse\` hooks and the last log line, which have both, come
+at its end. The parser goes back to Node's pool; of those that are counted a few stay there for the next connection.
+
+A quick run (\`npm run bench -- quick\`) takes for a bar that is known to be missed about what was measured here, and fails at 1.5 times that.
+
+In the table of growth the server's code is still being compiled during the first thousands, so that its CPU falls.
+There the handler calls \`connection.close()\` when \`draining\` aborts, and the client ends its side when it sees the end.
+`
+}
+
+const escape = (text: string): string => text.replace(/&/g, '&amp;').replace(/</g, '&lt;')
+
+interface Line { label: string, value: Spread, strong: boolean }
+
+/** CPU for one operation, as a ratio to the first of each section: bars with their quartiles. */
+export function chart (sections: Section[], bars: Bar[]): string {
+  const left = 210
+  const scale = 130
+  const most = 4
+  const out: string[] = []
+  let y = 50
+  const line = ({ label, value, strong }: Line): void => {
+    const width = Math.min(value.median, most) * scale
+    out.push(
+      `<text x="${left - 8}" y="${y + 11}" text-anchor="end"${strong ? ' font-weight="bold"' : ''}>${escape(label)}</text>`,
+      `<rect x="${left}" y="${y}" width="${width.toFixed(1)}" height="14" fill="${strong ? '#2f6f4f' : '#a9b8b0'}"/>`,
+      `<line x1="${(left + Math.min(value.low, most) * scale).toFixed(1)}" x2="${(left + Math.min(value.high, most) * scale).toFixed(1)}" y1="${y + 7}" y2="${y + 7}" stroke="#000"/>`,
+      `<text x="${(left + width + 8).toFixed(1)}" y="${y + 11}">${number(value.median, 2)}</text>`
+    )
+    y += 18
+  }
+  for (const { title, outcomes } of sections) {
+    if (outcomes === undefined) continue
+    out.push(`<text x="10" y="${y + 12}" font-weight="bold">${escape(title)}</text>`)
+    y += 20
+    for (const { label, cpuRatio } of outcomes) {
+      if (!Number.isNaN(cpuRatio.median)) line({ label, value: cpuRatio, strong: label === 'fastify-duplex' || label === 'tunnel()' })
+    }
+    y += 10
+  }
+  const missed = bars.filter(({ met }) => !met).length
+  return `<svg xmlns="http://www.w3.org/2000/svg" width="800" height="${y + 20}" viewBox="0 0 800 ${y + 20}" font-family="sans-serif" font-size="12">
+<rect width="100%" height="100%" fill="#fff"/>
+<text x="10" y="22" font-size="15" font-weight="bold">Server CPU for one operation, ratio to the first of each group (less is better)</text>
+<text x="10" y="40">${bars.length - missed} of ${bars.length} bars met; the black line is the interquartile range</text>
+<line x1="${left + scale}" x2="${left + scale}" y1="48" y2="${y}" stroke="#c33" stroke-dasharray="4 3"/>
+${out.join('\n')}
+</svg>
+`
+}

@@ -1,0 +1,178 @@
+// One server of the benchmark, in a process of its own: `node --expose-gc server.js NAME`. It tells its port over IPC,
+// and answers there what it has used so far.
+import { addAbortListener } from 'node:events'
+import http, { type IncomingMessage, type ServerResponse } from 'node:http'
+import http2 from 'node:http2'
+import net, { type AddressInfo } from 'node:net'
+import { setTimeout as sleep } from 'node:timers/promises'
+import type { Duplex } from 'node:stream'
+import Fastify, { type FastifyInstance } from 'fastify'
+import websocket from '@fastify/websocket'
+import duplex, { tunnel } from '../lib/index.ts'
+import type { Answer, Question, ServerName } from './protocol.ts'
+
+const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
+
+/** What idle connections may keep alive: how many of each kind were made and not collected. */
+const alive: Record<string, number> = {}
+const collected = new FinalizationRegistry<string>(name => { alive[name] = (alive[name] as number) - 1 })
+/** Parsers come back for later connections. */
+const known = new WeakSet<object>()
+const tracking = process.argv.includes('track')
+function track (objects: Record<string, object | null | undefined>): void {
+  if (!tracking) return
+  for (const [name, object] of Object.entries(objects)) {
+    if (object === null || object === undefined || known.has(object)) continue
+    known.add(object)
+    alive[name] = (alive[name] ?? 0) + 1
+    collected.register(object, name)
+  }
+}
+
+interface Listening {
+  listen (): Promise<number>
+  close (): Promise<unknown>
+}
+
+function plain (server: net.Server): Listening {
+  return {
+    listen: () => new Promise(resolve => {
+      server.listen({ port: 0, host: '127.0.0.1', backlog: 4096 }, () => resolve((server.address() as AddressInfo).port))
+    }),
+    close: () => new Promise(resolve => { server.close(resolve) })
+  }
+}
+
+function framework (app: FastifyInstance): Listening {
+  return {
+    async listen () {
+      await app.listen({ port: 0, host: '127.0.0.1', backlog: 4096 })
+      return (app.server.address() as AddressInfo).port
+    },
+    close: () => app.close()
+  }
+}
+
+function echo (socket: Duplex, head: Buffer): void {
+  socket.on('error', () => {})
+  if (head.length > 0) socket.unshift(head)
+  socket.pipe(socket)
+}
+
+function upgradeByHand (server: http.Server, handler: (socket: Duplex, head: Buffer) => void): void {
+  server.on('upgrade', (req: IncomingMessage, socket: Duplex, head: Buffer) => {
+    track({ IncomingMessage: req, HTTPParser: (socket as { parser?: object }).parser })
+    socket.write(SWITCH)
+    handler(socket, head)
+  })
+}
+
+function byHand (handler: (socket: Duplex, head: Buffer) => void = echo): http.Server {
+  const server = http.createServer()
+  upgradeByHand(server, handler)
+  if (tracking) server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
+  return server
+}
+
+const upstreamPort = Number(process.argv[3])
+
+const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
+  net: () => plain(net.createServer(socket => echo(socket, Buffer.alloc(0)))),
+  node: () => plain(byHand()),
+  fastify: () => {
+    const app = Fastify()
+    upgradeByHand(app.server, echo)
+    app.get('/plain', () => ({ hello: 'world' }))
+    return framework(app)
+  },
+  websocket: async () => {
+    const app = Fastify()
+    await app.register(websocket)
+    app.get('/echo', { websocket: true }, socket => {
+      socket.on('message', (data, binary) => socket.send(data as Buffer, { binary }))
+    })
+    return framework(app)
+  },
+  duplex: async () => {
+    const app = Fastify()
+    await app.register(duplex, { drainTimeout: 5000 })
+    if (tracking) app.server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
+    app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable, reply }, request) => {
+      track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
+      readable.pipe(writable)
+    })
+    app.get('/graceful', { duplex: { kinds: ['upgrade'] } }, connection => {
+      const { readable, writable, draining } = connection
+      addAbortListener(draining, () => { void connection.close() })
+      readable.pipe(writable)
+    })
+    for (let route = 0; route < 98; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
+    app.get('/plain', () => ({ hello: 'world' }))
+    app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
+    return framework(app)
+  },
+  message: () => plain(http.createServer((req: IncomingMessage, res: ServerResponse) => {
+    res.writeHead(200)
+    res.flushHeaders()
+    req.pipe(res)
+  })),
+  http2: () => plain(http2.createServer().on('stream', stream => {
+    stream.respond({ ':status': 200 })
+    stream.pipe(stream)
+  })),
+  'http2-duplex': async () => {
+    const app = Fastify({ http2: true })
+    await app.register(duplex)
+    app.post('/message', { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
+    return framework(app as unknown as FastifyInstance)
+  },
+  pipes: () => plain(byHand((socket, head) => {
+    const upstream = net.connect(upstreamPort, '127.0.0.1')
+    for (const one of [socket, upstream]) one.on('error', () => {})
+    if (head.length > 0) socket.unshift(head)
+    socket.pipe(upstream)
+    upstream.pipe(socket)
+  })),
+  tunnel: async () => {
+    const app = Fastify()
+    await app.register(duplex)
+    app.get('/echo', { duplex: { kinds: ['upgrade'] } }, async connection => {
+      await tunnel(connection, net.connect(upstreamPort, '127.0.0.1')).catch(() => {})
+    })
+    return framework(app)
+  }
+}
+
+async function settled (): Promise<NodeJS.MemoryUsage> {
+  for (let turn = 0; turn < 4; turn++) {
+    globalThis.gc?.()
+    await sleep(25)
+  }
+  return process.memoryUsage()
+}
+
+const server = await (servers[process.argv[2] as ServerName] as () => Listening | Promise<Listening>)()
+
+async function answer ({ ask }: Question): Promise<Answer> {
+  switch (ask) {
+    case 'cpu': {
+      const { user, system } = process.cpuUsage()
+      return { cpu: user + system }
+    }
+    case 'memory': {
+      const { rss, heapUsed, external } = await settled()
+      return { rss, heapUsed, external, alive }
+    }
+    case 'close': {
+      const start = performance.now()
+      await server.close()
+      return { milliseconds: performance.now() - start }
+    }
+  }
+}
+
+process.on('message', (question: Question) => {
+  void answer(question).then(result => process.send?.({ ...result, id: question.id }))
+})
+process.on('disconnect', () => process.exit())
+process.send?.({ port: await server.listen() })
