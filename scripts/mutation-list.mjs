@@ -92,7 +92,7 @@ export const mutations = [
 
   // Refusals
   { file: 'refusal.ts', find: "headers = { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }", replace: "headers = { ...fields, Connection: 'keep-alive' }", breaks: 'a refusal says keep-alive', tests: ['refusal'] },
-  { file: 'refusal.ts', find: 'return status < 200 || (status < 300 && this.#connect)', replace: 'this.#means = () => false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'] },
+  { file: 'refusal.ts', find: 'return status < 200 || (status < 300 && this.#connect)', replace: 'return false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'] },
   { file: 'refusal.ts', find: '    silence(this)', replace: '', breaks: 'a late write to the raw response is kept or sent', tests: ['acceptance', 'accept-manual', 'hostile'] },
   { file: 'lingering-close.ts', find: '  socket.end()', replace: '', breaks: 'a refused client is not told of the end', tests: ['refusal'] },
   { file: 'lingering-close.ts', find: 'setTimeout(() => socket.destroy(), LONGEST)', replace: 'setTimeout(() => {}, LONGEST)', breaks: 'refused clients that never close stay', tests: ['refusal'] },

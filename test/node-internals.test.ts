@@ -3,12 +3,13 @@ import { once } from 'node:events'
 import { createServer, request, type ClientRequest, type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
 import { createServer as createTlsServer } from 'node:https'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
-import { Duplex, PassThrough } from 'node:stream'
+import { Duplex, PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import type { Test } from 'tap'
 import * as internals from '../lib/node-internals.ts'
 import {
-  allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, holdEnd, isPassedOn, iterateWithoutDestroying,
+  allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, hasEnd, holdEnd, isPassedOn,
+  iterateWithoutDestroying,
   mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
   peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tellResetFromEnd, tolerateHalfClose,
   unfinishedResponse, watchBeyondResponse, type HttpSocket
@@ -101,7 +102,7 @@ const turn = (): Promise<void> => new Promise(resolve => setImmediate(resolve))
 t.test('every function of lib/node-internals.ts is tried here', async t => {
   const functions = Object.entries(internals).filter(([, value]) => typeof value === 'function').map(([name]) => name)
   t.strictSame(functions.sort(), [
-    'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'holdEnd', 'isPassedOn',
+    'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'hasEnd', 'holdEnd', 'isPassedOn',
     'iterateWithoutDestroying', 'mayHaveLostHeaders', 'onRequestHead', 'onWhole', 'outliveResponse', 'outliveServerEnd', 'peerIsGone',
     'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse',
     'watchBeyondResponse'
@@ -755,4 +756,14 @@ t.test('onWhole tells of a message that has arrived, though nobody reads it', as
 
 t.test('assertNodeInternals finds nothing missing on this Node', async t => {
   t.equal(assertNodeInternals(), undefined)
+})
+
+t.test('hasEnd tells of an end behind what is buffered, before anybody has read up to it', async t => {
+  const readable = new Readable({ read () {} })
+  t.equal(hasEnd(readable), false)
+  readable.push('bytes')
+  t.equal(hasEnd(readable), false)
+  readable.push(null)
+  t.equal(readable.readableEnded, false)
+  t.equal(hasEnd(readable), true)
 })

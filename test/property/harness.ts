@@ -108,6 +108,11 @@ export class Client {
 
   /** A reset; on a Unix socket an abrupt close. */
   reset (): void {
+    // While a FIN is leaving the kernel refuses a reset, and Node then never closes the socket.
+    if (this.socket.writableEnded && !this.socket.writableFinished && !this.socket.destroyed) {
+      this.socket.once('finish', () => this.reset())
+      return
+    }
     this.transcript.note('client >', 'RST')
     const raw = this.#raw
     if (raw !== this.socket) {
