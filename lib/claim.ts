@@ -7,7 +7,7 @@ import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
-import { watchBeyondResponse, type HttpSocket } from './node-internals.ts'
+import { onWhole, watchBeyondResponse, type HttpSocket } from './node-internals.ts'
 import { RefusalResponse, sayClose, sendRefusal, silence } from './refusal.ts'
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
@@ -152,6 +152,8 @@ export class Claim {
     res.once('finish', () => this.#told())
     res.once('close', check)
     req.once('close', check)
+    // A request that has arrived, and that its handler paused and never reads, does not close.
+    onWhole(req, check)
   }
 
   /** The request is a stream of HTTP/2, which is its response too. `ended` is called when it is over. */

@@ -118,9 +118,17 @@ export class Registry {
 
   #cut (): void {
     for (const connection of this.connections) connection.shutDown()
-    for (const claim of this.#requests) claim.cut()
-    for (const socket of this.#sockets) socket.destroy()
+    for (const claim of this.#requests) {
+      // What is gone already tells nobody any more.
+      if (claim.gone) this.#requests.delete(claim)
+      else claim.cut()
+    }
+    for (const socket of this.#sockets) {
+      if (socket.closed) this.#sockets.delete(socket)
+      else socket.destroy()
+    }
     for (const { cut } of this.#servers) cut()
+    this.#checkIdle()
   }
 
   #checkIdle (): void {

@@ -424,6 +424,35 @@ t.test('S11 a body that arrived whole before the handler has finished without re
   await app.duplex.drain()
 })
 
+t.test('S11 a handler that pauses what it has closed leaves nothing on the wire, and nothing that close() would wait for', async t => {
+  const size = MiB / 2
+  const { app, wire, connection, quiet } = await message(t, { request: withLength(size), close: false }, async connection => {
+    void connection.close()
+    connection.readable.pause()
+  })
+  t.equal((await chunkedBody(wire)).toString(), '')
+  wire.send(pattern(size))
+  t.match(await connection.closed, { reason: 'end', bytesRead: size })
+  t.ok(await serves(wire))
+  wire.end()
+  await quiet()
+  await app.close()
+})
+
+t.test('S11 a message that its handler paused for good is over when it has arrived', async t => {
+  const { app, wire, connection, quiet } = await message(t, { request: withLength(4), close: false }, async ({ readable, writable }) => {
+    readable.on('data', () => {})
+    readable.pause()
+    writable.end('no, thanks')
+  })
+  t.equal((await chunkedBody(wire)).toString(), 'no, thanks')
+  wire.send('body')
+  t.match(await connection.closed, { reason: 'end', bytesRead: 4 })
+  wire.end()
+  await quiet()
+  await app.close()
+})
+
 t.test('S11 a reader that is still there when the handler has finished gets the rest of the body', async t => {
   const body = pattern(4 * MiB)
   const sink = new PassThrough()

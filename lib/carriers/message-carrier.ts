@@ -33,6 +33,7 @@ export class MessageCarrier implements Carrier {
   /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
   readonly #socket: Socket
   #discarding = false
+  #lingering = false
   #aborted = false
   #destroyedHere = false
   #whenComplete = (): void => {}
@@ -121,7 +122,12 @@ export class MessageCarrier implements Carrier {
   discardInput (): void {
     const req = this.#req
     const { readable } = this
-    if (this.#discarding || req.readableEnded || req.destroyed) return
+    if (req.readableEnded || req.destroyed) return
+    if (this.#discarding) {
+      // A handler that pauses what it has closed would leave the rest on the wire.
+      if (!this.#lingering) req.resume()
+      return
+    }
     // A reader that is still there sees the end itself, at its own pace.
     if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
     this.#discarding = true
@@ -144,6 +150,7 @@ export class MessageCarrier implements Carrier {
   #linger (): void {
     const socket = this.#socket
     this.#destroyedHere = true
+    this.#lingering = true
     const timer = setTimeout(() => socket.destroy(), LINGER)
     socket.once('close', () => clearTimeout(timer))
     socket.end()
@@ -170,7 +177,7 @@ export class MessageCarrier implements Carrier {
 
   #countInput (): void {
     const req = this.#req
-    const push = Readable.prototype.push
+    const { push } = req
     // What came before acceptance is in the buffer already.
     this.bytesRead = req.readableLength
     req.push = (chunk: unknown, encoding?: BufferEncoding) => {
