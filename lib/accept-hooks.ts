@@ -3,7 +3,7 @@ import type { FastifyReply } from 'fastify'
 import { sendRefusal, silence } from './refusal.ts'
 
 /** A response whose onSend hooks are running for an accept head, and how to end that. */
-const running = new WeakMap<ServerResponse, (error: Error) => void>()
+const running = new WeakMap<ServerResponse, { fail: (error: Error) => void, status: number }>()
 
 /**
  * Runs the onSend hooks of the route as they run for any response, and stops where Fastify would write
@@ -19,20 +19,20 @@ export function runSendHooks (
   check: (headers: OutgoingHttpHeaders) => void
 ): OutgoingHttpHeaders | Promise<OutgoingHttpHeaders> {
   const res = reply.raw as ServerResponse
-  const { writeHead, write, end, addTrailers } = res
+  const { writeHead, write, end, addTrailers, statusCode } = res
   let headers: OutgoingHttpHeaders | undefined
   let failure: Error | undefined
   let settle: (() => void) | undefined
   const restore = (): void => {
     running.delete(res)
-    Object.assign(res, { writeHead, write, end, addTrailers })
+    Object.assign(res, { writeHead, write, end, addTrailers, statusCode })
   }
   const fail = (error: Error): void => {
     restore()
     failure = error
     settle?.()
   }
-  running.set(res, fail)
+  running.set(res, { fail, status: statusCode })
   // A payload and trailers are dropped: there is no body yet that they could belong to.
   res.write = () => true
   res.addTrailers = () => {}
@@ -76,7 +76,13 @@ export function dropPayload (res: ServerResponse, payload: unknown): unknown {
 
 /** An onSend hook threw, and Fastify answers that now. */
 export function acceptanceFailed (res: ServerResponse, error: Error): void {
-  running.get(res)?.(error)
+  running.get(res)?.fail(error)
+}
+
+/** The client has left while the hooks run: what was not accepted is not to be logged with the status of acceptance. */
+export function forgetAcceptStatus (res: ServerResponse): void {
+  const hooks = running.get(res)
+  if (hooks !== undefined) res.statusCode = hooks.status
 }
 
 /**
@@ -84,9 +90,9 @@ export function acceptanceFailed (res: ServerResponse, error: Error): void {
  * without them, and nothing comes of what they are doing.
  */
 export function interruptSendHooks (res: ServerResponse, error: Error & { code: string, statusCode?: number }): boolean {
-  const fail = running.get(res)
-  if (fail === undefined) return false
-  fail(error)
+  const hooks = running.get(res)
+  if (hooks === undefined) return false
+  hooks.fail(error)
   sendRefusal(res, error)
   silence(res)
   return true

@@ -1,13 +1,13 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
 import type { FastifyReply } from 'fastify'
-import { interruptSendHooks } from './accept-hooks.ts'
+import { forgetAcceptStatus, interruptSendHooks } from './accept-hooks.ts'
 import { Http2Carrier } from './carriers/http2-carrier.ts'
 import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
-import { onWhole, watchBeyondResponse, type HttpSocket } from './node-internals.ts'
+import { clearFields, onWhole, watchBeyondResponse, type HttpSocket } from './node-internals.ts'
 import { RefusalResponse, sayClose, sendRefusal, silence } from './refusal.ts'
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
@@ -133,7 +133,7 @@ export class Claim {
 
   /** The response for everything short of acceptance. */
   respondOn (socket: HttpSocket): RefusalResponse {
-    const res = new RefusalResponse(this.req, socket, () => this.#answered(socket))
+    const res = new RefusalResponse(this.req, socket, () => this.#answered(socket), this.route.settings.finTimeout)
     this.res = res
     return res
   }
@@ -189,6 +189,20 @@ export class Claim {
     this.#socket.destroy()
   }
 
+  /** An answer without the app, and without what the app has set for another. */
+  refuseBare (error: Error & { code: string }): void {
+    const { res, carrier } = this
+    if (res === undefined) return
+    try {
+      clearFields(res)
+      sendRefusal(res, error)
+      silence(res)
+    } catch {
+      if (carrier instanceof Http2Carrier) carrier.breakOff(error, true)
+      else this.cut()
+    }
+  }
+
   #abortRequest (): void {
     this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
   }
@@ -235,6 +249,7 @@ export class Claim {
       // And as at every end: the onResponse hooks run and the request is logged. Not before, for with its response
       // Fastify takes a request for over, and its signal would never abort.
       const { req, res } = this
+      if (res !== undefined) forgetAcceptStatus(res)
       if (res instanceof RefusalResponse) req.closed ? res.emit('finish') : req.once('close', () => res.emit('finish'))
     }
   }

@@ -1,6 +1,6 @@
 import { AsyncResource } from 'node:async_hooks'
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
-import type { FastifyReply } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply } from 'fastify'
 import { appFields } from './accept-head.ts'
 import { runSendHooks } from './accept-hooks.ts'
 import type { Carrier } from './carriers/carrier.ts'
@@ -57,6 +57,8 @@ export class Connection {
   #answered = false
   /** The accept head is being made: a second accept() would make another. */
   #deciding = false
+  /** The handler has returned, and no promise. */
+  #left = false
   /** Settles, and never rejects, when the onSend hooks of an accept() are through that is waiting for them. */
   deciding: Promise<void> | undefined
 
@@ -117,10 +119,6 @@ export class Connection {
   acceptNow (options: DuplexAcceptOptions): void | Promise<void> {
     const claim = this.#claim
     this.#assertUndecided()
-    if (this.#registry.draining) {
-      sayClose(this.reply)
-      throw new FST_ERR_DUPLEX_SHUTDOWN()
-    }
     const status = this.#status(options.statusCode)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
@@ -134,12 +132,12 @@ export class Connection {
     try {
       const headers = runSendHooks(this.reply, status, merged => { appFields(merged) })
       if (headers instanceof Promise) {
-        const opening = headers.then(merged => this.#open(status, merged)).catch(error => this.#undecided(error))
+        const opening = headers.then(merged => this.#openOrRefuse(status, merged)).catch(error => this.#undecided(error))
         const decided = (): void => { this.deciding = undefined }
         this.deciding = opening.then(decided, decided)
         return opening
       }
-      this.#open(status, headers)
+      this.#openOrRefuse(status, headers)
     } catch (error) {
       this.#undecided(error)
     }
@@ -192,12 +190,14 @@ export class Connection {
   handlerDone (): void {
     if (this.#state === 'open') this.#end()
     // A message is over as soon as it has arrived; what of it was not read is in nobody's way then.
-    else this.#carrier.discardInput()
+    else if (this.#state !== 'detached') this.#carrier.discardInput()
   }
 
   /** The handler returned no promise. */
   handlerLeft (): void {
-    this.#carrier.leave()
+    this.#left = true
+    // It may still accept.
+    if (this.accepted) this.#carrier.leave()
   }
 
   /** The handler threw, or its promise was rejected, after acceptance. */
@@ -207,15 +207,16 @@ export class Connection {
     const own = this.#cause?.reason === 'error' && this.#cause.error === error
     if (!own && (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed')) {
       // The streams broke under the handler: `closed` tells, and this is only the echo.
-      log.debug({ err: error }, 'duplex handler failed after its connection was over')
+      say(log, 'debug', { err: error }, 'duplex handler failed after its connection was over')
       return
     }
+    say(log, 'error', { err: error }, 'duplex handler failed')
     try {
-      log.error({ err: error }, 'duplex handler failed')
       runErrorHooks(this.reply, error as Error)
-    } finally {
-      this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
+    } catch (err) {
+      say(log, 'error', { err }, 'onError hooks of a duplex handler failed')
     }
+    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
   }
 
   #assertUndecided (): void {
@@ -223,6 +224,10 @@ export class Connection {
     if (this.reply.sent) throw new FST_ERR_DUPLEX_ALREADY_SENT()
     if (this.#state === 'closed' || this.#claim.gone) throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
     if (this.answered) throw new FST_ERR_DUPLEX_ALREADY_SENT()
+    if (this.#registry.draining) {
+      sayClose(this.reply)
+      throw new FST_ERR_DUPLEX_SHUTDOWN()
+    }
   }
 
   /** An onSend hook failed: Fastify answers that. */
@@ -242,6 +247,19 @@ export class Connection {
     return wanted
   }
 
+  /** The hooks are through, so that Fastify has no answer any more to a head that Node does not take. */
+  #openOrRefuse (status: number, headers: OutgoingHttpHeaders): void {
+    try {
+      this.#open(status, headers)
+    } catch (error) {
+      if (!this.#claim.gone) {
+        say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
+        this.#claim.refuseBare(error as Error & { code: string })
+      }
+      throw error
+    }
+  }
+
   /** The one place where a connection becomes accepted: the head is written, and Fastify writes no more. */
   #open (status: number, headers: OutgoingHttpHeaders): void {
     const claim = this.#claim
@@ -255,6 +273,7 @@ export class Connection {
     this.#state = 'open'
     this.#registry.accepted(this)
     this.#lifetime.start()
+    if (this.#left) carrier.leave()
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
@@ -322,7 +341,7 @@ export class Connection {
   #logEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
     const { error, ...facts } = result
-    this.reply.log.info({ duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
+    say(this.reply.log, 'info', { duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
     this.#carrier.complete(this.reply.raw as ServerResponse, error)
   }
 
@@ -333,6 +352,15 @@ export class Connection {
     // How a detached socket ends in order is its new owner's business, and a refusal is an end too.
     if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.reply.raw.writableFinished)) return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
+  }
+}
+
+/** An error that the logger cannot serialise must not cost more than its details: nobody is there to catch another. */
+function say (log: FastifyBaseLogger, level: 'debug' | 'info' | 'error', facts: Record<string, unknown>, message: string): void {
+  try {
+    log[level](facts, message)
+  } catch {
+    log[level](message)
   }
 }
 

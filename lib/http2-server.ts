@@ -67,7 +67,7 @@ export function watchHttp2 (
       app.routing(facts.req, res)
     } catch (err) {
       app.log.error({ err }, 'routing of a stream failed')
-      if (!stream.headersSent && !stream.destroyed) sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
+      if (!stream.headersSent && !stream.destroyed) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
     }
     claim.routed()
   }

@@ -77,7 +77,18 @@ function payloadOf (value: unknown, fields: Map<string, OutgoingHttpHeader>): Bu
     throw invalid('payload is no text, no bytes and no object; a stream is written to writable')
   }
   if (!fields.has('content-type')) fields.set('content-type', 'application/json')
-  return Buffer.from(JSON.stringify(value))
+  return Buffer.from(json(value))
+}
+
+function json (value: object): string {
+  let text: string | undefined
+  try {
+    text = JSON.stringify(value)
+  } catch (error) {
+    throw invalid(`payload has no JSON: ${(error as Error).message}`, error)
+  }
+  if (text === undefined) throw invalid('payload has no JSON')
+  return text
 }
 
 function bytesOf (value: unknown): Buffer | undefined {

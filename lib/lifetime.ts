@@ -3,44 +3,8 @@ import {
   FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT, FST_ERR_DUPLEX_IDLE_TIMEOUT, FST_ERR_DUPLEX_MAX_LIFETIME
 } from './errors.ts'
 import type { Limits } from './options.ts'
+import { SilenceWatch } from './silence-watch.ts'
 import type { DuplexCloseReason } from '../types/index.ts'
-
-/** How often silence is looked for within the time that it may last. */
-const LOOKS = 8
-
-/**
- * Counts silence by looking at a byte counter now and then: traffic itself costs nothing. What arrives while
- * the event loop stands still is seen by nobody, since timers come before input when it goes on: so as much
- * silence as the limit is as many looks, each in a turn of its own, that saw nothing.
- */
-class SilenceWatch {
-  readonly #timer: NodeJS.Timeout
-  readonly #counter: () => number
-  #last: number
-  #since = performance.now()
-  #quietLooks = 0
-
-  constructor (limit: number, counter: () => number, expired: () => void) {
-    this.#counter = counter
-    this.#last = counter()
-    this.#timer = setTimeout(() => {
-      const now = this.#counter()
-      if (now !== this.#last) {
-        this.#last = now
-        this.#since = performance.now()
-        this.#quietLooks = 0
-      } else if (++this.#quietLooks >= LOOKS && performance.now() - this.#since >= limit) {
-        expired()
-        return
-      }
-      this.#timer.refresh()
-    }, Math.max(1, Math.ceil(limit / LOOKS)))
-  }
-
-  stop (): void {
-    clearTimeout(this.#timer)
-  }
-}
 
 /** The time limits of one connection, from acceptance to its end. */
 export class Lifetime {
@@ -52,7 +16,8 @@ export class Lifetime {
   #halfOpen: SilenceWatch | undefined
   #whole: NodeJS.Timeout | undefined
   #open = false
-  #ours = false
+  /** The handler is done with it. */
+  #over = false
 
   constructor (limits: Limits, carrier: Carrier, expire: (reason: DuplexCloseReason, error: Error) => void) {
     this.#limits = limits
@@ -67,6 +32,7 @@ export class Lifetime {
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
         this.#expire('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        return true
       })
     }
     if (maxLifetime > 0) {
@@ -75,17 +41,29 @@ export class Lifetime {
     this.progress()
   }
 
-  /** Our side ends now. */
+  /** Our side ends now, and nobody reads any more. */
   ending (): void {
-    this.#ours = true
+    this.#over = true
     this.#halfOpen?.stop()
+    this.#watchFin()
+  }
+
+  #watchFin (): void {
     const { finTimeout } = this.#limits
-    if (finTimeout > 0 && this.#fin === undefined && !this.#carrier.closed) {
-      // Until the last byte has left, the peer's reading of it is progress too.
-      this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
-        this.#expire('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
-      })
-    }
+    if (finTimeout === 0 || this.#fin !== undefined || this.#carrier.closed) return
+    // Until the last byte has left, the peer's reading of it is progress too.
+    this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
+      // A handler reads at its own pace what is there.
+      if (!this.#over && this.#isBeingRead()) return false
+      this.#expire('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+      return true
+    })
+  }
+
+  /** All has come, and somebody has begun to read it. */
+  #isBeingRead (): boolean {
+    const { inputEnded, readable } = this.#carrier
+    return inputEnded && (readable.readableFlowing !== null || readable.listenerCount('readable') > 0)
   }
 
   /** One of the sides has ended, maybe. */
@@ -93,10 +71,13 @@ export class Lifetime {
     if (!this.#open) return
     const { inputEnded, outputFlushed } = this.#carrier
     const { halfOpenTimeout } = this.#limits
-    if (outputFlushed && !inputEnded && !this.#ours) this.ending()
-    if (inputEnded && !this.#ours && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
+    if (outputFlushed) {
+      this.#halfOpen?.stop()
+      if (!this.#isBeingRead()) this.#watchFin()
+    } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
         this.#expire('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+        return true
       })
     }
   }

@@ -1,4 +1,8 @@
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
+import { bytesInFlight, type HttpSocket } from './node-internals.ts'
+import { SilenceWatch } from './silence-watch.ts'
+import type { Milliseconds } from '../types/index.ts'
 
 /** How much of what still arrives is read and thrown away, and for how long, before the socket goes. */
 const MOST_BYTES = 1024 * 1024
@@ -19,4 +23,20 @@ export function lingeringClose (socket: Duplex): void {
   })
   socket.resume()
   socket.end()
+}
+
+/**
+ * A client that takes nothing of what waits for it, for as long as this, is not waited for. An answer that its
+ * app has not made yet is not the client's silence.
+ */
+export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): void {
+  if (limit === 0 || socket.destroyed) return
+  const watch = new SilenceWatch(limit, () => {
+    const waiting = socket.writableLength + bytesInFlight(socket)
+    return waiting === 0 ? performance.now() : (socket as unknown as Socket).bytesWritten - waiting
+  }, () => {
+    socket.destroy()
+    return true
+  })
+  socket.once('close', () => watch.stop())
 }

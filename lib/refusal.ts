@@ -1,12 +1,16 @@
 import { ServerResponse, STATUS_CODES, type IncomingMessage, type OutgoingHttpHeader, type OutgoingHttpHeaders } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { lingeringClose } from './lingering-close.ts'
+import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import type { HttpSocket } from './node-internals.ts'
+import type { Milliseconds } from '../types/index.ts'
 
 interface RefusalError extends Error {
   code: string
   statusCode?: number
 }
+
+/** Where no route says how long it waits for the end of its peers. */
+const UNREAD_FOR: Milliseconds = 30_000
 
 /** The body of an error, as Fastify's own handler writes it. */
 export function errorBody (error: RefusalError): string {
@@ -22,9 +26,12 @@ export function errorBody (error: RefusalError): string {
 export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
   readonly #onDone: (res: RefusalResponse) => void
+  readonly #unreadFor: Milliseconds
 
-  constructor (req: IncomingMessage, socket: HttpSocket, onDone: (res: RefusalResponse) => void) {
+  /** @param unreadFor how long a client may take nothing of it */
+  constructor (req: IncomingMessage, socket: HttpSocket, onDone: (res: RefusalResponse) => void, unreadFor = UNREAD_FOR) {
     super(req)
+    this.#unreadFor = unreadFor
     this.#connect = req.method === 'CONNECT'
     this.#onDone = onDone
     this.shouldKeepAlive = false
@@ -57,6 +64,7 @@ export class RefusalResponse extends ServerResponse {
       }
       headers = { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }
     }
+    if (this.socket !== null) closeUnlessRead(this.socket as unknown as HttpSocket, this.#unreadFor)
     const reason = typeof rest[0] === 'string' && status === statusCode ? rest[0] : undefined
     return reason === undefined ? super.writeHead(status, headers) : super.writeHead(status, reason, headers)
   }

@@ -9,7 +9,8 @@ import { Claim, claimOf } from './claim.ts'
 import { Connection } from './connection.ts'
 import { CONSTRAINT, type DuplexRoute, type DuplexRoutes } from './duplex-routes.ts'
 import {
-  FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_CONNECTIONS,
+  FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_LENGTH_REQUIRED,
+  FST_ERR_DUPLEX_MAX_CONNECTIONS,
   FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_SHUTDOWN,
   FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL, FST_ERR_DUPLEX_UPGRADE_REQUIRED
 } from './errors.ts'
@@ -30,10 +31,12 @@ export function declareRoute (
   app: FastifyInstance, options: RouteOptions, plugin: PluginSettings, routes: DuplexRoutes, registry: Registry
 ): void {
   const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin), options)
+  const methods = [options.method].flat().map(method => method.toUpperCase())
+  assertReachable(settings, methods)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
   const route = routes.add({
     url: options.url,
-    methods: [options.method].flat().map(method => method.toUpperCase()),
+    methods,
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
@@ -47,6 +50,17 @@ export function declareRoute (
   } as RouteOptions['handler']
   // Last among the hooks of the route: after those that other plugins add to it for this declaration.
   app.after(() => addHooks(options, registry))
+}
+
+/** A route that no request can reach is a mistake of its declaration. */
+function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods: readonly string[]): void {
+  const tunnels = methods.map(method => method === 'CONNECT')
+  if (!kinds.some(kind => tunnels.includes(kind === 'connect'))) {
+    throw new FST_ERR_DUPLEX_INVALID_OPTION('kinds', `such that ${methods.join(', ')} can have one`, JSON.stringify(kinds))
+  }
+  if (!kinds.includes('upgrade') && (protocols ?? chooser) !== undefined) {
+    throw new FST_ERR_DUPLEX_INVALID_OPTION('protocols', 'left out where no upgrade is taken', JSON.stringify(protocols) ?? 'a function')
+  }
 }
 
 function hasBodySchema (options: RouteOptions): boolean {
@@ -265,7 +279,7 @@ function own (connection: Connection, result: unknown): void {
     connection.handlerLeft()
     return
   }
-  result.then(() => connection.handlerDone(), (error: unknown) => connection.handlerFailed(error))
+  Promise.resolve(result).then(() => connection.handlerDone(), (error: unknown) => connection.handlerFailed(error))
 }
 
 function runManual (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest, claim: Claim): unknown {
@@ -302,9 +316,9 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
   } catch (error) {
     return failed(error)
   }
-  if (isThenable(result)) return result.then(done, failed)
-  if (!claim.accepted && connection.deciding === undefined) return result
+  if (isThenable(result)) return Promise.resolve(result).then(done, failed)
   connection.handlerLeft()
+  return !claim.accepted && connection.deciding === undefined ? result : undefined
 }
 
 /** Fastify waits for the answer that is on its way, rather than send one itself. */

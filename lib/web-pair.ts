@@ -11,7 +11,7 @@ export function webPair (readable: Readable, writable: Writable): DuplexWebPair 
 
 /** Reads nothing before it is asked to; cancelling it destroys the stream. */
 function webReadable (readable: Readable): DuplexWebPair['readable'] {
-  const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer<ArrayBuffer>>
+  const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer<ArrayBuffer> | string>
   return new ReadableStream({
     start (controller) {
       finished(readable, { writable: false }, error => { if (error != null) controller.error(error) })
@@ -19,10 +19,16 @@ function webReadable (readable: Readable): DuplexWebPair['readable'] {
     async pull (controller) {
       const { done, value } = await chunks.next()
       if (done === true) controller.close()
-      else controller.enqueue(new Uint8Array(value.buffer, value.byteOffset, value.byteLength))
+      else controller.enqueue(bytesOf(value))
     },
     cancel (reason) { readable.destroy(asError(reason)) }
   }, { highWaterMark: 0 })
+}
+
+/** Text comes from a stream that was given an encoding. */
+function bytesOf (chunk: Buffer<ArrayBuffer> | string): Uint8Array<ArrayBuffer> {
+  const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
 /** A write is over when the kernel has it, `close()` when the end has left; aborting it destroys the stream. */

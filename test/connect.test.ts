@@ -223,7 +223,7 @@ onEach(t, 'R19 a CONNECT that only plain routes or a notFound handler would matc
 t.test('R19 a route that takes no connect is no route for CONNECT', async t => {
   const { connect } = await serve(t, {}, app => {
     app.setNotFoundHandler(async (_request, reply) => reply.code(200).send('the app'))
-    app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['upgrade'] } as never, handler: echo as never })
+    app.route({ method: ['GET', 'CONNECT'], url: '*', duplex: { kinds: ['upgrade'] } as never, handler: echo as never })
   })
   const wire = await connect()
   t.match(await exchange(wire, 'CONNECT h:1'), { status: 404, headers: { connection: 'close' } })

@@ -2,7 +2,7 @@ import t, { type Test } from 'tap'
 import http2 from 'node:http2'
 import https from 'node:https'
 import { once } from 'node:events'
-import { PassThrough, type Readable } from 'node:stream'
+import { PassThrough, Transform, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import duplex, { type DuplexConnection, type DuplexRouteSettings, type PendingDuplex } from '../lib/index.ts'
@@ -402,6 +402,104 @@ t.test('T5 trailers end a tunnel with a protocol error, and belong to a message'
   }
 })
 
+t.test('T5 trailers on a tunnel that a pipeline() reads are a protocol error all the same, and close() has nothing to wait for', async t => {
+  for (const headers of [EXTENDED, CONNECT]) {
+    const { app, frames } = await serveHttp2(t, { close: false }, app => take(app, echo))
+    const wire = await frames()
+    wire.headers(1, headers as Record<string, string>)
+    await wire.next('HEADERS', 1)
+    wire.headers(1, { 'x-trailer': '1' }, true)
+    await wire.next('RST_STREAM', 1)
+    t.same(wire.story(1), ['HEADERS', `RST_STREAM ${NGHTTP2_PROTOCOL_ERROR}`])
+    wire.socket.end()
+    await app.close()
+  }
+})
+
+t.test('T9 a reset without an error, after the client has ended its side, is no end', async t => {
+  for (const [kind, headers] of Object.entries(requests)) {
+    const entered = gate<DuplexConnection>()
+    const { frames } = await serveHttp2(t, {}, app => take(app, connection => {
+      entered.open(connection)
+      return once(connection.signal, 'abort')
+    }))
+    const wire = await frames()
+    wire.headers(1, headers as Record<string, string>)
+    const { closed, signal } = await entered.promise
+    wire.data(1, 'all of it', true).rst(1, 0)
+    t.match(await closed, { reason: 'abort', error: { code: 'FST_ERR_DUPLEX_ABORTED' } }, kind)
+    t.equal(signal.aborted, true)
+  }
+})
+
+t.test('T9 a reset without an error, before acceptance, aborts the pending connection', async t => {
+  for (const headers of Object.values(requests)) {
+    const there = gate<PendingDuplex>()
+    const { frames } = await serveHttp2(t, {}, app => take(app, (async (pending: PendingDuplex) => {
+      there.open(pending)
+      await once(pending.signal, 'abort')
+    }) as never, { accept: 'manual' } as never))
+    const wire = await frames()
+    wire.headers(1, headers as Record<string, string>)
+    const { closed } = await there.promise
+    wire.rst(1, 0)
+    t.match(await closed, { reason: 'abort' })
+  }
+})
+
+t.test('S11 a handler without a promise that reads nothing: its stream is over when both sides have ended', async t => {
+  for (const [kind, headers] of Object.entries(requests)) {
+    const entered = gate<DuplexConnection>()
+    const { frames } = await serveHttp2(t, { plugin: { finTimeout: 50 } }, app => take(app, connection => {
+      entered.open(connection)
+      connection.writable.end('bye')
+    }))
+    const wire = await frames()
+    wire.headers(1, headers as Record<string, string>).data(1, 'unread', true)
+    t.match(await (await entered.promise).closed, { reason: kind === 'message' ? 'end' : 'fin' }, kind)
+  }
+})
+
+t.test('S11 a message that was answered whole is drained within a bound, and its client is asked to stop', async t => {
+  const { client, stream, connection } = await taken(t, { headers: POST }, async ({ writable }) => { writable.end('no, thanks') })
+  const piece = Buffer.alloc(64 * 1024)
+  const send = (): void => { while (!stream.closed && stream.write(piece)); }
+  stream.on('drain', send)
+  send()
+  t.equal(await bytes(stream, 10), 'no, thanks')
+  const { bytesRead } = await connection.closed
+  t.ok(bytesRead > MiB && bytesRead < 3 * MiB, `${bytesRead} bytes were read`)
+  if (!stream.closed) await once(stream, 'close')
+  t.equal(stream.rstCode, 0)
+  t.equal((await request(client, EXTENDED)).status, 200, 'the session lives')
+})
+
+for (const [what, headers] of Object.entries({ 'a second value of a single field': { etag: ['"a"', '"b"'] }, 'a list of content types': { 'content-type': ['a/b', 'c/d'] } })) {
+  t.test(`A4 an accept head with ${what}, which Node refuses, is a 500 and frees its slot`, async t => {
+    const { session, over } = await serveHttp2(t, { plugin: { maxConnections: 1 } }, app => take(app, (async (pending: PendingDuplex) => {
+      await t.rejects(pending.accept({ headers: headers as never }), { code: 'ERR_HTTP2_HEADER_SINGLE_VALUE' })
+    }) as never, { accept: 'manual' } as never))
+    const client = await session()
+    for (const request_ of Object.values(requests)) {
+      const { stream, status } = await request(client, request_)
+      t.equal(status, 500)
+      t.match(JSON.parse((await whole(stream)).toString()), { code: 'ERR_HTTP2_HEADER_SINGLE_VALUE' })
+      stream.end()
+      await over()
+    }
+  })
+}
+
+t.test('R15 an extended CONNECT to a host that only a plain route has is not found', async t => {
+  const { session } = await serveHttp2(t, {}, app => {
+    app.get('/it', { duplex: { protocols: ['bar'] }, constraints: { host: 'foo.com' } }, echo)
+    app.get('/it', { constraints: { host: 'bar.com' } }, () => 'plain')
+  })
+  const client = await session()
+  t.equal((await request(client, { ...EXTENDED, ':authority': 'bar.com' })).status, 404)
+  t.equal((await request(client, { ...EXTENDED, ':authority': 'foo.com' })).status, 400)
+})
+
 t.test('T6 nothing is sent into a window of 0, and all of it when that opens', async t => {
   const size = 100_000
   const blocked = gate<boolean>()
@@ -666,6 +764,15 @@ const failures: [how: string, reason: string, code: number, plugin: object, fail
   ['that destroys its connection', 'destroyed', NGHTTP2_CANCEL, {}, connection => connection.destroy()],
   ['that destroys the stream', 'destroyed', NGHTTP2_CANCEL, {}, ({ writable }) => { writable.destroy() }],
   ['that destroys the stream with an error', 'error', NGHTTP2_INTERNAL_ERROR, {}, ({ writable }) => { writable.destroy(new Error('midway')) }],
+  ['whose pipeline() has a source that fails', 'error', NGHTTP2_INTERNAL_ERROR, {}, ({ readable, writable }) =>
+    pipeline(readable, new Transform({ transform (_chunk, _encoding, done) { done(new Error('midway')) } }), writable)],
+  ['with a pipeline() that destroys its connection', 'destroyed', NGHTTP2_CANCEL, {}, connection => {
+    setImmediate(() => connection.destroy())
+    return pipeline(connection.readable, connection.writable)
+  }],
+  ['with a pipeline() that is silent', 'idle', NGHTTP2_CANCEL, { idleTimeout: 50 }, echo],
+  ['with a pipeline() that hears the signal', 'lifetime', NGHTTP2_CANCEL, { maxLifetime: 50 }, ({ readable, writable, signal }) =>
+    pipeline(readable, writable, { signal })],
   ['that is silent', 'idle', NGHTTP2_CANCEL, { idleTimeout: 50 }, ({ signal }) => once(signal, 'abort')],
   ['that lives too long', 'lifetime', NGHTTP2_CANCEL, { maxLifetime: 50 }, ({ signal }) => once(signal, 'abort')],
   ['whose peer never ends', 'fin', NGHTTP2_CANCEL, { finTimeout: 50 }, async ({ writable }) => { writable.write('all') }]
@@ -679,7 +786,7 @@ for (const [how, reason, code, plugin, fail] of failures) {
         return fail.call(app, connection)
       }))
       const wire = await frames()
-      wire.headers(1, headers as Record<string, string>)
+      wire.headers(1, headers as Record<string, string>).data(1, 'a part')
       t.equal((await (await entered.promise).closed).reason, reason, kind)
       const { payload } = await wire.next('RST_STREAM', 1)
       t.equal(payload.readUInt32BE(0), kind === 'connect' && reason === 'error' ? NGHTTP2_CONNECT_ERROR : code, kind)

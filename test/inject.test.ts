@@ -823,3 +823,15 @@ t.test('I1 the tests in the README pass, each under its own runner', async t => 
     t.match(stdout, /^# (?:\{ total: 6, pass: 6 \}|pass 2)$|^ℹ pass 2$/m)
   }
 })
+
+t.test('I1 a payload that has no JSON is a coded rejection', async t => {
+  const app = Fastify()
+  await app.register(duplex)
+  app.post('/it', { duplex: true }, () => {})
+  t.teardown(() => app.close())
+  const circular: Record<string, unknown> = {}
+  circular.self = circular
+  for (const payload of [circular, { big: 1n }, { toJSON: () => undefined }]) {
+    await t.rejects(app.injectDuplex({ method: 'POST', url: '/it', payload }), { code: 'FST_ERR_DUPLEX_INVALID_INJECTION' })
+  }
+})

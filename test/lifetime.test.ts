@@ -136,6 +136,66 @@ t.test('L2 a writable that the handler ended itself starts finTimeout too', asyn
   t.equal((await connection.closed).reason, 'fin')
 })
 
+for (const first of ['client', 'server'] as const) {
+  onEach(t, `L2 both sides have ended, the ${first} first, and the handler only waits for closed: over, with end`, async (t, transport) => {
+    const goOn = gate()
+    const { wire, connection, quiet } = await accepted(t, { transport }, async ({ writable, closed }) => {
+      await goOn.promise
+      writable.end('bye')
+      await closed
+    })
+    if (first === 'client') wire.end()
+    else wire.until('bye').then(() => wire.end(), () => {})
+    await turn()
+    goOn.open()
+    t.match(await connection.closed, { reason: 'end', error: undefined })
+    await quiet()
+  })
+}
+
+onEach(t, 'L2 both sides have ended, and nobody ever reads what came before the end: destroyed after finTimeout', async (t, transport) => {
+  const goOn = gate()
+  const { wire, connection, quiet } = await accepted(t, { transport, duplex: { finTimeout: 100 } }, ({ writable }) => {
+    void goOn.promise.then(() => writable.end('bye'))
+  })
+  wire.end('unread')
+  while (connection.bytesRead < 6) await turn()
+  goOn.open()
+  t.match(await connection.closed, { reason: 'fin' })
+  await quiet()
+})
+
+t.test('L2 both sides have ended, and the handler reads what came at its own pace', async t => {
+  const { wire, connection } = await accepted(t, { duplex: { finTimeout: 50 } }, async ({ readable, writable }) => {
+    readable.setEncoding('latin1')
+    writable.end('bye')
+    const heard: string[] = []
+    for await (const chunk of readable) {
+      heard.push(chunk as string)
+      await new Promise(resolve => setTimeout(resolve, 200))
+    }
+    return heard
+  })
+  wire.end('read late')
+  t.equal((await wire.rest()).toString(), 'bye')
+  t.match(await connection.closed, { reason: 'end', bytesRead: 9 })
+})
+
+onEachKind(t, 'L2 a manual handler without a promise that accepts late, and reads nothing: over when both sides have ended', async (t, kind) => {
+  const seen = gate<PendingDuplex>()
+  const { connect, quiet } = await serve(t, { plugin: { finTimeout: 60_000 } }, app => takeManually(app, pending => {
+    seen.open(pending)
+    void turn().then(() => pending.accept()).then(({ writable }) => writable.end('bye'))
+  }))
+  const wire = await connect()
+  wire.send(ask(kind))
+  await wire.until(kind === 'message' ? LAST_CHUNK : 'bye')
+  if (kind === 'message') wire.send(piece(kind, 'x'.repeat(100_000)) + LAST_CHUNK)
+  wire.end()
+  t.match(await (await seen.promise).closed, { reason: 'end' })
+  await quiet()
+})
+
 t.test('L2 a message whose body never ends is cut after its response', async t => {
   const { wire, connection, quiet } = await accepted(t, { kind: 'message', duplex: { finTimeout: 100 } }, async ({ writable }) => {
     writable.write('enough')
@@ -443,4 +503,24 @@ t.test('L11 a detached socket settles closed, with detached', async t => {
   }
   t.match(await (await seen.promise).closed, { reason: 'detached' })
   await quiet()
+})
+
+onEach(t, 'L11 the socket of a detached connection is read by its new owner alone, whatever becomes of the handler', async (t, transport) => {
+  const later = gate()
+  const heard = gate<string>()
+  const { connect } = await serve(t, { transport }, app => takeManually(app, async pending => {
+    const { socket, head } = pending.detach()
+    socket.write('HTTP/1.1 101 Mine\r\n\r\n')
+    void later.promise.then(() => all(socket)).then(rest => {
+      heard.open(`${head} ${rest}`)
+      socket.end()
+    })
+  }))
+  const wire = await connect()
+  wire.send(`${ask('upgrade')}head`)
+  t.equal((await wire.head()).line, 'HTTP/1.1 101 Mine')
+  wire.end('and the rest')
+  for (let turns = 0; turns < 20; turns++) await turn()
+  later.open()
+  t.equal(await heard.promise, 'head and the rest')
 })

@@ -3,6 +3,7 @@ import { AsyncLocalStorage } from 'node:async_hooks'
 import { fork } from 'node:child_process'
 import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
+import { Readable } from 'node:stream'
 import { json } from 'node:stream/consumers'
 import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
@@ -348,6 +349,80 @@ for (const what of ['subscriber', 'logger']) {
     t.same(await json(child.stdout as NonNullable<typeof child.stdout>), { uncaught: [`of the ${what}`], reason: 'end', left: 0 })
   })
 }
+
+const unserialisable: Record<string, () => Error> = {
+  'is frozen': () => Object.freeze(new Error('frozen')),
+  'has a getter that throws': () => Object.defineProperty(new Error('getter'), 'detail', { enumerable: true, get () { throw new Error('of the getter') } })
+}
+for (const [what, make] of Object.entries(unserialisable)) {
+  onEachKind(t, `L7 an error that ${what} ends the connection and nothing else`, async (t, kind) => {
+    const { fastify, having } = logged()
+    let responses = 0
+    const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+      app.addHook('onResponse', async () => { responses++ })
+      take(app, async ({ readable }) => {
+        await once(readable, 'data')
+        throw make()
+      })
+    })
+    const wire = await connect()
+    await wire.send(ask(kind)).head()
+    wire.send(piece(kind, 'go'))
+    await wire.remains()
+    await quiet()
+    t.equal(having('duplex handler failed').length, 1)
+    t.equal(having('duplex connection closed').length, 1)
+    t.equal(responses, 1)
+  })
+}
+
+const breaks: Record<string, (connection: DuplexConnection) => unknown> = {
+  'destroys its response': ({ writable }) => { writable.destroy() },
+  'catches what its pipeline() throws': async ({ writable }) => {
+    await pipeline(new Readable({ read () { this.destroy(new Error('of the source')) } }), writable).catch(() => {})
+  },
+  'aborts its web stream': connection => connection.web().writable.abort(new Error('enough')).catch(() => {})
+}
+for (const [what, act] of Object.entries(breaks)) {
+  t.test(`L7 a handler of a message that ${what} and returns: onResponse once, and no end`, async t => {
+    const { fastify, having } = logged()
+    let responses = 0
+    const closed = gate<DuplexClosed>()
+    const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+      app.addHook('onResponse', async () => { responses++ })
+      take(app, async connection => {
+        void connection.closed.then(closed.open)
+        await act(connection)
+      })
+    })
+    const wire = await connect()
+    wire.send(ask('message') + LAST_CHUNK)
+    await wire.remains()
+    t.not((await closed.promise).reason, 'end')
+    await quiet()
+    t.equal(responses, 1)
+    t.equal(having('request completed').length + having('request errored').length, 1)
+  })
+}
+
+onEachKind(t, 'L7 a client that leaves while the accept head is made is not logged as accepted', async (t, kind) => {
+  const { fastify, lines } = logged()
+  const there = gate()
+  const goOn = gate()
+  const { connect, quiet } = await serveBriefly(t, { fastify }, app => take(app, () => {}, true, {
+    onSend: async () => {
+      there.open()
+      await goOn.promise
+    }
+  }))
+  const wire = await connect()
+  wire.send(ask(kind))
+  await there.promise
+  wire.reset()
+  await quiet()
+  goOn.open()
+  t.equal(lines.some(({ res }) => res?.statusCode === 101), false)
+})
 
 const storage = new AsyncLocalStorage<string>()
 

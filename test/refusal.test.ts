@@ -2,10 +2,11 @@ import t from 'tap'
 import type { Socket } from 'node:net'
 import { once } from 'node:events'
 import { pipeline } from 'node:stream/promises'
-import type { FastifyInstance } from 'fastify'
-import type { DuplexConnection } from '../lib/index.ts'
+import type { FastifyInstance, FastifyReply } from 'fastify'
+import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { codeOf, exchange, request, UPGRADE } from './fixtures/requests.ts'
 import { gate, onEach, serve, transports, type ServerSettings } from './fixtures/server.ts'
+import { MiB } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
@@ -446,3 +447,21 @@ t.test('R20 as many fields as the parser can take at most are fine', async t => 
   t.match(await wire.response(), { status: 200, body: 'HELLO' })
   t.equal((await wire.send(request('GET /it', ...UPGRADE, ...many(990))).head()).status, 101)
 })
+
+for (const who of ['a hook', 'the handler'] as const) {
+  onEach(t, `R6 a client that takes nothing of a large refusal by ${who} is not waited for longer than finTimeout`, async (t, transport) => {
+    const body = Buffer.alloc(32 * MiB)
+    const refuse = async (_request: unknown, reply: FastifyReply): Promise<unknown> => await reply.code(403).send(body)
+    const { app, connect, quiet, sockets } = await serve(t, { transport, plugin: { finTimeout: 200, maxConnections: 1 } }, app => {
+      app.get('/it', who === 'a hook'
+        ? { duplex: true, preHandler: refuse, handler: () => {} }
+        : { duplex: { accept: 'manual' }, handler: async (pending: PendingDuplex) => await refuse(undefined, pending.reply as never) } as never)
+    })
+    const wire = await connect()
+    wire.socket.pause()
+    wire.send(request('GET /it', ...UPGRADE))
+    while (await sockets() === 0) await turns(1)
+    await quiet()
+    t.equal(app.duplex.connections.size, 0)
+  }, ['tcp', 'tls'])
+}

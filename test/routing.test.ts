@@ -817,3 +817,17 @@ t.test('R15 such a constraint on plain routes leaves duplex routes alone', async
   t.equal((await exchange(await connect(), 'GET /plain', ...UPGRADE, 'X-Tenant: one')).body, 'plain one')
   t.equal(await taken(await connect(), 'GET /it', ...UPGRADE), 'duplex')
 })
+
+for (const [what, declare] of Object.entries<(app: FastifyInstance) => unknown>({
+  'a GET for CONNECTs': app => app.get('/it', { duplex: { kinds: ['connect'] } }, () => {}),
+  'a CONNECT for upgrades': app => app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['upgrade'] }, handler: () => {} } as never),
+  'a CONNECT for messages': app => app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['hijack', 'message'] }, handler: () => {} } as never),
+  'protocols without upgrades': app => app.get('/it', { duplex: { kinds: ['hijack'], protocols: ['foo'] } }, () => {})
+})) {
+  t.test(`R15 ${what}: a route that no request can reach fails at boot`, async t => {
+    const app = Fastify()
+    await app.register(duplex)
+    t.throws(() => declare(app), { code: 'FST_ERR_DUPLEX_INVALID_OPTION' })
+    await app.close()
+  })
+}

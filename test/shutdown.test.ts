@@ -339,6 +339,21 @@ onEach(t, 'L10 a detached socket is counted, told and ended', async (t, transpor
   t.equal(app.duplex.connections.size, 0)
 })
 
+t.test('L8 a drain takes no new takeover by detach() either', async t => {
+  const there = gate()
+  const { app, connect } = await serve(t, { close: false, plugin: { drainTimeout: 2000 } }, app => takeManually(app, async pending => {
+    there.open()
+    await aborted(pending.draining)
+    pending.detach()
+  }))
+  const wire = await connect()
+  wire.send(ask('upgrade'))
+  await there.promise
+  const closing = app.close()
+  t.match(await wire.response(), { status: 503, headers: { connection: 'close' } })
+  await closing
+})
+
 t.test('L10 a detached socket that ends by itself is not waited for', async t => {
   const { app, connect } = await serve(t, { close: false, plugin: { drainTimeout: 20_000 } }, app => takeManually(app, pending => {
     const { draining } = pending

@@ -195,3 +195,13 @@ t.test('S12 the pair and the Node streams are of the same connection', async t =
   wire.end('the other is not')
   t.equal((await connection.closed).reason, 'end')
 })
+
+t.test('S12 a readable that was given an encoding gives the bytes of its text', async t => {
+  const { wire } = await takeover(t, {}, async connection => {
+    connection.readable.setEncoding('utf8')
+    const { readable, writable } = connection.web()
+    await readable.pipeTo(writable)
+  })
+  wire.end('grüße')
+  t.equal((await wire.rest()).toString(), 'grüße')
+})

@@ -9,12 +9,15 @@ import type { Carrier } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
 
-const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
+const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
 const NOTHING = Buffer.alloc(0)
 
+/** How much of the body of a message that was answered whole is read and thrown away. */
+const MOST_DISCARDED = 1024 * 1024
+
 /** What is added here, and where this is used, for one event. */
-const OWN_LISTENERS = 4
+const OWN_LISTENERS = 5
 
 /** How often is looked whether a stream that is over has been sent, in milliseconds. */
 const FLUSH_LOOK = 100
@@ -42,6 +45,10 @@ export class Http2Carrier implements Carrier {
   #accepted = false
   #left = false
   #breaking = false
+  /** Our reset is being made, and not yet with Node's session. */
+  #resetting = false
+  /** Of a message, how many bytes may have come before the rest is nobody's. */
+  #mostRead = Infinity
   #release: (() => void) | undefined
   #flushing: NodeJS.Timeout | undefined
 
@@ -63,6 +70,7 @@ export class Http2Carrier implements Carrier {
     else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
     stream.on('finish', this.#onFinish)
     stream.on('close', this.#onClose)
+    stream.on('aborted', this.#onAborted)
     if (this.#tunnel) stream.on('trailers', this.#onTrailers)
     stream.destroy = (error?: Error) => this.#destroy(error)
   }
@@ -134,13 +142,17 @@ export class Http2Carrier implements Carrier {
     this.#releaseEnd()
     if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
     if (readable !== stream) readable.unpipe()
+    if (!this.#tunnel) this.#mostRead = Math.min(this.#mostRead, this.bytesRead + MOST_DISCARDED)
     stream.resume()
   }
 
   /** RFC 9113 section 7: RST_STREAM, which ends this stream alone. */
   breakOff (error: Error | undefined, failed: boolean): void {
-    const code = !failed ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR
-    this.#reset(error, code)
+    this.#reset(error, this.#code(failed))
+  }
+
+  #code (failed: boolean): number {
+    return !failed ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR
   }
 
   /** Node has emitted 'finish' on the response when the stream closed. */
@@ -157,16 +169,21 @@ export class Http2Carrier implements Carrier {
     if (this.readable !== stream) this.readable.destroy(error)
     // Node would end the output first, and send END_STREAM with it: the peer could take that for the end.
     stream.end = (() => stream) as typeof stream.end
+    // It emits 'aborted' before there is a reset, and a pipeline() destroys the stream for that: then there never is one.
+    this.#resetting = true
     stream.close(code)
+    this.#resetting = false
     Reflect.apply(prototypeOf(stream).destroy, stream, [error])
   }
 
   /** Every `destroy()` of the stream, ours, the app's and Node's, arrives here. */
   #destroy (error: Error | undefined): ServerHttp2Stream {
     const { stream } = this
+    if (this.#resetting) return stream
     const proceed = (cause: Error | undefined): ServerHttp2Stream => Reflect.apply(prototypeOf(stream).destroy, stream, [cause])
     if (this.#breaking || stream.destroyed) return proceed(error)
-    if (error === undefined && this.outputFlushed && (this.inputEnded || !this.#accepted)) return proceed(undefined)
+    // Node has ended our side itself where the peer reset the stream before we had.
+    if (error === undefined && this.outputFlushed && !stream.aborted && (this.inputEnded || !this.#accepted)) return proceed(undefined)
     if (error === undefined && this.#accepted && this.#maybeFlushing) {
       this.#awaitFlush(proceed)
       return stream
@@ -177,7 +194,7 @@ export class Http2Carrier implements Carrier {
       return proceed(this.#accepted ? this.peerError : error)
     }
     this.localError = error
-    this.#reset(error, error === undefined ? NGHTTP2_CANCEL : this.#far ? NGHTTP2_CONNECT_ERROR : NGHTTP2_INTERNAL_ERROR)
+    this.#reset(error, this.#code(error !== undefined && error.name !== 'AbortError'))
     return stream
   }
 
@@ -192,7 +209,8 @@ export class Http2Carrier implements Carrier {
    */
   get #maybeFlushing (): boolean {
     const { stream } = this
-    return this.inputEnded && stream.writableEnded && stream.closed && stream.rstCode === 0 && !this.#session.socket.destroyed
+    return this.inputEnded && stream.writableEnded && !stream.aborted && stream.closed && stream.rstCode === 0 &&
+      !this.#session.socket.destroyed
   }
 
   #awaitFlush (proceed: (cause: Error | undefined) => void): void {
@@ -209,10 +227,18 @@ export class Http2Carrier implements Carrier {
 
   #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
     const { stream } = this
-    if (chunk !== null) this.bytesRead += (chunk as Buffer).length
+    if (chunk !== null) this.#count(chunk as Buffer)
     else this.#onInputEnd()
     if (chunk === null && !this.inputEnded) return false
     return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
+  }
+
+  #count (chunk: Buffer): void {
+    this.bytesRead += chunk.length
+    if (this.bytesRead <= this.#mostRead || !this.outputFlushed || this.#breaking) return
+    this.#breaking = true
+    // RFC 9113 section 8.1: the response is whole, and its client is asked to stop sending.
+    this.stream.close(NGHTTP2_NO_ERROR)
   }
 
   #releaseEnd (): void {
@@ -220,9 +246,13 @@ export class Http2Carrier implements Carrier {
     this.#release = undefined
   }
 
-  /** Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. */
+  /**
+   * Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. Those of a
+   * message that nobody has begun to read when the response is over, nobody wants: as Node does it over HTTP/1.
+   */
   #endWhatWasLeft (): void {
-    if (this.#left && this.inputEnded && this.outputFlushed && this.stream.readableLength === 0) this.discardInput()
+    if (!this.outputFlushed) return
+    if ((this.#left && !this.#tunnel) || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
   }
 
   readonly #onInputEnd = (): void => {
@@ -248,6 +278,13 @@ export class Http2Carrier implements Carrier {
   readonly #onTrailers = (): void => {
     this.peerError ??= new FST_ERR_DUPLEX_TRAILERS()
     this.#reset(this.peerError, NGHTTP2_PROTOCOL_ERROR)
+  }
+
+  /** The peer has reset the stream before our side had ended. With the code that means no error Node waits for a reader. */
+  readonly #onAborted = (): void => {
+    if (this.#breaking) return
+    this.peerError ??= aborted(this.stream.rstCode)
+    process.nextTick(() => this.stream.destroy())
   }
 
   readonly #onError = (error: Error): void => {

@@ -26,6 +26,8 @@ export class MessageCarrier implements Carrier {
   readonly writable: ServerResponse
   bytesRead = 0
   bytesWritten = 0
+  /** As the response told: up to Node 22 one that was destroyed, and ended then, says of itself that it has finished. */
+  outputFlushed = false
   peerError: Error | undefined
   localError: Error | undefined
   onProgress: () => void = () => {}
@@ -59,9 +61,12 @@ export class MessageCarrier implements Carrier {
       req.on('close', () => { if (!req.complete || req.aborted) body.destroy(this.peerError ?? this.localError ?? aborted()) })
     }
     res.on('error', failed)
-    res.on('finish', progress)
+    res.on('finish', () => {
+      this.outputFlushed = true
+      progress()
+    })
     const gone = (): void => {
-      if (!res.writableFinished || (this.#socket.destroyed && !req.complete)) {
+      if (!this.outputFlushed || (this.#socket.destroyed && !req.complete)) {
         if (!this.#destroyedHere) this.peerError ??= aborted()
         this.#aborted = true
       }
@@ -78,10 +83,9 @@ export class MessageCarrier implements Carrier {
   }
 
   get inputEnded (): boolean { return this.#req.complete }
-  get outputFlushed (): boolean { return this.writable.writableFinished }
 
   get closed (): boolean {
-    return this.#aborted || (this.writable.writableFinished && (this.#req.complete || this.#req.destroyed))
+    return this.#aborted || (this.outputFlushed && (this.#req.complete || this.#req.destroyed))
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead): void {
@@ -109,13 +113,14 @@ export class MessageCarrier implements Carrier {
   }
 
   end (): void {
-    if (!this.writable.writableEnded) this.writable.end()
+    const { writable } = this
+    if (!writable.writableEnded && !writable.destroyed) writable.end()
   }
 
   /** As Node does it: what nobody has begun to read when the response is over, nobody wants. */
   leave (): void {
     const { writable } = this
-    if (writable.writableFinished) this.discardInput()
+    if (this.outputFlushed) this.discardInput()
     else writable.once('finish', () => this.discardInput())
   }
 
@@ -168,7 +173,7 @@ export class MessageCarrier implements Carrier {
   }
 
   complete (res: ServerResponse, error: Error | undefined): void {
-    if (!res.writableFinished) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
+    if (!this.outputFlushed) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
   }
 
   detach (): never {

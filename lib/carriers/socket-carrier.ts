@@ -45,7 +45,6 @@ export class SocketCarrier implements Carrier, Watched {
   readonly #endIsEnd: () => void
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
-  #left = false
 
   constructor (socket: HttpSocket, head: Buffer) {
     socket.on('error', this.#onError)
@@ -115,14 +114,11 @@ export class SocketCarrier implements Carrier, Watched {
     if (!this.socket.writableEnded) this.socket.end()
   }
 
-  leave (): void {
-    this.#left = true
-    this.#endWhatWasLeft()
-  }
+  leave (): void {}
 
   /** Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. */
-  #endWhatWasLeft (): void {
-    if (this.#left && this.inputEnded && this.outputFlushed && this.socket.readableLength === 0) this.releaseEnd()
+  #releaseWhatIsOver (): void {
+    if (this.inputEnded && this.outputFlushed && this.socket.readableLength === 0) this.releaseEnd()
   }
 
   discardInput (): void {
@@ -201,13 +197,13 @@ export class SocketCarrier implements Carrier, Watched {
 
   readonly #onEnd = (): void => {
     this.inputEnded = true
-    this.#endWhatWasLeft()
+    this.#releaseWhatIsOver()
     this.onProgress()
   }
 
   readonly #onFinish = (): void => {
     this.outputFlushed = true
-    this.#endWhatWasLeft()
+    this.#releaseWhatIsOver()
     this.onProgress()
   }
 
