@@ -138,7 +138,7 @@ export class DuplexRoutes {
     // The router stops at the first node that matches, so the last route taken is the one it chose.
     const probe: Probe = {
       take: route => {
-        if (!wanted(route) || this.#entries.get(route.id)?.holds(derived) !== true) return false
+        if (this.#entries.get(route.id)?.holds(derived) !== true || !wanted(route)) return false
         chosen = route
         return true
       }
