@@ -680,7 +680,8 @@ t.test('R15 what a duplex route with constraints cannot take is the plain route\
 })
 
 t.test('R15 a duplex route whose constraints do not hold leaves its URL to routes for more URLs', async t => {
-  const { app, connect } = await serve(t, {}, app => {
+  const { app, connect } = await serve(t, { fastify: withTenants }, app => {
+    app.get('/w/it', { duplex: true, constraints: { tenant: 't1' } as never }, say(() => 'of a tenant'))
     app.get('/w/it', { duplex: true, constraints: { host: 'a.com' } }, say(() => 'duplex'))
     app.get('/w/*', { duplex: true }, say(() => 'wildcard'))
     app.get('/s/it', { duplex: true, constraints: { host: 'a.com' } }, say(() => 'duplex'))
