@@ -2,15 +2,18 @@ import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_DUPLICATED_ROUTE } from './errors.ts'
 import { isInjected, isRoutersOwnAnswer, strategiesOf, type ConstraintStrategy, type RoutingOptions } from './fastify-internals.ts'
-import { constraintCheck } from './constraint-check.ts'
+import { HostStore } from './host-store.ts'
 import type { RouteSettings } from './options.ts'
 import type { Slots } from './slots.ts'
 
-/** The name of the routing constraint that only duplex routes have. */
-export const CONSTRAINT = 'fastifyDuplex'
+/** The constraints that only duplex routes have, both with the id of the route. */
+const PLACE = 'fastifyDuplexPlace'
+const ONLY = 'fastifyDuplex'
+/** What stands in for the constraint `host`. */
+const HOST = 'fastifyDuplexHost'
 
 export interface DuplexRoute {
-  /** The value of the constraint. */
+  /** The value of its own constraints. */
   readonly id: string
   readonly url: string
   readonly methods: readonly string[]
@@ -18,51 +21,90 @@ export interface DuplexRoute {
   readonly constraints: Readonly<Record<string, unknown>>
   readonly settings: RouteSettings
   readonly slots: Slots
-  /** The methods for which a plain route has the same URL and constraints. */
-  readonly shared: ReadonlySet<string>
   /** In milliseconds, 0 for none. */
   readonly handshakeTimeout: number
   /** It is the handlerTimeout of the route, which Fastify watches as well. */
   readonly handshakeYields: boolean
 }
 
-interface Entry {
-  route: DuplexRoute
-  holds: (derived: Record<string, unknown>) => boolean
-}
-
-/** Asks the app's router, at header time, which duplex route a head is for. */
-interface Probe {
-  take (route: DuplexRoute): boolean
-}
+/**
+ * Whether a route wants a request: at any rate (it can be negotiated), or unless a plain route with as
+ * many constraints is there to serve it.
+ */
+export type Wish = 'at-any-rate' | 'unless-plain' | 'no'
 
 /** A request that a duplex route has already claimed, on its way through the app's router. */
 export interface Claimed {
   readonly route: DuplexRoute
 }
 
-/** Selects handlers on one node of the router's tree; find-my-way makes one for each. */
-class ConstraintStore {
-  readonly #masks = new Map<string, number>()
-  readonly #routes: ReadonlyMap<string, Entry>
+/** What a request brings for a constraint: asked by the router, it says which handlers are to be found. */
+type Question = (place: Place) => number
 
-  constructor (routes: ReadonlyMap<string, Entry>) {
-    this.#routes = routes
+/** The duplex routes at one node of the router's tree, each with its bit in the masks that find-my-way selects handlers by. */
+class Place {
+  readonly bits = new Map<string, number>()
+
+  set (id: string, bit: number): void {
+    this.bits.set(id, bit)
   }
 
-  set (id: string, mask: number): void {
-    this.#masks.set(id, mask)
+  get (asked: string | Question): number {
+    return typeof asked === 'string' ? this.bits.get(asked) ?? 0 : asked(this)
+  }
+}
+
+const ALL: Question = () => -1
+
+/** What the router finds at one node for one request. */
+class Choice {
+  readonly #place: Place
+  readonly #derived: Record<string, unknown>
+  readonly #ask: (questions: Record<string, unknown>) => boolean
+  /** Where no route of the app has constraints, whatever is at a node is found. */
+  readonly #free: boolean
+
+  constructor (place: Place, derived: Record<string, unknown>, ask: (questions: Record<string, unknown>) => boolean) {
+    this.#place = place
+    this.#derived = derived
+    this.#ask = ask
+    this.#free = Object.keys(derived).length === 0
   }
 
-  get (asked: string | Claimed | Probe): number {
-    if (typeof asked === 'string') return this.#masks.get(asked) ?? 0
-    if ('route' in asked) return this.#masks.get(asked.route.id) ?? 0
-    let matching = 0
-    for (const [id, mask] of this.#masks) {
-      const entry = this.#routes.get(id)
-      if (entry !== undefined && asked.take(entry.route)) matching |= mask
+  /** Of the handlers in a mask, the one that the router chooses: the last that it finds, in the order of their bits. */
+  last (mask: number): number {
+    if (mask === 0 || !this.#finds(mask)) return 0
+    let at = 0
+    for (const step of [16, 8, 4, 2, 1]) {
+      const upper = mask & (-1 << (at + step))
+      if (upper === 0 || (upper !== mask && !this.#finds(upper))) continue
+      mask = upper
+      at += step
     }
-    return matching
+    return 1 << at
+  }
+
+  /** How many constraints the plain route has that the router chooses, or -1 without one. */
+  plainConstraints (): number {
+    let plain = ~[...this.#place.bits.values()].reduce((mask, bit) => mask | bit, 0)
+    // One without constraints has the first bit of all.
+    if (this.#free) plain &= 1
+    const bit = this.last(plain)
+    if (bit === 0) return -1
+    const derived = this.#derived
+    // It has those without whose values it is not found.
+    return Object.keys(derived).filter(name => derived[name] !== undefined && !this.#finds(bit, { ...derived, [name]: undefined })).length
+  }
+
+  #finds (mask: number, derived = this.#derived): boolean {
+    if (this.#free) return true
+    // The router asks both constraints at each node, in this order.
+    let at: Place | undefined
+    const here = (place: Place): number => {
+      at = place
+      return -1
+    }
+    return this.#ask({ ...derived, [PLACE]: here, [ONLY]: () => at === this.#place ? mask : 0 })
   }
 }
 
@@ -70,60 +112,75 @@ class ConstraintStore {
 export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
-  readonly #entries = new Map<string, Entry>()
+  readonly #routes = new Map<string, DuplexRoute>()
   readonly #keys = new Set<string>()
-  #custom = new Map<string, ConstraintStrategy>()
+  /** How the app's router derives the values of all constraints that a route has. */
+  readonly #derivers = new Map<string, (req: IncomingMessage) => unknown>()
   #mayMatch: RegExp | undefined
 
   constructor (app: FastifyInstance, options: RoutingOptions, claimOf: (req: IncomingMessage) => Claimed | undefined) {
     this.#app = app
     this.#options = options
-    const entries = this.#entries
-    // An injected request is nobody's claim. It is routed here all the same, to be told what it lacks.
-    const injected = ({ method }: IncomingMessage): Probe => ({ take: route => !route.shared.has(method as string) })
-    app.addConstraintStrategy({
-      name: CONSTRAINT,
-      storage: () => new ConstraintStore(entries) as never,
-      deriveConstraint: ((req: IncomingMessage) => claimOf(req) ?? (isInjected(req) ? injected(req) : undefined)) as never,
-      validate () {}
-    })
+    const claimed = (req: IncomingMessage): Question | undefined => {
+      // An injected request is nobody's claim. It is routed here all the same, to be told what it lacks.
+      const route = claimOf(req)?.route ??
+        (isInjected(req) ? this.#choose(req, req.method as string, req.url as string, () => 'unless-plain') : undefined)
+      return route && (place => place.get(route.id))
+    }
+    const strategy = (name: string, storage: () => unknown, deriveConstraint: (req: IncomingMessage) => unknown): object =>
+      ({ name, storage, deriveConstraint, validate () {} })
+    app.addConstraintStrategy(strategy(PLACE, () => new Place(), () => ALL) as never)
+    // Where a value is derived for it no plain route is found, and where none is, no duplex route.
+    app.addConstraintStrategy({ ...strategy(ONLY, () => new Place(), claimed), mustMatchWhenDerived: true } as never)
+    app.addConstraintStrategy(strategy(HOST, () => new HostStore(), hostOf) as never)
   }
 
-  add (route: Omit<DuplexRoute, 'id' | 'shared'>): DuplexRoute {
-    const id = `duplex-${this.#entries.size + 1}`
+  add (route: Omit<DuplexRoute, 'id'>): DuplexRoute {
+    const id = `duplex-${this.#routes.size + 1}`
     for (const method of route.methods) {
       const key = `${method} ${route.url} ${JSON.stringify(route.constraints, showRegExp)}`
       if (this.#keys.has(key)) throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(method, route.url)
       this.#keys.add(key)
     }
-    const added: DuplexRoute = { ...route, id, shared: new Set() }
-    this.#entries.set(id, { route: added, holds: () => true })
+    const added: DuplexRoute = { ...route, id }
+    this.#routes.set(id, added)
     return added
   }
 
-  /** Every route is declared: see which share their URL with a plain one, and prepare the cheap test. */
+  /**
+   * What the router gets for the constraints of a route. It finds only the first of the regular expressions that
+   * match a host: in a store of their own, those of duplex routes and of plain ones do not hide each other.
+   */
+  constraintsFor ({ id, constraints }: DuplexRoute): Record<string, unknown> {
+    const host = this.#custom().has('host') ? 'host' : HOST
+    const own = Object.entries(constraints).map(([name, value]) => [name === 'host' ? host : name, value])
+    return { ...Object.fromEntries(own), [PLACE]: id, [ONLY]: id }
+  }
+
+  /** Every route is declared: see what their constraints need, and prepare the cheap test. */
   seal (): void {
-    this.#custom = new Map([...this.#options.constraints, ...strategiesOf(this.#app)]
-      .filter(strategy => strategy.name !== CONSTRAINT).map(strategy => [strategy.name, strategy]))
-    for (const entry of this.#entries.values()) {
-      const { route } = entry
-      for (const name of Object.keys(route.constraints)) {
-        if (this.#custom.get(name)?.deriveConstraint.length === 3) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, route.url)
+    const app = this.#app
+    const derivers = this.#derivers
+    if (app.hasConstraintStrategy('host')) derivers.set('host', hostOf)
+    if (app.hasConstraintStrategy('version')) derivers.set('version', req => req.headers['accept-version'])
+    const custom = this.#custom()
+    for (const [name, strategy] of custom) {
+      if (strategy.deriveConstraint.length === 3) derivers.delete(name)
+      else derivers.set(name, req => strategy.deriveConstraint(req, undefined))
+    }
+    for (const { constraints, url } of this.#routes.values()) {
+      for (const [name, { deriveConstraint, mustMatchWhenDerived }] of custom) {
+        if (deriveConstraint.length !== 3) continue
+        if (name in constraints || mustMatchWhenDerived === true) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, url)
       }
-      const holds = constraintCheck(route.constraints, this.#custom)
-      const exactHosts = this.#exactHostsBeside(route)
-      entry.holds = derived => !exactHosts.has(derived.host) && holds(derived)
-      for (const method of route.methods) {
-        const shared = this.#app.hasRoute({ method: method as 'GET', url: route.url, constraints: route.constraints as never })
-        if (shared) (route.shared as Set<string>).add(method)
-      }
+      if ('host' in constraints && !custom.has('host')) derivers.set(HOST, hostOf)
     }
     this.#mayMatch = this.#cheapTest()
   }
 
   /** Whether any route takes request bodies as streams. */
   get takeMessages (): boolean {
-    return [...this.#entries.values()].some(({ route }) => route.settings.kinds.includes('message') && route.methods.some(method => method !== 'CONNECT'))
+    return [...this.#routes.values()].some(route => route.settings.kinds.includes('message') && route.methods.some(method => method !== 'CONNECT'))
   }
 
   /** False only when no duplex route can have this URL. It is all that a request for another route pays. */
@@ -131,22 +188,47 @@ export class DuplexRoutes {
     return this.#options.rewriteUrl !== undefined || (this.#mayMatch !== undefined && this.#mayMatch.test(url))
   }
 
-  /** The duplex route that the app's router would choose for this head, among those that are wanted. */
-  find (req: IncomingMessage, method: string, url: string, wanted: (route: DuplexRoute) => boolean): DuplexRoute | undefined {
+  /**
+   * The duplex route that this head is for: that which the app's router finds and which has the most constraints,
+   * unless a plain route that it finds has more.
+   */
+  find (req: IncomingMessage, method: string, url: string, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined {
+    return this.#choose(req, method, this.#rewrite(req, url), wish)
+  }
+
+  #choose (req: IncomingMessage, method: string, url: string, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined {
     const derived = this.#derive(req)
-    let chosen: DuplexRoute | undefined
-    // The router stops at the first node that matches, so the last route taken is the one it chose.
-    const probe: Probe = {
-      take: route => {
-        if (!wanted(route) || this.#entries.get(route.id)?.holds(derived) !== true) return false
-        chosen = route
-        return true
-      }
+    const ask = (questions: Record<string, unknown>): boolean => {
+      const found = this.#app.findRoute({ method: method as 'GET', url, constraints: questions as never })
+      return found !== null && !isRoutersOwnAnswer(found)
     }
-    const found = this.#app.findRoute({
-      method: method as 'GET', url: this.#rewrite(req, url), constraints: { ...derived, [CONSTRAINT]: probe } as never
+    // The nodes for this URL, as far as the first at which a plain route is found.
+    const places: Place[] = []
+    ask({
+      ...derived,
+      [PLACE]: (place: Place) => {
+        places.push(place)
+        return 0
+      }
     })
-    return found === null ? undefined : chosen
+    for (const place of places) {
+      const choice = new Choice(place, derived, ask)
+      const routes = [...place.bits].map(([id, bit]) => {
+        const route = this.#routes.get(id) as DuplexRoute
+        return { route, bit, wish: wish(route) }
+      })
+      const last = (...wishes: Wish[]): DuplexRoute | undefined => {
+        const found = choice.last(routes.reduce((mask, { bit, wish }) => wishes.includes(wish) ? mask | bit : mask, 0))
+        return routes.find(({ bit }) => bit === found)?.route
+      }
+      const first = last('at-any-rate', 'unless-plain')
+      if (first === undefined) continue
+      const rival = choice.plainConstraints()
+      if (constraintsOf(first) > rival) return first
+      const second = last('at-any-rate')
+      return second !== undefined && constraintsOf(second) >= rival ? second : undefined
+    }
+    return undefined
   }
 
   /** Whether the router would answer this URL itself, without looking for a route. */
@@ -161,13 +243,13 @@ export class DuplexRoutes {
   /** The values the app's router derives from a request. It gets no value for a strategy that it does not use. */
   #derive (req: IncomingMessage): Record<string, unknown> {
     const derived: Record<string, unknown> = {}
-    const { headers } = req
-    if (this.#app.hasConstraintStrategy('host')) derived.host = headers.host ?? headers[':authority']
-    if (this.#app.hasConstraintStrategy('version')) derived.version = headers['accept-version']
-    for (const strategy of this.#custom.values()) {
-      if (strategy.deriveConstraint.length !== 3) derived[strategy.name] = strategy.deriveConstraint(req, undefined)
-    }
+    for (const [name, derive] of this.#derivers) derived[name] = derive(req)
     return derived
+  }
+
+  #custom (): Map<string, ConstraintStrategy> {
+    return new Map([...this.#options.constraints, ...strategiesOf(this.#app)]
+      .filter(({ name }) => name !== PLACE && name !== ONLY && name !== HOST).map(strategy => [strategy.name, strategy]))
   }
 
   /** As the app's router will see the URL. Fastify calls rewriteUrl again, with the URL that it gets here. */
@@ -186,23 +268,13 @@ export class DuplexRoutes {
     }
   }
 
-  /** The router asks for an exact host first, and where one is found for no regular expression any more. */
-  #exactHostsBeside ({ url, methods, constraints }: DuplexRoute): Set<unknown> {
-    const hosts = new Set<unknown>()
-    if (!(constraints.host instanceof RegExp)) return hosts
-    for (const { route } of this.#entries.values()) {
-      const { host } = route.constraints
-      if (typeof host === 'string' && route.url === url && route.methods.some(method => methods.includes(method))) hosts.add(host)
-    }
-    return hosts
-  }
-
   #cheapTest (): RegExp | undefined {
     const prefixes = new Set<string>()
-    for (const { route } of this.#entries.values()) {
+    for (const route of this.#routes.values()) {
       if (route.methods.every(method => method === 'CONNECT')) continue
       const constant = route.url.split(/[:*(]/, 1)[0] as string
-      const escaped = constant.replace(/\/$/, '').replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')
+      // Doubled slashes may be one to the router, in a route as in a request.
+      const escaped = constant.replace(/\/+/g, '/').replace(/\/$/, '').replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')
       prefixes.add(constant === route.url ? `${escaped}\\/?(?:[?#;]|$)` : escaped)
     }
     if (prefixes.size === 0) return undefined
@@ -213,4 +285,14 @@ export class DuplexRoutes {
 
 function showRegExp (_key: string, value: unknown): unknown {
   return value instanceof RegExp ? String(value) : value
+}
+
+/** As the app's router has it. */
+function hostOf ({ headers }: IncomingMessage): unknown {
+  return headers.host || headers[':authority']
+}
+
+/** How specific a route is, to the router. */
+function constraintsOf ({ constraints }: DuplexRoute): number {
+  return Object.keys(constraints).length
 }

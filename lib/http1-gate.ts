@@ -55,7 +55,7 @@ export class Http1Gate {
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {
     const authority = parseAuthority(req.url as string)
     const path = authority && authorityPath(authority)
-    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect'))
+    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? 'at-any-rate' : 'no')
     if (route === undefined && hasOthers('connect')) return { then: 'hand-over' }
     // RFC 9110 section 9.3.6: there is no content that such a message could have.
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
@@ -80,7 +80,7 @@ export class Http1Gate {
     // On a URL that a plain route shares, only a request that can be upgraded is the duplex route's.
     const route = method === 'HEAD'
       ? undefined
-      : this.#routes.find(req, method, req.url as string, route => choice(route) !== undefined || !(route.shared.has(method) || foreign))
+      : this.#routes.find(req, method, req.url as string, route => choice(route) !== undefined ? 'at-any-rate' : foreign ? 'no' : 'unless-plain')
     if (route === undefined) {
       return { then: foreign ? 'hand-over' : this.#routes.isUnroutable(req, method, req.url as string) ? 'unroutable' : 'ignore-upgrade' }
     }
@@ -105,7 +105,7 @@ export class Http1Gate {
   /** A request without an Upgrade, at a URL that a duplex route may have. */
   #plain (req: IncomingMessage): Verdict {
     const method = req.method as string
-    const route = this.#routes.find(req, method, req.url as string, route => !route.shared.has(method))
+    const route = this.#routes.find(req, method, req.url as string, () => 'unless-plain')
     if (route === undefined) return ORDINARY
     if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     const { kinds } = route.settings

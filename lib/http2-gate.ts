@@ -45,7 +45,7 @@ export class Http2Gate {
   #connect (req: IncomingMessage, hasOthers: boolean): StreamVerdict {
     const authority = parseAuthority(String(req.headers[':authority'] ?? ''))
     const path = authority && authorityPath(authority)
-    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect'))
+    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? 'at-any-rate' : 'no')
     if (route === undefined && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
@@ -62,23 +62,24 @@ export class Http2Gate {
     const choice = (route: DuplexRoute): string | undefined => route.settings.kinds.includes('upgrade')
       ? route.settings.chooser === undefined ? chooseToken(offered, route.settings.protocols) : offered[0]
       : undefined
-    let taking = false
-    const route = this.#routes.find(req, 'GET', req.url as string, route => {
-      taking ||= route.settings.kinds.includes('upgrade')
-      return choice(route) !== undefined
-    })
+    const find = (wanted: (route: DuplexRoute) => boolean): DuplexRoute | undefined =>
+      this.#routes.find(req, 'GET', req.url as string, route => wanted(route) ? 'at-any-rate' : 'no')
+    const route = find(route => choice(route) !== undefined)
     if (route === undefined && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     // One token, and not a list of them.
     if (offered.length !== 1) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
-    if (route === undefined) return refusal(taking ? new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL() : new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    if (route === undefined) {
+      const taking = find(route => route.settings.kinds.includes('upgrade')) !== undefined
+      return refusal(taking ? new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL() : new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    }
     req.method = 'GET'
     return { then: 'claim', facts: { route, req, kind: 'upgrade', offered, protocol: choice(route) } }
   }
 
   #plain (req: IncomingMessage): StreamVerdict {
     const method = req.method as string
-    const route = this.#routes.find(req, method, req.url as string, route => !route.shared.has(method))
+    const route = this.#routes.find(req, method, req.url as string, () => 'unless-plain')
     if (route === undefined) return ORDINARY
     const takes = route.settings.kinds.includes('message')
     const instead = !takes ? 'not-found' : method === 'HEAD' ? 'head' : undefined

@@ -7,7 +7,7 @@ import { Http2Carrier } from './carriers/http2-carrier.ts'
 import { MessageCarrier } from './carriers/message-carrier.ts'
 import { Claim, claimOf } from './claim.ts'
 import { Connection } from './connection.ts'
-import { CONSTRAINT, type DuplexRoute, type DuplexRoutes } from './duplex-routes.ts'
+import type { DuplexRoute, DuplexRoutes } from './duplex-routes.ts'
 import {
   FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_LENGTH_REQUIRED,
   FST_ERR_DUPLEX_MAX_CONNECTIONS,
@@ -43,7 +43,7 @@ export function declareRoute (
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
   })
-  options.constraints = { ...options.constraints, [CONSTRAINT]: route.id }
+  options.constraints = routes.constraintsFor(route) as never
   const handler = options.handler as unknown as Handler
   options.handler = function (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) {
     return enter(this, handler, request, reply, registry)

@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import http from 'node:http'
 import type { Socket } from 'node:net'
@@ -533,6 +533,210 @@ for (const where of ['constructor', 'addConstraintStrategy'] as const) {
   })
 }
 
+// The same sets of routes, once plain and once duplex: what Fastify does with the plain ones is what is expected.
+
+type Constraints = NonNullable<RouteOptions['constraints']>
+const constraintSets: Record<string, Constraints> = {
+  none: {},
+  host: { host: 'a.com' },
+  anyHost: { host: /.*\.com/ },
+  hostsOfA: { host: /a\..*/ },
+  version: { version: '1.2.0' },
+  minor: { version: '1.5.0' },
+  major: { version: '2.0.0' },
+  tenant: { tenant: 't1' },
+  hostAndVersion: { host: 'a.com', version: '1.2.0' },
+  hostAndTenant: { host: 'a.com', tenant: 't1' }
+}
+const withTenants = { routerOptions: { constraints: { tenant: tenant as never } } }
+
+function pairs (names: string[], equal: boolean): [string, string][] {
+  return names.flatMap(one => names.filter(other => equal || other !== one).map((other): [string, string] => [one, other]))
+}
+
+function combinations (hosts: string[], versions: string[], tenants: string[]): string[][] {
+  return hosts.flatMap(host => versions.flatMap(version => tenants.map(tenant => [
+    `Host: ${host}`, ...(version === '' ? [] : [`Accept-Version: ${version}`]), ...(tenant === '' ? [] : [`X-Tenant: ${tenant}`])
+  ])))
+}
+
+/** An app of plain routes alone. */
+async function reference (t: Test, declare: (app: FastifyInstance) => void): Promise<(url: string, fields: string[]) => Promise<string>> {
+  const app = Fastify(withTenants)
+  t.teardown(() => app.close())
+  declare(app)
+  await app.ready()
+  return async (url, fields) => {
+    const { statusCode, body } = await app.inject({ url, headers: Object.fromEntries(fields.map(field => field.split(': '))) })
+    return statusCode === 200 ? body : String(statusCode)
+  }
+}
+
+/** Which route answers, or with which status none does. */
+async function answer (connect: () => Promise<Wire>, url: string, fields: readonly string[]): Promise<string> {
+  const wire = await connect()
+  try {
+    const head = await wire.send([`GET ${url} HTTP/1.1`, ...fields, '', ''].join('\r\n')).head()
+    if (head.status !== 101 && head.status !== 200) return String(head.status)
+    return head.status === 200 && head.headers['content-length'] !== undefined ? 'plain' : (await wire.until('\n')).trimEnd()
+  } finally {
+    wire.destroy()
+  }
+}
+
+for (const transport of ['tcp', 'h2'] as const) {
+  t.test(`R15 of two duplex routes with constraints that answers which would if both were plain [${transport}]`, async t => {
+    const names = transport === 'tcp' ? Object.keys(constraintSets) : ['none', 'anyHost', 'hostsOfA', 'version', 'minor', 'hostAndVersion']
+    const both = pairs(names, false)
+    const asked = transport === 'tcp'
+      ? combinations(['a.com', 'b.com', 'x.org'], ['', '1.x', '1.2.0', '2.x', 'x'], ['', 't1'])
+      : combinations(['a.com', 'b.com'], ['', '1.x', 'x'], [''])
+    const expected = await reference(t, app => {
+      for (const pair of both) for (const name of pair) app.get(`/${pair.join('/')}`, { constraints: constraintSets[name] as Constraints }, async () => name)
+    })
+    const { connect } = await serve(t, { transport, fastify: withTenants }, app => {
+      for (const pair of both) {
+        for (const name of pair) app.get(`/${pair.join('/')}`, { duplex: true, constraints: constraintSets[name] as Constraints }, say(() => name))
+      }
+    })
+    for (const pair of both) {
+      const url = `/${pair.join('/')}`
+      const differing = await Promise.all(asked.map(async fields => {
+        const plain = await expected(url, fields)
+        const upgrade = await answer(connect, url, [...fields, ...UPGRADE])
+        const other = await answer(connect, url, fields)
+        return upgrade === plain && other === plain ? [] : [{ fields, plain, upgrade, other }]
+      }))
+      t.same(differing.flat(), [], url)
+    }
+  })
+}
+
+t.test('R15 of a plain and a duplex route the more specific one answers, in either order, and of equal ones that for the kind', async t => {
+  // A wildcard is one version to the router, the highest of all routes: other versions are not there then.
+  const names = Object.keys(constraintSets).filter(name => name !== 'major' && name !== 'tenant')
+  const both = pairs(names, true)
+  const asked = combinations(['a.com', 'x.org'], ['', '1.x', '1.2.0'], ['', 't1'])
+  const constraintsOf = (name: string): Constraints => constraintSets[name] as Constraints
+  const expected = await reference(t, app => {
+    for (const name of names) app.get(`/${name}`, { constraints: constraintsOf(name) }, async () => name)
+    for (const [plain, duplex] of pairs(names, false)) {
+      for (const name of [plain, duplex]) app.get(`/${plain}/${duplex}`, { constraints: constraintsOf(name) }, async () => name)
+    }
+  })
+  const { connect } = await serve(t, { fastify: withTenants }, app => {
+    for (const [plain, duplex] of both) {
+      const declare = [
+        (url: string) => app.get(url, { constraints: constraintsOf(plain) }, async () => 'plain'),
+        (url: string) => app.get(url, { duplex: true, constraints: constraintsOf(duplex) }, say(() => 'duplex'))
+      ]
+      for (const one of declare) one(`/plain-first/${plain}/${duplex}`)
+      for (const one of declare.reverse()) one(`/duplex-first/${plain}/${duplex}`)
+    }
+  })
+  const which = async (plain: string, duplex: string, fields: string[], negotiated: boolean): Promise<string> => {
+    const [a, b] = [constraintsOf(plain), constraintsOf(duplex)]
+    if (a.version !== undefined && b.version !== undefined && a.version !== b.version) {
+      const name = await expected(`/${plain}/${duplex}`, fields)
+      return name === plain ? 'plain' : name === duplex ? 'duplex' : name
+    }
+    const there = [await expected(`/${plain}`, fields) === plain, await expected(`/${duplex}`, fields) === duplex]
+    if (!there[0] || !there[1]) return there[0] ? 'plain' : there[1] ? 'duplex' : '404'
+    const more = Object.keys(b).length - Object.keys(a).length
+    return more > 0 || (more === 0 && negotiated) ? 'duplex' : 'plain'
+  }
+  for (const [plain, duplex] of both) {
+    const differing = await Promise.all(asked.flatMap(fields => ['plain', 'duplex'].map(async first => {
+      const url = `/${first}-first/${plain}/${duplex}`
+      const wanted = [await which(plain, duplex, fields, true), await which(plain, duplex, fields, false)]
+      const got = [await answer(connect, url, [...fields, ...UPGRADE]), await answer(connect, url, fields)]
+      return got[0] === wanted[0] && got[1] === wanted[1] ? [] : [{ url, fields, wanted, got }]
+    })))
+    t.same(differing.flat(), [], `plain ${plain}, duplex ${duplex}`)
+  }
+})
+
+t.test('R15 what a duplex route with constraints cannot take is the plain route\'s that has the same ones', async t => {
+  const { connect } = await serve(t, { fastify: withTenants }, app => {
+    const host = 'a.com'
+    app.get('/it', { duplex: { protocols: ['foo'] }, constraints: { host } }, say(() => 'foo'))
+    app.get('/it', { constraints: { host } }, async () => '')
+    app.get('/it', { duplex: { protocols: ['bar'] }, constraints: { tenant: 't1' } as never }, say(() => 'bar'))
+    app.get('/it', { duplex: true }, say(() => 'any'))
+    app.get('/alone', { duplex: { kinds: ['upgrade'] }, constraints: { host } }, say(() => 'alone'))
+    app.get('/alone', { duplex: true }, say(() => 'any'))
+  })
+  const at = (host: string, url: string, ...fields: string[]): Promise<string> => answer(connect, url, [`Host: ${host}`, ...fields])
+  const bar = ['Connection: Upgrade', 'Upgrade: bar']
+  t.equal(await at('a.com', '/it', ...UPGRADE), 'foo')
+  t.equal(await at('a.com', '/it', ...bar), 'plain', 'and not the duplex route without constraints')
+  t.equal(await at('a.com', '/it', ...bar, 'X-Tenant: t1'), 'bar', 'one with as many that can take it')
+  t.equal(await at('a.com', '/it', 'X-Tenant: t1'), 'plain')
+  t.equal(await at('b.com', '/it', ...bar, 'X-Tenant: t1'), 'bar')
+  t.equal(await at('b.com', '/it', ...bar), 'any')
+  t.equal(await at('b.com', '/it'), 'any')
+  t.equal(await at('a.com', '/alone'), '404', 'a kind that the route for this host does not take')
+  t.equal(await at('b.com', '/alone'), 'any')
+})
+
+t.test('R15 a duplex route whose constraints do not hold leaves its URL to routes for more URLs', async t => {
+  const { app, connect } = await serve(t, { fastify: withTenants }, app => {
+    app.get('/w/it', { duplex: true, constraints: { tenant: 't1' } as never }, say(() => 'of a tenant'))
+    app.get('/w/it', { duplex: true, constraints: { host: 'a.com' } }, say(() => 'duplex'))
+    app.get('/w/*', { duplex: true }, say(() => 'wildcard'))
+    app.get('/s/it', { duplex: true, constraints: { host: 'a.com' } }, say(() => 'duplex'))
+    app.get('/s/*', async () => '')
+    app.get('/o/:last?', { duplex: true }, say(() => 'optional'))
+    app.get('/o', { constraints: { host: 'a.com' } }, async () => '')
+  })
+  const at = (host: string, url: string, ...fields: string[]): Promise<string> => answer(connect, url, [`Host: ${host}`, ...fields])
+  for (const fields of [[], UPGRADE]) {
+    t.equal(await at('a.com', '/w/it', ...fields), 'duplex')
+    t.equal(await at('b.com', '/w/it', ...fields), 'wildcard')
+    t.equal(await at('a.com', '/s/it', ...fields), 'duplex')
+    t.equal(await at('b.com', '/s/it', ...fields), 'plain')
+    t.equal(await at('a.com', '/o', ...fields), 'plain')
+    t.equal(await at('b.com', '/o', ...fields), 'optional')
+    t.equal(await at('a.com', '/o/x', ...fields), 'optional')
+  }
+  t.equal((await app.inject({ url: '/s/it', headers: { host: 'a.com' } })).json().code, 'FST_ERR_DUPLEX_NO_CONNECTION')
+  t.equal((await app.inject({ url: '/s/it', headers: { host: 'b.com' } })).statusCode, 200)
+})
+
+t.test('R15 where no route has constraints the router is asked once for a request, and for another URL not at all', async t => {
+  const { app, connect } = await serve(t, {}, app => {
+    app.get('/rooms/:room', { duplex: true }, say(() => 'duplex'))
+    app.get('/rooms/:room', async () => '')
+    app.get('/other', async () => '')
+  })
+  const { findRoute } = app
+  let asked = 0
+  app.findRoute = function (options) {
+    asked++
+    return findRoute.call(this, options)
+  }
+  t.equal(await answer(connect, '/rooms/7', ['Host: a', ...UPGRADE]), 'duplex')
+  t.equal(asked, 1)
+  t.equal(await answer(connect, '/rooms/7', ['Host: a']), 'plain')
+  t.equal(asked, 2)
+  t.equal(await answer(connect, '/other', ['Host: a']), 'plain')
+  t.equal(asked, 2)
+})
+
+t.test('R15 with ignoreDuplicateSlashes the URL of a route may have doubled slashes', async t => {
+  const { connect } = await serve(t, { fastify: { routerOptions: { ignoreDuplicateSlashes: true } } }, app => {
+    app.get('/a//b', { duplex: true }, say(() => 'taken'))
+    app.get('/shared//it', { duplex: true }, say(() => 'taken'))
+    app.get('/shared/it', async () => '')
+  })
+  for (const url of ['/a/b', '/a//b', '//a/b']) {
+    t.equal(await taken(await connect(), `GET ${url}`), 'taken', url)
+    t.equal(await taken(await connect(), `GET ${url}`, ...UPGRADE), 'taken', `${url}, an upgrade`)
+  }
+  t.equal(await answer(connect, '/shared/it', ['Host: a']), 'plain')
+  t.equal(await answer(connect, '/shared/it', ['Host: a', ...UPGRADE]), 'taken')
+})
+
 t.test('R15 rewriteUrl is applied, and the URL as it came is kept', async t => {
   const rewriteUrl = (req: http.IncomingMessage): string => (req.url as string).replace(/^\/v1\//, '/')
   const { connect } = await serve(t, { fastify: { rewriteUrl } }, app => {
@@ -831,3 +1035,10 @@ for (const [what, declare] of Object.entries<(app: FastifyInstance) => unknown>(
     await app.close()
   })
 }
+
+t.test('R15 nor may a route without it be kept from requests by one that must match', async t => {
+  const app = Fastify({ routerOptions: { constraints: { tenant: { ...later, mustMatchWhenDerived: true } as never } } })
+  await app.register(duplex)
+  app.get('/it', { duplex: true }, echo)
+  await t.rejects(async () => await app.ready(), { code: 'FST_ERR_DUPLEX_ASYNC_CONSTRAINT' })
+})
