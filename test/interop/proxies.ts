@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import duplex, { type DuplexConnection } from '../../lib/index.ts'
-import { type Group, type Lab, type Peer } from './lab/index.ts'
+import { haproxy, nginx, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const PATIENCE = 5000
 
@@ -23,8 +23,6 @@ interface Proxy {
   passes: Readonly<Record<Way, boolean>>
 }
 
-const nginx: Peer = { name: 'nginx', required: true, debian: ['nginx-light'], command: '/usr/sbin/nginx', version: ['-v'] }
-const haproxy: Peer = { name: 'HAProxy', required: true, debian: ['haproxy'], command: '/usr/sbin/haproxy', version: ['-v'] }
 const haproxy2: Peer = { ...haproxy, name: 'HAProxy, HTTP/2 to the app' }
 const caddy: Peer = { name: 'Caddy', required: true, debian: ['caddy'], command: 'caddy', version: ['version'] }
 const apache: Peer = { name: 'Apache httpd', required: true, debian: ['apache2'], command: '/usr/sbin/apache2', version: ['-v'] }
@@ -198,18 +196,7 @@ async function run (lab: Lab): Promise<void> {
     await mkdir(join(directory, 'work'))
     await writeFile(join(directory, file), text)
     await lab.check(peer, 'starts with the configuration', async path => {
-      const child = lab.spawn(path, command, { cwd: directory })
-      let said = ''
-      for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
-      for (;;) {
-        if (child.exitCode !== null) throw new Error(said)
-        const socket = net.connect(front, '127.0.0.1')
-        if (await new Promise(resolve => socket.on('connect', () => resolve(true)).on('error', () => resolve(false)))) {
-          socket.destroy()
-          return
-        }
-        await new Promise(resolve => setTimeout(resolve, 50))
-      }
+      await lab.server(path, command, front, { cwd: directory })
     })
     for (const way of ['upgrade', 'half-close', 'connect', 'message'] as const) {
       await lab.check(peer, `${way}: ${passes[way] ? 'passes' : 'does not pass'}`, async () => {
@@ -349,15 +336,6 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
     return before
   }
   return { port: (app.server.address() as AddressInfo).port, canaries: seen }
-}
-
-async function unusedPort (): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 const group: Group = { title: 'Proxies', peers: [...proxies.map(({ peer }) => peer)], run }

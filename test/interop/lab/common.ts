@@ -5,3 +5,5 @@ export const curl: Peer = { name: 'curl', required: true, debian: ['curl'], vers
 // Debian's own, which sees Debian's packages, whatever other Python is on the PATH.
 export const python: Peer = { name: 'Python http.client', required: true, debian: ['python3'], command: '/usr/bin/python3', version: ['--version'] }
 export const undici: Peer = { name: 'undici', required: true, npm: 'undici@7' }
+export const nginx: Peer = { name: 'nginx', required: true, debian: ['nginx-light'], command: '/usr/sbin/nginx', version: ['-v'] }
+export const haproxy: Peer = { name: 'HAProxy', required: true, debian: ['haproxy'], command: '/usr/sbin/haproxy', version: ['-v'] }

@@ -82,15 +82,18 @@ function npm (specs: readonly string[]): void {
   run('npm', ['install', '--prefix', cache, '--no-audit', '--no-fund', '--loglevel=error', ...specs])
 }
 
+/** Another apt may run, or an answer of a mirror be lost. */
+const patience = ['-oDPkg::Lock::Timeout=120', '-oAcquire::Retries=3']
+
 function apt (peers: readonly Peer[]): void {
   if (process.getuid?.() !== 0 || spawnSync('apt-get', ['--version']).error !== undefined) {
     console.log('interop: nothing can be installed from Debian without apt-get and root')
     return
   }
-  run('apt-get', ['update', '-qq'])
+  run('apt-get', ['update', '-qq', ...patience])
   const known = new Map(peers.map(peer => [peer, peer.debian?.find(isKnown)]))
   withoutServices(() => {
-    const names = [...known].flatMap(([peer, name]) => name === undefined || peer.unpack === true ? [] : [name])
+    const names = [...new Set([...known].flatMap(([peer, name]) => name === undefined || peer.unpack === true ? [] : [name]))]
     // All at once is fast; one that does not install must not cost the others.
     if (names.length > 0 && !aptInstall(names)) for (const name of names) aptInstall([name])
   })
@@ -98,7 +101,7 @@ function apt (peers: readonly Peer[]): void {
 }
 
 function aptInstall (names: readonly string[]): boolean {
-  return run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], { DEBIAN_FRONTEND: 'noninteractive' })
+  return run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...patience, ...names], { DEBIAN_FRONTEND: 'noninteractive' })
 }
 
 function isKnown (name: string): boolean {
