@@ -15,9 +15,9 @@ const ROUNDS = 10
 const LOAD = 4000
 const blob = randomBytes(20 * 1024 * 1024)
 
-const nghttp: Peer = { name: 'nghttp', required: true, debian: ['nghttp2-client'], version: ['--version'] }
-const h2load: Peer = { name: 'h2load', required: true, debian: ['nghttp2-client'], version: ['--version'] }
-const pythonH2: Peer = { name: 'Python h2', required: true, debian: ['python3-h2'], command: '/usr/lib/python3/dist-packages/h2/__init__.py' }
+const nghttp: Peer = { name: 'nghttp', required: false, debian: ['nghttp2-client'], version: ['--version'] }
+const h2load: Peer = { name: 'h2load', required: false, debian: ['nghttp2-client'], version: ['--version'] }
+const pythonH2: Peer = { name: 'Python h2', required: false, debian: ['python3-h2'], command: '/usr/lib/python3/dist-packages/h2/__init__.py' }
 
 async function run (lab: Lab): Promise<void> {
   const directory = await lab.directory()
