@@ -9,8 +9,9 @@ import type { Socket } from 'node:net'
 import { join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { setTimeout as after } from 'node:timers/promises'
+import { fileURLToPath } from 'node:url'
 import type { Program } from '../fixtures/program.ts'
-import { haproxy, nginx, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
+import { Dialogue, haproxy, nginx, python, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const TUNNELS = 500
 const DEAF = 20
@@ -158,7 +159,56 @@ async function run (lab: Lab): Promise<void> {
       return outcome
     })
   }
+  await activation(lab)
 }
+
+/** The socket of a service that is restarted stays open: systemd does it so, and here Python does it in its place. */
+async function activation (lab: Lab): Promise<void> {
+  await lab.check(python, 'holds the socket as systemd does: a connection made between two workers waits for the second', async command => {
+    const worker = fileURLToPath(new URL('../../examples/worker.js', import.meta.url))
+    const holder = new Dialogue(lab.spawn(command, ['-c', socketHolder, process.execPath, worker]))
+    const port = Number((/\d+/.exec(await holder.until('\n')) as RegExpExecArray)[0])
+    holder.send('start one\n')
+    await holder.until(`listening on http://localhost:${port}\n`)
+    const client = new Client(port)
+    const running = client.run()
+    await once(client, 'ack')
+    holder.send('stop\n')
+    await holder.until('told 1, finished 1, cut 0\n')
+    await holder.until('gone\n')
+    // The client, which was told, is on its way back already.
+    const back = once(client, 'ack')
+    holder.send('start two\n')
+    await back
+    client.stop()
+    await running
+    assert.deepEqual([client.reconnects, client.broken, client.sent - client.acknowledged], [1, 0, 0])
+    holder.send('stop\n')
+    await holder.until('gone\n')
+    holder.end()
+    assert.equal(await holder.exit(), 0)
+  })
+}
+
+const socketHolder = `
+import os, signal, socket, sys
+listener = socket.socket()
+listener.bind(('127.0.0.1', 0))
+listener.listen(100)
+print(listener.getsockname()[1], flush=True)
+for line in sys.stdin:
+    words = line.split()
+    if words[0] == 'start':
+        pid = os.fork()
+        if pid == 0:
+            os.dup2(listener.fileno(), 3)
+            os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()), NAME=words[1])
+            os.execv(sys.argv[1], sys.argv[1:])
+    else:
+        os.kill(pid, signal.SIGTERM)
+        os.waitpid(pid, 0)
+        print('gone', flush=True)
+`
 
 interface Counts {
   told: number
@@ -278,6 +328,6 @@ class Client extends EventEmitter {
   }
 }
 
-const group: Group = { title: 'More than one machine', peers: balancers.map(({ peer }) => peer), run }
+const group: Group = { title: 'More than one machine', peers: [...balancers.map(({ peer }) => peer), python], run }
 
 export default group
