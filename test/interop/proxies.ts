@@ -112,7 +112,7 @@ http://127.0.0.1:${front}, http://localhost:${front} {
 `,
     command: ['run', '--config', `${directory}/Caddyfile`, '--adapter', 'caddyfile']
   }),
-  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': true }
+  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': false }
 }, {
   peer: apache,
   configure: ({ front, app, silence }, directory) => ({
