@@ -202,6 +202,7 @@ for line in sys.stdin:
         pid = os.fork()
         if pid == 0:
             os.dup2(listener.fileno(), 3)
+            os.set_inheritable(3, True)
             os.environ.update(LISTEN_FDS='1', LISTEN_PID=str(os.getpid()), NAME=words[1])
             os.execv(sys.argv[1], sys.argv[1:])
     else:
