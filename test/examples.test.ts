@@ -8,7 +8,7 @@ import net, { type AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
-import { Duplex } from 'node:stream'
+import { Duplex, type Readable } from 'node:stream'
 import { createGunzip, gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
@@ -626,6 +626,65 @@ t.test('h2-chat', async t => {
   })
 })
 
+t.test('worker', async t => {
+  const LINES = 'GET /lines HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: lines\r\n\r\n'
+  const status = async (port: number, path: string): Promise<number> => (await fetch(`http://127.0.0.1:${port}${path}`)).status
+
+  await t.test('acknowledges lines, says goodbye, and waits until the client has heard it', async t => {
+    const worker = await start(t, example('worker'), { NAME: 'w1' })
+    t.equal(await status(worker.port, '/ready'), 200)
+    const wire = (await worker.connect()).send(`${LINES}1\n`)
+    t.equal((await wire.head()).status, 101)
+    await wire.until('ack 1\n')
+    const stopped = worker.stop()
+    await wire.until('bye\n')
+    wire.send('2\n')
+    await wire.until('ack 2\n')
+    wire.end()
+    t.equal(String(await wire.rest()), '')
+    t.equal(await stopped, 0)
+    await worker.printed('w1 is gone: told 1, finished 1, cut 0')
+  })
+
+  await t.test('serves on while it is not ready, and cuts a client that does not hear', async t => {
+    const worker = await start(t, example('worker'), { UNREADY: '500', DRAIN_TIMEOUT: '100' })
+    const [deaf, idle] = [await worker.connect(), await worker.connect()]
+    await deaf.send(`${LINES}1\n`).until('ack 1\n')
+    const stopped = worker.stop()
+    // It is told by a connection that was there before: new ones come to an end with the listener.
+    for (;;) {
+      idle.send('GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n')
+      const { status } = await idle.head()
+      await idle.until(status === 503 ? 'going away\n' : 'ready\n')
+      if (status === 503) break
+    }
+    await deaf.send('2\n').until('ack 2\n')
+    await deaf.until('bye\n')
+    await t.rejects(deaf.rest(), { code: 'ECONNRESET' })
+    idle.destroy()
+    t.equal(await stopped, 0)
+    await worker.printed('told 1, finished 0, cut 1')
+  })
+
+  await t.test('takes the socket that it is given, as systemd does it', async t => {
+    const listener = net.createServer().listen(0, '127.0.0.1')
+    await once(listener, 'listening')
+    const { port } = listener.address() as AddressInfo
+    const { fd } = (listener as unknown as { _handle: { fd: number } })._handle
+    const child = spawn('sh', ['-c', 'LISTEN_PID=$$ exec "$@"', 'sh', process.execPath, example('worker').pathname], {
+      env: { ...process.env, LISTEN_FDS: '1', NAME: 'w1' }, stdio: ['ignore', 'pipe', 'inherit', fd]
+    })
+    t.teardown(() => child.kill('SIGKILL'))
+    const lines = createInterface({ input: child.stdout as Readable })[Symbol.asyncIterator]()
+    t.equal((await lines.next()).value, `listening on http://localhost:${port}`)
+    // From here on the program alone has it.
+    await new Promise(resolve => listener.close(resolve))
+    t.equal(await (await fetch(`http://127.0.0.1:${port}/`, { headers: { connection: 'close' } })).text(), 'w1\n')
+    child.kill('SIGTERM')
+    t.equal((await lines.next()).value, 'w1 is gone: told 0, finished 0, cut 0')
+  })
+})
+
 t.test('client', async t => {
   await t.test('tells a refusal by its exit code, and prints it', async t => {
     const { port } = await start(t, example('echo'))
@@ -650,7 +709,7 @@ t.test('client', async t => {
 const strips = Boolean((process.features as { typescript?: unknown }).typescript)
 const title = 'each program runs from its source'
 t.test(strips ? title : `${title} (not run: this Node does not run TypeScript)`, { skip: !strips }, async t => {
-  for (const name of ['echo', 'exec', 'connect-proxy', 'transform', 'websocket', 'docker-engine', ...(noScript ? [] : ['terminal'])]) {
+  for (const name of ['echo', 'exec', 'connect-proxy', 'transform', 'websocket', 'worker', 'docker-engine', ...(noScript ? [] : ['terminal'])]) {
     const program = await start(t, source(name))
     t.equal(await program.stop(), 0, name)
   }

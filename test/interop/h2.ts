@@ -5,20 +5,19 @@ import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
-import type { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import duplex, { type DuplexConnection } from '../../lib/index.ts'
 import { cert, key } from '../fixtures/certificate.ts'
-import { chromium, curl, Dialogue, exits, launch, playwright, sha256, type Group, type Lab, type Peer } from './lab/index.ts'
+import { chromium, CLOSE, curl, Dialogue, exits, frame, frames, launch, playwright, sha256, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const ROUNDS = 10
 const LOAD = 4000
 const blob = randomBytes(20 * 1024 * 1024)
 
-const nghttp: Peer = { name: 'nghttp', required: true, debian: ['nghttp2-client'], version: ['--version'] }
-const h2load: Peer = { name: 'h2load', required: true, debian: ['nghttp2-client'], version: ['--version'] }
-const pythonH2: Peer = { name: 'Python h2', required: true, debian: ['python3-h2'], command: '/usr/lib/python3/dist-packages/h2/__init__.py' }
+const nghttp: Peer = { name: 'nghttp', required: false, debian: ['nghttp2-client'], version: ['--version'] }
+const h2load: Peer = { name: 'h2load', required: false, debian: ['nghttp2-client'], version: ['--version'] }
+const pythonH2: Peer = { name: 'Python h2', required: false, debian: ['python3-h2'], command: '/usr/lib/python3/dist-packages/h2/__init__.py' }
 
 async function run (lab: Lab): Promise<void> {
   const directory = await lab.directory()
@@ -164,38 +163,6 @@ async function serve (lab: Lab, options: object): Promise<Served> {
     while (!holds()) await new Promise<void>(resolve => { wake = resolve })
   }
   return { app, port: (app.server.address() as AddressInfo).port, seen, until }
-}
-
-const CLOSE = 8
-
-/** RFC 6455 section 5.2, as far as an echo needs it: whole frames, which clients mask. */
-async function * frames (readable: Readable): AsyncGenerator<{ opcode: number, payload: Buffer }> {
-  let data = Buffer.alloc(0)
-  for await (const chunk of readable as AsyncIterable<Buffer>) {
-    data = Buffer.concat([data, chunk])
-    for (;;) {
-      const short = (data[1] ?? 0) & 0x7f
-      const start = short < 126 ? 2 : short === 126 ? 4 : 10
-      if (data.length < start + 4) break
-      const length = short < 126 ? short : short === 126 ? data.readUInt16BE(2) : Number(data.readBigUInt64BE(2))
-      const end = start + 4 + length
-      if (data.length < end) break
-      const mask = data.subarray(start, start + 4)
-      const payload = Buffer.from(data.subarray(start + 4, end).map((byte, index) => byte ^ (mask[index % 4] as number)))
-      yield { opcode: (data[0] as number) & 0x0f, payload }
-      data = data.subarray(end)
-    }
-  }
-}
-
-function frame (opcode: number, payload: Buffer): Buffer {
-  const { length } = payload
-  const head = Buffer.alloc(length < 126 ? 2 : length < 65536 ? 4 : 10)
-  head[0] = 0x80 | opcode
-  head[1] = length < 126 ? length : length < 65536 ? 126 : 127
-  if (head.length === 4) head.writeUInt16BE(length, 2)
-  else if (head.length === 10) head.writeBigUInt64BE(BigInt(length), 2)
-  return Buffer.concat([head, payload])
 }
 
 /** One connection of a client that is nothing but frames: an echo, a refusal, and a reset. */

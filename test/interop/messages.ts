@@ -5,13 +5,18 @@ import { randomBytes } from 'node:crypto'
 import { writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { PassThrough, type Duplex, type Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { cert, key } from '../fixtures/certificate.ts'
 import { bytes, curl, Dialogue, exits, load, python, sha256, undici, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const ROUNDS = 10
 const blob = randomBytes(20 * 1024 * 1024)
 
+const goSource = new URL('../../../test/interop/client.go', import.meta.url)
+
 const sockets: Peer = { ...python, name: 'Python socket, ssl' }
+
+const go: Peer = { name: 'Go net/http', required: false, debian: ['golang-go'], command: 'go', version: ['version'] }
 
 interface Undici {
   Client: new (origin: string, options?: { connect: { ca: string } }) => {
@@ -27,6 +32,11 @@ async function run (lab: Lab): Promise<void> {
   const [certFile, keyFile] = [join(directory, 'cert.pem'), join(directory, 'key.pem')]
   await writeFile(certFile, cert)
   await writeFile(keyFile, key)
+  const goClient = join(directory, 'client')
+  await lab.check(go, 'builds a client of the standard library', async command => {
+    const env = { HOME: directory, GO111MODULE: 'off', CGO_ENABLED: '0' }
+    exits(await lab.run(command, ['build', '-o', goClient, fileURLToPath(goSource)], { env, cwd: directory }))
+  }, 180_000)
   const plain = await lab.example('echo')
   const secure = await lab.example('echo', { TLS_CERT: certFile, TLS_KEY: keyFile })
 
@@ -84,6 +94,13 @@ async function run (lab: Lab): Promise<void> {
       const { stdout } = exits(await lab.run(command, ['-c', httpClient(scheme, port, certFile)]))
       assert.equal(String(stdout), 'done\n')
     })
+    for (const what of ['message', 'upgrade']) {
+      if (!lab.has(go)) continue
+      await lab.check(go, `${what} over ${transport}: ${ROUNDS} rounds, then 20 MB there and back`, async () => {
+        const { stdout } = exits(await lab.run(goClient, [what, `${origin}/echo`, certFile, `${ROUNDS}`], { input: blob }))
+        assert.equal(sha256(stdout), sha256(blob))
+      })
+    }
     for (const [kind, head] of [
       ['upgrade', 'GET /echo HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: Upgrade\\r\\nUpgrade: echo\\r\\n\\r\\n'],
       ['CONNECT', 'CONNECT echo.example:7 HTTP/1.1\\r\\nHost: echo.example:7\\r\\n\\r\\n'],
@@ -100,7 +117,7 @@ async function run (lab: Lab): Promise<void> {
     for (const { stop, output } of [plain, secure]) {
       assert.equal(await stop(), 0)
       const ends = output().split('\n').filter(line => /^#\d+ /.test(line))
-      assert.equal(ends.length, 9)
+      assert.equal(ends.length, lab.has(go) ? 11 : 9)
       assert.deepEqual(ends.filter(line => !/: end, /.test(line)), [])
     }
   })
@@ -165,6 +182,6 @@ if '${transport}' == 'TLS':
 sys.stdout.buffer.write(rest)
 `
 
-const group: Group = { title: 'Streamed messages, upgrades and plain requests', peers: [curl, undici, python, sockets], run }
+const group: Group = { title: 'Streamed messages, upgrades and plain requests', peers: [curl, undici, go, python, sockets], run }
 
 export default group

@@ -1,30 +1,38 @@
 // Proxies in front of an app, each with the configuration of docs/behind-a-proxy.md: what passes through
 // them, what does not, and that a refused upgrade leaves no way past the rules of the proxy.
 import { strict as assert } from 'node:assert'
-import { once } from 'node:events'
+import { createHash } from 'node:crypto'
+import { on, once, type EventEmitter } from 'node:events'
 import { mkdir, writeFile } from 'node:fs/promises'
 import net, { type AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import duplex, { type DuplexConnection } from '../../lib/index.ts'
-import { type Group, type Lab, type Peer } from './lab/index.ts'
+import { CLOSE, frame, frames, haproxy, load, nginx, unusedPort, ws, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const PATIENCE = 5000
 
-type Way = 'upgrade' | 'half-close' | 'connect' | 'message'
+type Way = 'upgrade' | 'websocket' | 'half-close' | 'reset' | 'connect' | 'message' | 'failed message'
+
+interface Site {
+  front: number
+  app: number
+  /** In seconds: what is silent for so long may be cut off. */
+  silence: number
+}
 
 interface Proxy {
   peer: Peer
   /** What speaks HTTP/2 to the app: an Upgrade of the client then arrives as an extended CONNECT. */
   http2?: boolean
   /** The file, and the arguments. `/canary` is refused by the proxy itself. */
-  configure: (ports: { front: number, app: number }, directory: string) => { file: string, text: string, command: readonly string[] }
+  configure: (site: Site, directory: string) => { file: string, text: string, command: readonly string[] }
   passes: Readonly<Record<Way, boolean>>
+  /** What ends a connection that is silent for so long. */
+  silence?: string
 }
 
-const nginx: Peer = { name: 'nginx', required: true, debian: ['nginx-light'], command: '/usr/sbin/nginx', version: ['-v'] }
-const haproxy: Peer = { name: 'HAProxy', required: true, debian: ['haproxy'], command: '/usr/sbin/haproxy', version: ['-v'] }
 const haproxy2: Peer = { ...haproxy, name: 'HAProxy, HTTP/2 to the app' }
 const caddy: Peer = { name: 'Caddy', required: true, debian: ['caddy'], command: 'caddy', version: ['version'] }
 const apache: Peer = { name: 'Apache httpd', required: true, debian: ['apache2'], command: '/usr/sbin/apache2', version: ['-v'] }
@@ -35,7 +43,7 @@ const h2o: Peer = { name: 'h2o', required: true, debian: ['h2o'], version: ['--v
 
 const proxies: readonly Proxy[] = [{
   peer: nginx,
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'nginx.conf',
     text: `
 daemon off; pid ${directory}/pid; error_log stderr; user root; events {}
@@ -53,18 +61,19 @@ http {
       proxy_set_header Upgrade $http_upgrade;
       proxy_set_header Connection $connection_upgrade;
       proxy_request_buffering off;
-      proxy_read_timeout 1h;
+      proxy_read_timeout ${silence}s;
     }
   }
 }
 `,
     command: ['-c', `${directory}/nginx.conf`]
   }),
-  passes: { upgrade: true, 'half-close': false, connect: false, message: true }
+  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: true, 'failed message': true },
+  silence: 'proxy_read_timeout'
 }, ...([[haproxy, ''], [haproxy2, ' proto h2']] as const).map(([peer, proto]): Proxy => ({
   peer,
   http2: proto !== '',
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'haproxy.cfg',
     text: `
 defaults
@@ -72,7 +81,7 @@ defaults
   timeout connect 5s
   timeout client 30s
   timeout server 30s
-  timeout tunnel 1h
+  timeout tunnel ${silence}s
 frontend front
   bind 127.0.0.1:${front}
   http-request deny if { path_beg /canary }
@@ -82,10 +91,11 @@ backend app
 `,
     command: ['-db', '-f', `${directory}/haproxy.cfg`]
   }),
-  passes: { upgrade: true, 'half-close': true, connect: true, message: true }
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: true, message: true, 'failed message': true },
+  silence: 'timeout tunnel'
 })), {
   peer: caddy,
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'Caddyfile',
     text: `
 {
@@ -102,14 +112,15 @@ http://127.0.0.1:${front}, http://localhost:${front} {
 `,
     command: ['run', '--config', `${directory}/Caddyfile`, '--adapter', 'caddyfile']
   }),
-  passes: { upgrade: true, 'half-close': false, connect: false, message: false }
+  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': false }
 }, {
   peer: apache,
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'apache.conf',
     text: `
 ServerRoot ${directory}
 ServerName localhost
+Timeout ${silence}
 PidFile ${directory}/pid
 ErrorLog ${directory}/log
 DefaultRuntimeDir ${directory}
@@ -120,15 +131,16 @@ ${['mpm_event', 'authz_core', 'proxy', 'proxy_http', 'rewrite'].map(name => `Loa
 <Location "/canary">
   Require all denied
 </Location>
-ProxyPass "/" "http://127.0.0.1:${app}/" upgrade=ANY flushpackets=on timeout=3600
+ProxyPass "/" "http://127.0.0.1:${app}/" upgrade=ANY flushpackets=on timeout=${silence}
 `,
     command: ['-X', '-f', `${directory}/apache.conf`]
   }),
-  passes: { upgrade: true, 'half-close': true, connect: false, message: false }
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, message: false, 'failed message': true },
+  silence: 'the longer one of Timeout and the timeout of ProxyPass'
 }, ...([[nghttpx, 'http/1.1'], [nghttpx2, 'h2']] as const).map(([peer, proto]): Proxy => ({
   peer,
   http2: proto === 'h2',
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'nghttpx.conf',
     text: `
 frontend=127.0.0.1,${front};no-tls
@@ -137,14 +149,16 @@ backend=127.0.0.1,9;/canary;proto=${proto}
 workers=1
 errorlog-file=/dev/stderr
 accesslog-file=/dev/null
+backend-read-timeout=${silence}
 `,
     command: [`--conf=${directory}/nghttpx.conf`]
   }),
-  // To the app it speaks CONNECT over HTTP/2, but does not know extended CONNECT: an Upgrade is dropped.
-  passes: { upgrade: proto !== 'h2', 'half-close': false, connect: true, message: true }
+  // Of all Upgrades it makes an extended CONNECT of WebSocket's alone: any other is dropped.
+  passes: { upgrade: proto !== 'h2', 'half-close': false, reset: false, websocket: true, connect: true, message: true, 'failed message': true },
+  silence: 'backend-read-timeout'
 })), {
   peer: varnish,
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'default.vcl',
     text: `
 vcl 4.1;
@@ -162,18 +176,19 @@ sub vcl_pipe {
 }
 sub vcl_backend_response { set beresp.do_stream = true; }
 `,
-    command: ['-F', '-j', 'none', '-a', `127.0.0.1:${front}`, '-f', `${directory}/default.vcl`, '-n', `${directory}/work`, '-p', 'pipe_timeout=3600']
+    command: ['-F', '-j', 'none', '-a', `127.0.0.1:${front}`, '-f', `${directory}/default.vcl`, '-n', `${directory}/work`, '-p', `pipe_timeout=${silence}`]
   }),
-  passes: { upgrade: true, 'half-close': true, connect: false, message: false }
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, message: false, 'failed message': true },
+  silence: 'pipe_timeout'
 }, {
   peer: h2o,
-  configure: ({ front, app }, directory) => ({
+  configure: ({ front, app, silence }, directory) => ({
     file: 'h2o.yaml',
     text: `
 user: root
 listen: { host: 127.0.0.1, port: ${front} }
 proxy.websocket: ON
-proxy.timeout.io: 3600000
+proxy.websocket.timeout: ${silence * 1000}
 hosts:
   default:
     paths:
@@ -182,36 +197,29 @@ hosts:
 `,
     command: ['-c', `${directory}/h2o.yaml`]
   }),
-  passes: { upgrade: false, 'half-close': false, connect: false, message: false }
+  passes: { upgrade: false, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': false },
+  silence: 'proxy.websocket.timeout'
 }]
 
 async function run (lab: Lab): Promise<void> {
-  for (const { peer, http2 = false, configure, passes } of proxies) {
+  for (const { peer, http2 = false, configure, passes, silence } of proxies) {
     if (!lab.has(peer)) {
       await lab.check(peer, 'in front of an app', async () => {})
       continue
     }
     const { port: app, canaries } = await serve(lab, http2)
-    const front = await unusedPort()
-    const directory = await lab.directory()
-    const { file, text, command } = configure({ front, app }, directory)
-    await mkdir(join(directory, 'work'))
-    await writeFile(join(directory, file), text)
-    await lab.check(peer, 'starts with the configuration', async path => {
-      const child = lab.spawn(path, command, { cwd: directory })
-      let said = ''
-      for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
-      for (;;) {
-        if (child.exitCode !== null) throw new Error(said)
-        const socket = net.connect(front, '127.0.0.1')
-        if (await new Promise(resolve => socket.on('connect', () => resolve(true)).on('error', () => resolve(false)))) {
-          socket.destroy()
-          return
-        }
-        await new Promise(resolve => setTimeout(resolve, 50))
-      }
-    })
-    for (const way of ['upgrade', 'half-close', 'connect', 'message'] as const) {
+    const start = async (silence: number, path: string): Promise<number> => {
+      const front = await unusedPort()
+      const directory = await lab.directory()
+      const { file, text, command } = configure({ front, app, silence }, directory)
+      await mkdir(join(directory, 'work'))
+      await writeFile(join(directory, file), text)
+      await lab.server(path, command, front, { cwd: directory })
+      return front
+    }
+    let front = 0
+    await lab.check(peer, 'starts with the configuration', async path => { front = await start(3600, path) })
+    for (const way of ['upgrade', 'websocket', 'half-close', 'reset', 'connect', 'message', 'failed message'] as const) {
       await lab.check(peer, `${way}: ${passes[way] ? 'passes' : 'does not pass'}`, async () => {
         let failure: unknown
         const works = await ways[way](front).then(() => true, error => {
@@ -219,6 +227,19 @@ async function run (lab: Lab): Promise<void> {
           return false
         })
         assert.equal(works, passes[way], String(failure))
+      })
+    }
+    if (silence !== undefined) {
+      await lab.check(peer, `${silence} ends a connection that is silent`, async path => {
+        const impatient = await start(1, path)
+        if (passes.upgrade) {
+          const client = await Client.open(impatient)
+          client.socket.write(upgrade('/echo'))
+          await client.until(/^HTTP\/1\.1 101 [^]*\r\n\r\n/)
+          await client.over()
+        } else {
+          await once(await webSocket(impatient), 'close')
+        }
       })
     }
     await lab.check(peer, 'what follows a refused upgrade never reaches the app past the rules of the proxy', async () => {
@@ -250,6 +271,27 @@ const ways: Readonly<Record<Way, (port: number) => Promise<void>>> = {
     }
     client.socket.destroy()
   },
+  /** A client of its own kind, which wants the handshake to be right. */
+  async websocket (port) {
+    const socket = await webSocket(port)
+    const messages = on(socket, 'message')
+    for (const word of ['one', 'two', 'x'.repeat(1000)]) {
+      socket.send(word)
+      assert.equal(String((await messages.next()).value[0]), word)
+    }
+    const closed = once(socket, 'close')
+    socket.close(1000)
+    assert.equal((await closed)[0], 1000)
+  },
+  /** A handler that fails when half of the stream is there, which is not to look complete. */
+  async reset (port) {
+    const client = await Client.open(port)
+    client.socket.write(upgrade('/fails'))
+    await client.until(/^HTTP\/1\.1 101 [^]*\r\n\r\nhalf of it/)
+    client.socket.write('go on')
+    await client.over()
+    assert.ok(client.failed, 'it looks like an end')
+  },
   /** The client ends its side, and then the app answers. */
   async 'half-close' (port) {
     const client = await Client.open(port)
@@ -277,12 +319,36 @@ const ways: Readonly<Record<Way, (port: number) => Promise<void>>> = {
     client.socket.write('0\r\n\r\n')
     await client.until(/0\r\n\r\n/)
     client.socket.destroy()
+  },
+  /** A response that comes to no end does not look complete. */
+  async 'failed message' (port) {
+    const client = await Client.open(port)
+    client.socket.write('POST /fails HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\ngo on')
+    // A proxy that never ends it will not do either, but that is no end.
+    await Promise.race([client.over(), new Promise(resolve => setTimeout(resolve, PATIENCE))])
+    client.socket.destroy()
+    assert.doesNotMatch(client.text, /^HTTP\/1\.1 200 [^]*\r\n0\r\n\r\n$/)
   }
+}
+
+/** What is used of `ws`. */
+interface WebSocket extends EventEmitter {
+  send: (text: string) => void
+  close: (code: number) => void
+}
+
+async function webSocket (port: number): Promise<WebSocket> {
+  const { WebSocket } = load<{ WebSocket: new (url: string, options: object) => WebSocket }>('ws')
+  const socket = new WebSocket(`ws://127.0.0.1:${port}/ws`, { handshakeTimeout: PATIENCE, perMessageDeflate: false })
+  await once(socket, 'open')
+  return socket.on('error', () => {})
 }
 
 /** A raw client, which waits for what is to come for a while. */
 class Client {
   readonly socket: net.Socket
+  /** The connection broke. */
+  failed = false
   #text = ''
   #over = false
   #wake: () => void = () => {}
@@ -302,7 +368,20 @@ class Client {
     socket.setEncoding('latin1').on('data', (text: string) => {
       this.#text += text
       this.#wake()
-    }).on('end', over).on('close', over).on('error', over)
+    }).on('end', over).on('close', over).on('error', () => {
+      this.failed = true
+      over()
+    })
+  }
+
+  /** What came and was not taken. */
+  get text (): string {
+    return this.#text
+  }
+
+  async over (): Promise<void> {
+    this.socket.resume()
+    while (!this.#over) await new Promise<void>(resolve => { this.#wake = resolve })
   }
 
   async until (what: RegExp): Promise<string> {
@@ -334,6 +413,20 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
     for await (const chunk of readable as AsyncIterable<Buffer>) count += chunk.length
     writable.write(`${count} bytes\n`)
   })
+  const fail = async ({ readable, writable }: DuplexConnection): Promise<void> => {
+    writable.write('half of it')
+    await once(readable, 'data')
+    throw new Error('half of it is all there is')
+  }
+  app.route({ method: ['GET', 'POST'], url: '/fails', duplex: { kinds: ['upgrade', 'message'], protocols: ['echo'] }, handler: fail })
+  app.get('/ws', { duplex: { kinds: ['upgrade'], protocols: ['websocket'], accept: 'manual' } }, async (pending, { headers }) => {
+    const key = headers['sec-websocket-key']
+    const { readable, writable } = await pending.accept({ headers: key === undefined ? {} : { 'sec-websocket-accept': acceptKey(key) } })
+    for await (const { opcode, payload } of frames(readable)) {
+      writable.write(frame(opcode, payload))
+      if (opcode === CLOSE) return
+    }
+  })
   app.get('/refused', {
     duplex: { protocols: ['echo'] },
     onRequest: async () => { throw Object.assign(new Error('not for you'), { statusCode: 403 }) }
@@ -351,15 +444,11 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
   return { port: (app.server.address() as AddressInfo).port, canaries: seen }
 }
 
-async function unusedPort (): Promise<number> {
-  const server = net.createServer().listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
+/** RFC 6455 section 4.2.2. Over HTTP/2 there is none. */
+function acceptKey (key: string): string {
+  return createHash('sha1').update(`${key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11`).digest('base64')
 }
 
-const group: Group = { title: 'Proxies', peers: [...proxies.map(({ peer }) => peer)], run }
+const group: Group = { title: 'Proxies', peers: [...proxies.map(({ peer }) => peer), ws], run }
 
 export default group

@@ -14,7 +14,7 @@ import type { Duplex, Readable } from 'node:stream'
 import Fastify from 'fastify'
 import duplex, { tunnel } from '../../lib/index.ts'
 import { cert, key } from '../fixtures/certificate.ts'
-import { bytes, curl, Dialogue, exits, load, python, sha256, undici, type Group, type Lab, type Peer } from './lab/index.ts'
+import { bytes, curl, Dialogue, exits, load, python, sha256, undici, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const MB = 1024 * 1024
 const blob = randomBytes(10 * MB)
@@ -332,15 +332,6 @@ async function startSecureProxy (lab: Lab): Promise<number> {
   await app.listen({ port: 0, host: 'localhost' })
   lab.defer(() => app.close())
   return (app.server.address() as AddressInfo).port
-}
-
-async function unusedPort (): Promise<number> {
-  const server = net.createServer().listen(0, 'localhost')
-  await once(server, 'listening')
-  const { port } = server.address() as AddressInfo
-  server.close()
-  await once(server, 'close')
-  return port
 }
 
 const group: Group = {

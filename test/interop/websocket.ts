@@ -3,9 +3,8 @@ import { strict as assert } from 'node:assert'
 import http from 'node:http'
 import { join } from 'node:path'
 import type { Program } from '../fixtures/program.ts'
-import { chromium, Dialogue, exits, launch, load, playwright, python, undici, type Group, type Lab, type Peer } from './lab/index.ts'
+import { chromium, Dialogue, exits, launch, load, playwright, python, undici, ws, type Group, type Lab, type Peer } from './lab/index.ts'
 
-const ws: Peer = { name: 'ws', required: true, npm: 'ws@8' }
 const wscat: Peer = { name: 'wscat', required: true, npm: 'wscat@6' }
 const websockets: Peer = {
   name: 'Python websockets', required: true, debian: ['python3-websockets'], command: '/usr/lib/python3/dist-packages/websockets/__init__.py'

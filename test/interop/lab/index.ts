@@ -1,4 +1,5 @@
 export { chromium, launch, playwright, type Page } from './browser.ts'
-export { bytes, Dialogue, exits, gone, Lab, sha256, type Finished, type Group, type Row } from './lab.ts'
+export { bytes, Dialogue, exits, gone, Lab, sha256, unusedPort, type Finished, type Group, type Row } from './lab.ts'
 export { load, type Installed, type Peer } from './peers.ts'
-export { curl, python, undici } from './common.ts'
+export { curl, haproxy, nginx, python, undici, ws } from './common.ts'
+export { CLOSE, frame, frames } from './frames.ts'

@@ -1,6 +1,6 @@
 import { strict as assert } from 'node:assert'
 import { spawn, type ChildProcess, type ChildProcessWithoutNullStreams } from 'node:child_process'
-import { createHash } from 'node:crypto'
+import { createHash, randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtemp, rm } from 'node:fs/promises'
 import net, { type AddressInfo, type Server } from 'node:net'
@@ -32,12 +32,15 @@ export interface Finished {
   stderr: string
 }
 
+/** What a check comes to: a text goes into its row. */
+type Body<Argument extends unknown[] = []> = (...args: Argument) => Promise<unknown>
+
 interface Surroundings {
   env?: NodeJS.ProcessEnv
   cwd?: string
 }
 
-const CHECK_TIMEOUT = 40_000
+const CHECK_TIMEOUT = 60_000
 
 /** What a group works with: it starts programs and servers, and takes them away again. */
 export class Lab {
@@ -52,24 +55,25 @@ export class Lab {
     this.#report = report
   }
 
-  /** Runs one row of the table. */
-  async check (peer: Peer, driven: string, body: (path: string) => Promise<unknown>): Promise<void> {
+  /** Runs one row of the table, within so many milliseconds. */
+  async check (peer: Peer, driven: string, body: Body<[path: string]>, limit = CHECK_TIMEOUT): Promise<void> {
     const installed = this.#installed.get(peer)
     if (installed !== undefined) {
-      await this.#fill({ peer: peer.name, version: installed.version, driven, result: 'ok', required: peer.required }, () => body(installed.path))
+      await this.#fill({ peer: peer.name, version: installed.version, driven, result: 'ok', required: peer.required }, () => body(installed.path), limit)
     } else if (!this.rows.some(({ peer: name, result }) => name === peer.name && result === 'not there')) {
       this.#add({ peer: peer.name, version: '-', driven: 'nothing, it cannot be had here', result: 'not there', required: peer.required })
     }
   }
 
   /** A row about our own side. */
-  async ours (name: string, driven: string, body: () => Promise<unknown>): Promise<void> {
-    await this.#fill({ peer: name, version: '-', driven, result: 'ok', required: true }, body)
+  async ours (name: string, driven: string, body: Body): Promise<void> {
+    await this.#fill({ peer: name, version: '-', driven, result: 'ok', required: true }, body, CHECK_TIMEOUT)
   }
 
-  async #fill (row: Row, body: () => Promise<unknown>): Promise<void> {
+  async #fill (row: Row, body: Body, limit: number): Promise<void> {
     try {
-      await within(CHECK_TIMEOUT, body())
+      const outcome = await within(limit, body())
+      if (typeof outcome === 'string') row.driven += `: ${outcome}`
     } catch (error) {
       row.result = 'FAIL'
       row.error = error
@@ -109,6 +113,21 @@ export class Lab {
     child.on('error', () => this.#children.delete(child))
     child.stdin.on('error', () => {})
     return child
+  }
+
+  /** Starts a server that is not ours, and waits until it takes connections at this port. */
+  async server (command: string, args: readonly string[], port: number, options: Surroundings = {}): Promise<void> {
+    const child = this.spawn(command, args, options)
+    let said = ''
+    for (const stream of [child.stdout, child.stderr]) stream.on('data', chunk => { said += String(chunk) })
+    for (;;) {
+      if (child.exitCode !== null) throw new Error(said)
+      const socket = net.connect(port, '127.0.0.1')
+      const connected = await new Promise(resolve => socket.on('connect', () => resolve(true)).on('error', () => resolve(false)))
+      socket.destroy()
+      if (connected === true) return
+      await new Promise(resolve => setTimeout(resolve, 50))
+    }
   }
 
   /** Runs a command to its end. */
@@ -224,6 +243,23 @@ export class Dialogue {
   async exit (): Promise<number | null> {
     while (!this.#ended) await new Promise<void>(resolve => { this.#wake = resolve })
     return this.#child.exitCode
+  }
+}
+
+const FIRST_PORT = 10_000
+/** Those from here on are for clients, on Linux, and may be taken by any connection at any time. */
+const LAST_PORT = 32_767
+
+/** A port for a program that has to be told one. */
+export async function unusedPort (): Promise<number> {
+  for (;;) {
+    const port = randomInt(FIRST_PORT, LAST_PORT)
+    const server = net.createServer().listen(port)
+    const free = await new Promise(resolve => server.on('listening', () => resolve(true)).on('error', () => resolve(false)))
+    if (free === false) continue
+    server.close()
+    await once(server, 'close')
+    return port
   }
 }
 

@@ -31,13 +31,16 @@ export const cache = new URL('../../../../node_modules/.cache/interop/', import.
 const unpacked = (peer: Peer): string => join(cache, 'debian', peer.debian?.[0] ?? peer.name)
 const require = createRequire(join(cache, 'package.json'))
 
+let deadline = Infinity
+
 /** A library that was installed for a peer. */
 export function load<T> (name: string): T {
   return require(name) as T
 }
 
-/** Installs what is not there. What cannot be installed is simply not in the result. */
-export function install (peers: readonly Peer[]): Map<Peer, Installed> {
+/** Installs what is not there, until a time of the clock. What cannot be installed is simply not in the result. */
+export function install (peers: readonly Peer[], until: number): Map<Peer, Installed> {
+  deadline = until
   const absent = (peer: Peer): boolean => find(peer) === undefined
   const ofNpm = peers.filter(peer => peer.npm !== undefined && absent(peer))
   if (ofNpm.length > 0) npm(ofNpm.map(peer => peer.npm as string))
@@ -82,15 +85,18 @@ function npm (specs: readonly string[]): void {
   run('npm', ['install', '--prefix', cache, '--no-audit', '--no-fund', '--loglevel=error', ...specs])
 }
 
+/** Another apt may run, or an answer of a mirror be lost. */
+const patience = ['-oDPkg::Lock::Timeout=120', '-oAcquire::Retries=3']
+
 function apt (peers: readonly Peer[]): void {
   if (process.getuid?.() !== 0 || spawnSync('apt-get', ['--version']).error !== undefined) {
     console.log('interop: nothing can be installed from Debian without apt-get and root')
     return
   }
-  run('apt-get', ['update', '-qq'])
+  run('apt-get', ['update', '-qq', ...patience])
   const known = new Map(peers.map(peer => [peer, peer.debian?.find(isKnown)]))
   withoutServices(() => {
-    const names = [...known].flatMap(([peer, name]) => name === undefined || peer.unpack === true ? [] : [name])
+    const names = [...new Set([...known].flatMap(([peer, name]) => name === undefined || peer.unpack === true ? [] : [name]))]
     // All at once is fast; one that does not install must not cost the others.
     if (names.length > 0 && !aptInstall(names)) for (const name of names) aptInstall([name])
   })
@@ -98,7 +104,7 @@ function apt (peers: readonly Peer[]): void {
 }
 
 function aptInstall (names: readonly string[]): boolean {
-  return run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...names], { DEBIAN_FRONTEND: 'noninteractive' })
+  return run('apt-get', ['install', '-y', '-qq', '--no-install-recommends', ...patience, ...names], { DEBIAN_FRONTEND: 'noninteractive' })
 }
 
 function isKnown (name: string): boolean {
@@ -126,7 +132,7 @@ function unpack (peer: Peer, name: string): void {
 function run (command: string, args: readonly string[], env: NodeJS.ProcessEnv = {}): boolean {
   console.log(`interop: ${command} ${args.slice(0, 2).join(' ')} ... ${args.slice(2).filter(argument => !argument.startsWith('-')).join(' ')}`)
   const { status, stdout, stderr } = spawnSync(command, args, {
-    cwd: '/', env: { ...process.env, ...env }, encoding: 'utf8', timeout: 300_000, stdio: ['ignore', 'pipe', 'pipe']
+    cwd: '/', env: { ...process.env, ...env }, encoding: 'utf8', timeout: Math.max(deadline - Date.now(), 1), stdio: ['ignore', 'pipe', 'pipe']
   })
   if (status !== 0) console.log(`${stdout}${stderr}`.trim().split('\n').slice(-5).join('\n'))
   return status === 0
