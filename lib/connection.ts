@@ -1,9 +1,9 @@
 import { AsyncResource } from 'node:async_hooks'
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { appFields } from './accept-head.ts'
+import { appFields, type HeadFields } from './accept-head.ts'
 import { runSendHooks } from './accept-hooks.ts'
-import type { Carrier } from './carriers/carrier.ts'
+import type { Carrier, Owner } from './carriers/carrier.ts'
 import type { Claim } from './claim.ts'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
@@ -32,7 +32,7 @@ interface Cause {
 }
 
 /** One takeover, from the moment the handler is entered: what handlers know as `DuplexConnection` and `PendingDuplex`. */
-export class Connection {
+export class Connection implements Owner {
   readonly kind: DuplexKind
   readonly reply: FastifyReply
   /** The pair, from acceptance on. */
@@ -51,8 +51,6 @@ export class Connection {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** Called once, when the connection is over. */
-  onClosed: () => void = () => {}
   /** There is an answer on its way, or nobody who could get one: an error of accept() is not to be answered again. */
   #answered = false
   /** The accept head is being made: a second accept() would make another. */
@@ -66,8 +64,8 @@ export class Connection {
     this.#claim = claim
     this.#carrier = carrier
     this.#registry = registry
-    this.#lifetime = new Lifetime(claim.route.settings, carrier, (reason, error) => this.#breakOff({ reason, error }))
-    carrier.onProgress = () => this.#progress()
+    this.#lifetime = new Lifetime(claim.route.settings, carrier, this)
+    carrier.owner = this
     registry.add(this)
   }
 
@@ -132,14 +130,14 @@ export class Connection {
     }
     this.#deciding = true
     try {
-      const headers = runSendHooks(this.reply, status, merged => { appFields(merged) })
-      if (headers instanceof Promise) {
-        const opening = headers.then(merged => this.#open(status, merged)).catch(error => this.#undecided(error))
+      const fields = runSendHooks(this.reply, status)
+      if (fields instanceof Promise) {
+        const opening = fields.then(all => this.#open(status, all)).catch(error => this.#undecided(error))
         const decided = (): void => { this.deciding = undefined }
         this.deciding = opening.then(decided, decided)
         return opening
       }
-      this.#open(status, headers)
+      this.#open(status, fields)
     } catch (error) {
       this.#undecided(error)
     }
@@ -181,6 +179,11 @@ export class Connection {
   /** The drain is over. */
   shutDown (): void {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
+  }
+
+  /** One of the time limits is over. */
+  expired (reason: DuplexCloseReason, error: Error): void {
+    this.#breakOff({ reason, error })
   }
 
   /** A reply was sent. While the accept head is made it is that. */
@@ -243,11 +246,11 @@ export class Connection {
   }
 
   /** The one place where a connection becomes accepted: the head is written, and Fastify writes no more. */
-  #open (status: number, headers: OutgoingHttpHeaders): void {
+  #open (status: number, fields: HeadFields): void {
     const claim = this.#claim
     const carrier = this.#carrier
     if (claim.gone) throw new FST_ERR_DUPLEX_ABORTED()
-    carrier.writeHead(status, appFields(headers), carrier.heads[this.kind], claim.protocol)
+    carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
     this.#leaveHttp(status)
     carrier.start()
     this.readable = carrier.readable
@@ -281,7 +284,7 @@ export class Connection {
     this.#carrier.breakOff(cause.error, cause.reason === 'error')
   }
 
-  #progress (): void {
+  progressed (): void {
     if (this.#state === 'closed') return
     const { closed, outputFlushed } = this.#carrier
     // Once a message was refused, its connection is HTTP's alone, whatever becomes of the body.
@@ -307,7 +310,8 @@ export class Connection {
       bytesWritten: this.bytesWritten,
       duration: performance.now() - claim.since
     }
-    this.onClosed()
+    claim.route.slots.free()
+    this.#registry.slots.free()
     try {
       if (claim.accepted) this.#logEnd(this.#result)
       else claim.socketClosed()

@@ -73,6 +73,9 @@ export class DuplexRoutes {
   readonly #entries = new Map<string, Entry>()
   readonly #keys = new Set<string>()
   #custom = new Map<string, ConstraintStrategy>()
+  /** Whether the app's router asks for these at all. */
+  #host = false
+  #version = false
   #mayMatch: RegExp | undefined
 
   constructor (app: FastifyInstance, options: RoutingOptions, claimOf: (req: IncomingMessage) => Claimed | undefined) {
@@ -105,6 +108,8 @@ export class DuplexRoutes {
   seal (): void {
     this.#custom = new Map([...this.#options.constraints, ...strategiesOf(this.#app)]
       .filter(strategy => strategy.name !== CONSTRAINT).map(strategy => [strategy.name, strategy]))
+    this.#host = this.#app.hasConstraintStrategy('host')
+    this.#version = this.#app.hasConstraintStrategy('version')
     for (const entry of this.#entries.values()) {
       const { route } = entry
       for (const name of Object.keys(route.constraints)) {
@@ -162,8 +167,8 @@ export class DuplexRoutes {
   #derive (req: IncomingMessage): Record<string, unknown> {
     const derived: Record<string, unknown> = {}
     const { headers } = req
-    if (this.#app.hasConstraintStrategy('host')) derived.host = headers.host ?? headers[':authority']
-    if (this.#app.hasConstraintStrategy('version')) derived.version = headers['accept-version']
+    if (this.#host) derived.host = headers.host ?? headers[':authority']
+    if (this.#version) derived.version = headers['accept-version']
     for (const strategy of this.#custom.values()) {
       if (strategy.deriveConstraint.length !== 3) derived[strategy.name] = strategy.deriveConstraint(req, undefined)
     }

@@ -14,8 +14,12 @@ import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { refuse, RefusalResponse, sendRefusal } from './refusal.ts'
 import type { Registry } from './registry.ts'
 
-/** What to do with a connection that Node is about to let go of. */
-const leaving = new WeakMap<IncomingMessage, Verdict>()
+/** On a raw request: what to do with its connection, which Node is about to let go of. */
+const kVerdict = Symbol('fastify-duplex.verdict')
+
+interface Leaving extends IncomingMessage {
+  [kVerdict]?: Verdict | undefined
+}
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
 export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry): void {
@@ -39,10 +43,10 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
           }
           return next()
         case 'take-after-body':
-          leaving.set(req, verdict)
+          ;(req as Leaving)[kVerdict] = verdict
           return startWithBody(app, registry, verdict.claim, socket, server.timeout)
         default:
-          leaving.set(req, verdict)
+          ;(req as Leaving)[kVerdict] = verdict
           return takeOver(req)
       }
     })
@@ -71,10 +75,10 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   const emit = server.emit
   server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
     if (event === 'upgrade' || event === 'connect') {
-      const [req, socket, head] = args as [IncomingMessage, HttpSocket, Buffer]
-      const verdict = leaving.get(req)
+      const [req, socket, head] = args as [Leaving, HttpSocket, Buffer]
+      const verdict = req[kVerdict]
       if (verdict !== undefined && verdict.then !== 'hand-over') {
-        leaving.delete(req)
+        req[kVerdict] = undefined
         receive(verdict, req, socket, head)
         return true
       }
@@ -133,9 +137,11 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
         track(registry, carrier)
         park(carrier, () => {
           carrier.releaseEnd()
-          lifecycle(app, req, new RefusalResponse(req, socket, res => {
-            registry.refusedUnclaimed(req, res.statusCode)
-            lingeringClose(socket)
+          lifecycle(app, req, new RefusalResponse(req, socket, {
+            answered (socket, res) {
+              registry.refusedUnclaimed(req, res.statusCode)
+              lingeringClose(socket)
+            }
           }))
         })
         break
@@ -162,9 +168,8 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
 }
 
 function track (registry: Registry, carrier: SocketCarrier): void {
-  const { socket } = carrier
-  registry.addSocket(socket)
-  carrier.onClosed = () => registry.removeSocket(socket)
+  registry.addSocket(carrier.socket)
+  carrier.keeper = registry
 }
 
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {

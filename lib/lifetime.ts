@@ -42,11 +42,15 @@ class SilenceWatch {
   }
 }
 
+interface Mortal {
+  expired (reason: DuplexCloseReason, error: Error): void
+}
+
 /** The time limits of one connection, from acceptance to its end. */
 export class Lifetime {
   readonly #limits: Limits
   readonly #carrier: Carrier
-  readonly #expire: (reason: DuplexCloseReason, error: Error) => void
+  readonly #connection: Mortal
   #idle: SilenceWatch | undefined
   #fin: SilenceWatch | undefined
   #halfOpen: SilenceWatch | undefined
@@ -54,10 +58,10 @@ export class Lifetime {
   #open = false
   #ours = false
 
-  constructor (limits: Limits, carrier: Carrier, expire: (reason: DuplexCloseReason, error: Error) => void) {
+  constructor (limits: Limits, carrier: Carrier, connection: Mortal) {
     this.#limits = limits
     this.#carrier = carrier
-    this.#expire = expire
+    this.#connection = connection
   }
 
   start (): void {
@@ -66,11 +70,11 @@ export class Lifetime {
     if (tcpKeepAlive > 0) this.#carrier.keepAlive(tcpKeepAlive)
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
-        this.#expire('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        this.#connection.expired('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
       })
     }
     if (maxLifetime > 0) {
-      this.#whole = setTimeout(() => this.#expire('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+      this.#whole = setTimeout(() => this.#connection.expired('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
     }
     this.progress()
   }
@@ -83,7 +87,7 @@ export class Lifetime {
     if (finTimeout > 0 && this.#fin === undefined && !this.#carrier.closed) {
       // Until the last byte has left, the peer's reading of it is progress too.
       this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
-        this.#expire('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+        this.#connection.expired('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       })
     }
   }
@@ -96,7 +100,7 @@ export class Lifetime {
     if (outputFlushed && !inputEnded && !this.#ours) this.ending()
     if (inputEnded && !this.#ours && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
-        this.#expire('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+        this.#connection.expired('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
       })
     }
   }

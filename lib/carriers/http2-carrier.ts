@@ -5,7 +5,7 @@ import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors
 import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
-import type { Carrier } from './carrier.ts'
+import type { Carrier, Owner } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
 
@@ -34,7 +34,7 @@ export class Http2Carrier implements Carrier {
   closed = false
   peerError: Error | undefined
   localError: Error | undefined
-  onProgress: () => void = () => {}
+  owner: Owner | undefined
   /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
   readonly #tunnel: boolean
   readonly #far: boolean
@@ -235,14 +235,14 @@ export class Http2Carrier implements Carrier {
     }
     this.inputEnded = true
     this.#endWhatWasLeft()
-    process.nextTick(() => this.onProgress())
+    process.nextTick(() => this.owner?.progressed())
   }
 
   readonly #onFinish = (): void => {
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#endWhatWasLeft()
-    this.onProgress()
+    this.owner?.progressed()
   }
 
   readonly #onTrailers = (): void => {
@@ -257,7 +257,7 @@ export class Http2Carrier implements Carrier {
   readonly #onClose = (): void => {
     this.closed = true
     clearTimeout(this.#flushing)
-    this.onProgress()
+    this.owner?.progressed()
   }
 }
 
