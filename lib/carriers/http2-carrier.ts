@@ -5,6 +5,7 @@ import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors
 import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
+import { kCarrier } from '../symbols.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
@@ -58,7 +59,8 @@ export class Http2Carrier implements Carrier {
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
-    stream.push = (chunk: unknown, encoding?: BufferEncoding) => this.#push(chunk, encoding)
+    ;(stream as Carried)[kCarrier] = this
+    stream.push = push
     if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
     else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
     stream.on('finish', this.#onFinish)
@@ -207,12 +209,10 @@ export class Http2Carrier implements Carrier {
     this.#flushing = setTimeout(look, FLUSH_LOOK)
   }
 
-  #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
-    const { stream } = this
-    if (chunk !== null) this.bytesRead += (chunk as Buffer).length
-    else this.#onInputEnd()
-    if (chunk === null && !this.inputEnded) return false
-    return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
+  /** @returns whether the end that Node has found is one */
+  inputHasEnded (): boolean {
+    this.#onInputEnd()
+    return this.inputEnded
   }
 
   #releaseEnd (): void {
@@ -284,6 +284,18 @@ function holdEndEvent (stream: ServerHttp2Stream): () => void {
   stream.on('newListener', readers)
   stream.on('resume', release)
   return release
+}
+
+interface Carried extends ServerHttp2Stream {
+  [kCarrier]?: Http2Carrier
+}
+
+/** The same function for all streams. */
+function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const carrier = this[kCarrier] as Http2Carrier
+  if (chunk !== null) carrier.bytesRead += (chunk as Buffer).length
+  else if (!carrier.inputHasEnded()) return false
+  return prototypeOf(this).push.call(this, chunk, encoding)
 }
 
 type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy' | 'push'>
