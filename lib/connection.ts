@@ -41,7 +41,8 @@ export class Connection implements Owner {
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
-  readonly #lifetime: Lifetime
+  /** Made when there is something to watch: mostly that is not before one side has ended. */
+  #lifetime: Lifetime | undefined
   /** The request's async context, for what happens at the end: the event that tells of it has another. */
   readonly #scope = new AsyncResource('DuplexConnection')
   #state: State = 'pending'
@@ -64,7 +65,6 @@ export class Connection implements Owner {
     this.#claim = claim
     this.#carrier = carrier
     this.#registry = registry
-    this.#lifetime = new Lifetime(claim.route.settings, carrier, this)
     carrier.owner = this
     registry.add(this)
   }
@@ -257,7 +257,13 @@ export class Connection implements Owner {
     this.writable = carrier.writable
     this.#state = 'open'
     this.#registry.accepted(this)
-    this.#lifetime.start()
+    const { tcpKeepAlive, idleTimeout, maxLifetime } = claim.route.settings
+    if (tcpKeepAlive > 0) carrier.keepAlive(tcpKeepAlive)
+    if (idleTimeout > 0 || maxLifetime > 0 || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
+  }
+
+  get #watched (): Lifetime {
+    return this.#lifetime ??= new Lifetime(this.#claim.route.settings, this.#carrier, this)
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
@@ -274,7 +280,7 @@ export class Connection implements Owner {
     this.#state = 'ending'
     this.#carrier.end()
     this.#carrier.discardInput()
-    this.#lifetime.ending()
+    this.#watched.ending()
   }
 
   #breakOff (cause: Cause): void {
@@ -288,8 +294,8 @@ export class Connection implements Owner {
     if (this.#state === 'closed') return
     const { closed, outputFlushed } = this.#carrier
     // Once a message was refused, its connection is HTTP's alone, whatever becomes of the body.
-    if (closed || (this.kind === 'message' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(() => this.#settle())
-    else this.#lifetime.progress()
+    if (closed || (this.kind === 'message' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(this.#settle, this)
+    else if (this.#state === 'open' || this.#state === 'ending') this.#watched.progress()
   }
 
   /** The one place where a connection becomes closed. */
@@ -297,19 +303,19 @@ export class Connection implements Owner {
     const cause = this.#cause ?? this.#causeOnTheWire()
     const detached = this.#state === 'detached'
     this.#state = 'closed'
-    this.#lifetime.stop()
+    this.#lifetime?.stop()
     const claim = this.#claim
     if (cause !== undefined) {
       this.#cause = cause
       this.#signal?.abort(cause.error)
     }
-    this.#result = {
+    const facts: DuplexClosed = {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
-      ...(cause === undefined ? {} : { error: cause.error }),
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
       duration: performance.now() - claim.since
     }
+    this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
     claim.route.slots.free()
     this.#registry.slots.free()
     try {
@@ -325,8 +331,9 @@ export class Connection implements Owner {
   /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
   #logEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
-    const { error, ...facts } = result
-    this.reply.log.info({ duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
+    const { reason, error, bytesRead, bytesWritten, duration } = result
+    const duplex = { kind, protocol, reason, bytesRead, bytesWritten, duration }
+    this.reply.log.info(error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
     this.#carrier.complete(this.reply.raw as ServerResponse, error)
   }
 

@@ -58,10 +58,10 @@ class ConstraintStore {
     if (typeof asked === 'string') return this.#masks.get(asked) ?? 0
     if ('route' in asked) return this.#masks.get(asked.route.id) ?? 0
     let matching = 0
-    for (const [id, mask] of this.#masks) {
+    this.#masks.forEach((mask, id) => {
       const entry = this.#routes.get(id)
       if (entry !== undefined && asked.take(entry.route)) matching |= mask
-    }
+    })
     return matching
   }
 }

@@ -72,28 +72,28 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   })
 
   // Node emits what left HTTP to all listeners alike; those of others must not see what is ours.
-  const emit = server.emit
+  const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
   server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
     if (event === 'upgrade' || event === 'connect') {
-      const [req, socket, head] = args as [Leaving, HttpSocket, Buffer]
+      const req = args[0] as Leaving
       const verdict = req[kVerdict]
       if (verdict !== undefined && verdict.then !== 'hand-over') {
         req[kVerdict] = undefined
-        receive(verdict, req, socket, head)
+        receive(verdict, req, args[1] as HttpSocket, args[2] as Buffer)
         return true
       }
     } else if (event === 'request') {
-      const [req, res] = args as [IncomingMessage, ServerResponse]
+      const req = args[0] as IncomingMessage
       const claim = claimOf(req)
       // A stream of HTTP/2 on the same port is not for us.
       if (claim !== undefined && req.httpVersionMajor === 1) {
-        follow(claim, res)
-        Reflect.apply(emit, this, [event, ...args])
+        follow(claim, args[1] as ServerResponse)
+        emit.call(this, event, ...args)
         claim.routed()
         return true
       }
     }
-    return Reflect.apply(emit, this, [event, ...args])
+    return emit.call(this, event, ...args)
   }
 
   /** The request of a duplex route that stays with Node, from here on until it is over. */
@@ -157,12 +157,14 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   }
 
   function park (carrier: SocketCarrier, proceed: () => void): void {
-    let waited = false
-    afterEarlierResponses(carrier.socket, () => {
-      if (waited) (carrier.socket as unknown as Socket).setTimeout?.(0)
+    if (unfinishedResponse(carrier.socket) === undefined) {
       proceed()
-    })
-    waited = true
+    } else {
+      afterEarlierResponses(carrier.socket, () => {
+        ;(carrier.socket as unknown as Socket).setTimeout?.(0)
+        proceed()
+      })
+    }
     carrier.holdEnd()
   }
 }

@@ -51,32 +51,25 @@ export class Lifetime {
   readonly #limits: Limits
   readonly #carrier: Carrier
   readonly #connection: Mortal
-  #idle: SilenceWatch | undefined
+  readonly #idle: SilenceWatch | undefined
   #fin: SilenceWatch | undefined
   #halfOpen: SilenceWatch | undefined
-  #whole: NodeJS.Timeout | undefined
-  #open = false
+  readonly #whole: NodeJS.Timeout | undefined
   #ours = false
 
   constructor (limits: Limits, carrier: Carrier, connection: Mortal) {
     this.#limits = limits
     this.#carrier = carrier
     this.#connection = connection
-  }
-
-  start (): void {
-    const { idleTimeout, maxLifetime, tcpKeepAlive } = this.#limits
-    this.#open = true
-    if (tcpKeepAlive > 0) this.#carrier.keepAlive(tcpKeepAlive)
+    const { idleTimeout, maxLifetime } = limits
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
-        this.#connection.expired('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        connection.expired('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
       })
     }
     if (maxLifetime > 0) {
-      this.#whole = setTimeout(() => this.#connection.expired('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+      this.#whole = setTimeout(() => connection.expired('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
     }
-    this.progress()
   }
 
   /** Our side ends now. */
@@ -94,7 +87,6 @@ export class Lifetime {
 
   /** One of the sides has ended, maybe. */
   progress (): void {
-    if (!this.#open) return
     const { inputEnded, outputFlushed } = this.#carrier
     const { halfOpenTimeout } = this.#limits
     if (outputFlushed && !inputEnded && !this.#ours) this.ending()
@@ -106,7 +98,6 @@ export class Lifetime {
   }
 
   stop (): void {
-    this.#open = false
     this.#idle?.stop()
     this.#fin?.stop()
     this.#halfOpen?.stop()

@@ -176,8 +176,22 @@ export function peerIsGone (socket: HttpSocket): boolean {
   return typeof handle?.getpeername === 'function' && handle.getpeername(ADDRESS) !== 0
 }
 
-/** Before our own end the kernel has a peer for this socket, unless that has reset it. */
-function endIsReset (socket: HttpSocket): boolean {
+/** On a socket: the number of its latest chunk among those of all sockets. */
+const kChunk = Symbol('fastify-duplex.chunk')
+let chunks = 0
+
+/** Small integers need no memory. */
+function nextChunk (): number {
+  chunks = (chunks + 1) & 0x3fffffff
+  return chunks
+}
+
+/**
+ * Before our own end the kernel has a peer for this socket, unless that has reset it. To ask the kernel costs as much
+ * as a read: where another socket was read since, the end was found in a poll of its own, and is one.
+ */
+function endIsReset (socket: Telling): boolean {
+  if (socket[kChunk] !== undefined && socket[kChunk] !== chunks) return false
   return !socket.writableEnded && peerIsGone(socket)
 }
 
@@ -186,6 +200,7 @@ const kOnReset = Symbol('fastify-duplex.onReset')
 
 interface Telling extends HttpSocket {
   [kOnReset]?: ((this: HttpSocket) => void) | undefined
+  [kChunk]?: number
 }
 
 /**
@@ -195,6 +210,8 @@ interface Telling extends HttpSocket {
 export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
   ;(socket as Telling)[kOnReset] = onReset
+  // What HTTP has read came with no push, and the end may be in the same poll.
+  ;(socket as Telling)[kChunk] = nextChunk()
 }
 
 /** Ends that, unless somebody else is told by now. */
@@ -203,11 +220,13 @@ export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket)
 }
 
 /** The same function for all sockets. */
-function pushUnlessReset (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding): boolean {
-  const tell = chunk === null ? (this as Telling)[kOnReset] : undefined
-  if (tell === undefined || !endIsReset(this)) return (Object.getPrototypeOf(this) as HttpSocket).push.call(this, chunk, encoding)
-  tell.call(this)
-  return false
+function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncoding): boolean {
+  if (chunk === null && this[kOnReset] !== undefined && endIsReset(this)) {
+    this[kOnReset]()
+    return false
+  }
+  if (chunk !== null) this[kChunk] = nextChunk()
+  return (Object.getPrototypeOf(this) as HttpSocket).push.call(this, chunk, encoding)
 }
 
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */

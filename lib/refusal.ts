@@ -26,7 +26,7 @@ interface Answerer {
  */
 export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
-  readonly #answerer: Answerer
+  #answerer: Answerer | undefined
 
   constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer) {
     super(req)
@@ -73,7 +73,7 @@ export class RefusalResponse extends ServerResponse {
 
   /** The socket is the stream's now: nothing of this response reaches it any more. */
   release (statusCode: number): void {
-    this.removeListener('finish', this.#onFinish)
+    this.#answerer = undefined
     this.detachSocket(this.socket as never)
     this.statusCode = statusCode
     silence(this)
@@ -81,8 +81,9 @@ export class RefusalResponse extends ServerResponse {
 
   /** The same function for all responses. */
   #onFinish (): void {
-    this.removeListener('finish', this.#onFinish)
-    this.#answerer.answered(this.socket as unknown as HttpSocket, this)
+    const answerer = this.#answerer
+    this.#answerer = undefined
+    answerer?.answered(this.socket as unknown as HttpSocket, this)
   }
 }
 
@@ -103,6 +104,8 @@ const SILENT: PropertyDescriptorMap = {
   end: { value: itself }
 }
 
+const SILENCED = Object.keys(SILENT)
+
 /** By the prototype of a response: one that is silent. */
 const silentPrototypes = new WeakMap<object, object>()
 
@@ -119,7 +122,7 @@ export function silence (res: ServerResponse): void {
   }
   Object.setPrototypeOf(res, silent)
   // What middleware has put there in place of Node's methods.
-  for (const name of Object.keys(SILENT)) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
 }
 
 /** Answers without the app: for requests that name no route, or name none that can be told. */
