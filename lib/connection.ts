@@ -263,7 +263,8 @@ export class Connection implements Owner {
   }
 
   get #watched (): Lifetime {
-    return this.#lifetime ??= new Lifetime(this.#claim.route.settings, this.#carrier, this)
+    this.#lifetime ??= new Lifetime(this.#claim.route.settings, this.#carrier, this)
+    return this.#lifetime
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
