@@ -188,10 +188,12 @@ function nextChunk (): number {
 
 /**
  * Before our own end the kernel has a peer for this socket, unless that has reset it. To ask the kernel costs as much
- * as a read: where another socket was read since, the end was found in a poll of its own, and is one.
+ * as a read: where another socket was read since, the end was found in a poll of its own, and is one. Over TLS that
+ * tells nothing, since what was read last may have been less than gives a chunk.
  */
 function endIsReset (socket: Telling): boolean {
-  if (socket[kChunk] !== undefined && socket[kChunk] !== chunks) return false
+  const number = socket[kChunk]
+  if (number !== undefined && number !== chunks && socketBeneath(socket) === undefined) return false
   return !socket.writableEnded && peerIsGone(socket)
 }
 
