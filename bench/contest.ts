@@ -21,6 +21,8 @@ export interface Outcome {
   loadShare: Spread
   rateRatio: Spread
   cpuRatio: Spread
+  /** The least of each to the least of the first: others on the machine can only add to what a turn costs. */
+  leastCpuRatio: number
   p99Ratio: Spread
 }
 
@@ -73,6 +75,7 @@ export async function contest (contenders: Contender[], rounds: number, warmUp =
     p99: spread(values(at, 'p99')),
     loadShare: spread(values(at, 'loadShare')),
     rateRatio: ratios(values(at, 'rate'), values(0, 'rate')),
+    leastCpuRatio: Math.min(...values(at, 'cpu')) / Math.min(...values(0, 'cpu')),
     cpuRatio: ratios(values(at, 'cpu'), values(0, 'cpu')),
     p99Ratio: ratios(values(at, 'p99'), values(0, 'p99'))
   }))

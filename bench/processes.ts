@@ -34,9 +34,15 @@ function file (bytes: string | Buffer): string {
   return path
 }
 
-/** False where there is no C compiler. */
-export function buildLoad (): boolean {
-  return spawnSync('cc', ['-O2', '-o', join(built, 'load'), join(sources, 'load.c')], { stdio: 'inherit' }).status === 0
+/** False where there is no C compiler. @param install gets one, on Debian and as root */
+export function buildLoad (install: boolean): boolean {
+  const compile = (): boolean => spawnSync('cc', ['-O2', '-o', join(built, 'load'), join(sources, 'load.c')], { stdio: 'inherit' }).status === 0
+  if (compile()) return true
+  if (!install) return false
+  const apt = (...args: string[]): boolean => spawnSync('apt-get', ['-qq', ...args], {
+    stdio: 'inherit', env: { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+  }).status === 0
+  return apt('update') && apt('install', '-y', '--no-install-recommends', 'gcc', 'libc6-dev') && compile()
 }
 
 export interface Target {

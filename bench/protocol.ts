@@ -1,5 +1,5 @@
 export type ServerName =
-  'net' | 'node' | 'fastify' | 'websocket' | 'duplex' | 'message' | 'http2' | 'http2-duplex' | 'pipes' | 'tunnel'
+  'net' | 'node' | 'fastify' | 'websocket' | 'duplex' | 'message' | 'http2' | 'http2-duplex' | 'pipes' | 'fastify-pipes' | 'tunnel'
 
 export interface Question {
   ask: 'cpu' | 'memory' | 'close'

@@ -76,6 +76,14 @@ function byHand (handler: (socket: Duplex, head: Buffer) => void = echo): http.S
 
 const upstreamPort = Number(process.argv[3])
 
+function twoPipes (socket: Duplex, head: Buffer): void {
+  const upstream = net.connect(upstreamPort, '127.0.0.1')
+  for (const one of [socket, upstream]) one.on('error', () => {})
+  if (head.length > 0) socket.unshift(head)
+  socket.pipe(upstream)
+  upstream.pipe(socket)
+}
+
 const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
   net: () => plain(net.createServer(socket => echo(socket, Buffer.alloc(0)))),
   node: () => plain(byHand()),
@@ -126,13 +134,12 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
     app.post('/message', { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
     return framework(app as unknown as FastifyInstance)
   },
-  pipes: () => plain(byHand((socket, head) => {
-    const upstream = net.connect(upstreamPort, '127.0.0.1')
-    for (const one of [socket, upstream]) one.on('error', () => {})
-    if (head.length > 0) socket.unshift(head)
-    socket.pipe(upstream)
-    upstream.pipe(socket)
-  })),
+  pipes: () => plain(byHand(twoPipes)),
+  'fastify-pipes': () => {
+    const app = Fastify()
+    upgradeByHand(app.server, twoPipes)
+    return framework(app)
+  },
   tunnel: async () => {
     const app = Fastify()
     await app.register(duplex)

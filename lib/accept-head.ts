@@ -31,8 +31,18 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
   return fields
 }
 
-/** The head that turns an HTTP/1 connection over to the handler. */
+let latest: { status: number, kind: KindHead, protocol: string | undefined, date: string, head: string } | undefined
+
+/** The head that turns an HTTP/1 connection over to the handler. Without fields of the app it is the same for a second. */
 export function serialiseHead (status: number, fields: HeadFields, kind: KindHead, protocol: string | undefined): string {
+  if (fields.length > 0) return headOf(status, fields, kind, protocol)
+  if (latest?.date !== date() || latest.kind !== kind || latest.protocol !== protocol || latest.status !== status) {
+    latest = { status, kind, protocol, date: date(), head: headOf(status, fields, kind, protocol) }
+  }
+  return latest.head
+}
+
+function headOf (status: number, fields: HeadFields, kind: KindHead, protocol: string | undefined): string {
   let head = `HTTP/1.1 ${status} ${STATUS_CODES[status] ?? 'OK'}\r\n`
   let dated = false
   for (const [name, value] of fields) {

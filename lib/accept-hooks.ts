@@ -1,5 +1,7 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
+import { appFields, type HeadFields } from './accept-head.ts'
+import { sendHooks } from './fastify-internals.ts'
 import { sendRefusal, silence } from './refusal.ts'
 
 /** A response whose onSend hooks are running for an accept head, and how to end that. */
@@ -8,19 +10,30 @@ const running = new WeakMap<ServerResponse, { fail: (error: Error) => void, stat
 /**
  * Runs the onSend hooks of the route as they run for any response, and stops where Fastify would write
  * it. `reply.send()` without a payload does all that; a response whose `writeHead` and `end` are ours
- * turns it into the headers of the accept head. Without asynchronous hooks all of it happens in this
- * tick. When a hook throws, Fastify answers that as on any route, and so does `check`.
- *
- * @param check what the headers have to pass
+ * turns it into the fields of the accept head. Without asynchronous hooks all of it happens in this
+ * tick. When a hook throws, Fastify answers that as on any route, and so it does with a field that is none.
  */
-export function runSendHooks (
-  reply: FastifyReply,
-  status: number,
-  check: (headers: OutgoingHttpHeaders) => void
-): OutgoingHttpHeaders | Promise<OutgoingHttpHeaders> {
+export function runSendHooks (reply: FastifyReply, status: number): HeadFields | Promise<HeadFields> {
   const res = reply.raw as ServerResponse
-  const { writeHead, write, end, addTrailers, statusCode } = res
-  let headers: OutgoingHttpHeaders | undefined
+  const { statusCode } = res
+  res.statusCode = status
+  return fieldsWithoutHooks(reply) ?? runThem(reply, res, statusCode)
+}
+
+/** Where the plugin's own hook is the only one there is nothing to run. */
+function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
+  if (sendHooks(reply)?.length !== 1) return undefined
+  try {
+    return appFields(reply.getHeaders() as OutgoingHttpHeaders)
+  } catch {
+    return undefined
+  }
+}
+
+/** @param statusCode that of the reply, unless it is accepted */
+function runThem (reply: FastifyReply, res: ServerResponse, statusCode: number): HeadFields | Promise<HeadFields> {
+  const { writeHead, write, end, addTrailers } = res
+  let fields: HeadFields | undefined
   let failure: Error | undefined
   let settle: (() => void) | undefined
   const restore = (): void => {
@@ -39,27 +52,24 @@ export function runSendHooks (
   res.end = (() => res) as typeof end
   res.writeHead = ((_status: number, given: OutgoingHttpHeaders) => {
     for (const name of String(given.trailer ?? '').split(' ')) reply.removeTrailer(name)
-    const merged = { ...res.getHeaders(), ...given }
     try {
-      check(merged)
+      fields = appFields({ ...res.getHeaders(), ...given })
     } catch (error) {
       fail(error as Error)
       throw error
     }
     running.delete(res)
-    headers = merged
     settle?.()
     return res
   }) as typeof writeHead
-  res.statusCode = status
   reply.send()
-  const outcome = (): OutgoingHttpHeaders => {
+  const outcome = (): HeadFields => {
     if (failure !== undefined) throw failure
     // Only now: Fastify has called end() by this time, in the tick of writeHead().
     restore()
-    return headers as OutgoingHttpHeaders
+    return fields as HeadFields
   }
-  if (headers !== undefined || failure !== undefined) return outcome()
+  if (fields !== undefined || failure !== undefined) return outcome()
   return new Promise<void>(resolve => { settle = resolve }).then(outcome)
 }
 

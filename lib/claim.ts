@@ -127,13 +127,18 @@ export class Claim {
     if (this.#onBodyBroken !== undefined) socket.removeListener('close', this.#onBodyBroken)
     const carrier = new SocketCarrier(socket, head)
     this.carrier = carrier
-    carrier.onProgress = () => { if (carrier.closed) this.socketClosed() }
+    carrier.owner = this
     return carrier
+  }
+
+  /** Until there is a connection, which then is the owner. */
+  progressed (): void {
+    if (this.carrier?.closed === true) this.socketClosed()
   }
 
   /** The response for everything short of acceptance. */
   respondOn (socket: HttpSocket): RefusalResponse {
-    const res = new RefusalResponse(this.req, socket, () => this.#answered(socket), this.route.settings.finTimeout)
+    const res = new RefusalResponse(this.req, socket, this, this.route.settings.finTimeout)
     this.res = res
     return res
   }
@@ -215,7 +220,7 @@ export class Claim {
   }
 
   /** The answer, which was no acceptance, is on the wire. */
-  #answered (socket: HttpSocket): void {
+  answered (socket: HttpSocket): void {
     this.#told()
     if (this.carrier instanceof SocketCarrier) this.carrier.releaseEnd()
     // Where a body is still being parsed, what is left of it is thrown away within the same bounds.

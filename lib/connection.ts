@@ -1,9 +1,9 @@
 import { AsyncResource } from 'node:async_hooks'
-import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
+import type { ServerResponse } from 'node:http'
 import type { FastifyBaseLogger, FastifyReply } from 'fastify'
-import { appFields } from './accept-head.ts'
+import { appFields, type HeadFields } from './accept-head.ts'
 import { runSendHooks } from './accept-hooks.ts'
-import type { Carrier } from './carriers/carrier.ts'
+import type { Carrier, Owner } from './carriers/carrier.ts'
 import type { Claim } from './claim.ts'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
@@ -32,7 +32,7 @@ interface Cause {
 }
 
 /** One takeover, from the moment the handler is entered: what handlers know as `DuplexConnection` and `PendingDuplex`. */
-export class Connection {
+export class Connection implements Owner {
   readonly kind: DuplexKind
   readonly reply: FastifyReply
   /** The pair, from acceptance on. */
@@ -41,7 +41,8 @@ export class Connection {
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
-  readonly #lifetime: Lifetime
+  /** Made when there is something to watch: mostly that is not before one side has ended. */
+  #lifetime: Lifetime | undefined
   /** The request's async context, for what happens at the end: the event that tells of it has another. */
   readonly #scope = new AsyncResource('DuplexConnection')
   #state: State = 'pending'
@@ -51,8 +52,6 @@ export class Connection {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** Called once, when the connection is over. */
-  onClosed: () => void = () => {}
   /** There is an answer on its way, or nobody who could get one: an error of accept() is not to be answered again. */
   #answered = false
   /** The accept head is being made: a second accept() would make another. */
@@ -68,8 +67,7 @@ export class Connection {
     this.#claim = claim
     this.#carrier = carrier
     this.#registry = registry
-    this.#lifetime = new Lifetime(claim.route.settings, carrier, (reason, error) => this.#breakOff({ reason, error }))
-    carrier.onProgress = () => this.#progress()
+    carrier.owner = this
     registry.add(this)
   }
 
@@ -130,14 +128,14 @@ export class Connection {
     }
     this.#deciding = true
     try {
-      const headers = runSendHooks(this.reply, status, merged => { appFields(merged) })
-      if (headers instanceof Promise) {
-        const opening = headers.then(merged => this.#openOrRefuse(status, merged)).catch(error => this.#undecided(error))
+      const fields = runSendHooks(this.reply, status)
+      if (fields instanceof Promise) {
+        const opening = fields.then(all => this.#openOrRefuse(status, all)).catch(error => this.#undecided(error))
         const decided = (): void => { this.deciding = undefined }
         this.deciding = opening.then(decided, decided)
         return opening
       }
-      this.#openOrRefuse(status, headers)
+      this.#openOrRefuse(status, fields)
     } catch (error) {
       this.#undecided(error)
     }
@@ -179,6 +177,11 @@ export class Connection {
   /** The drain is over. */
   shutDown (): void {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
+  }
+
+  /** One of the time limits is over. */
+  expired (reason: DuplexCloseReason, error: Error): void {
+    this.#breakOff({ reason, error })
   }
 
   /** A reply was sent. While the accept head is made it is that. */
@@ -248,9 +251,9 @@ export class Connection {
   }
 
   /** The hooks are through, so that Fastify has no answer any more to a head that Node does not take. */
-  #openOrRefuse (status: number, headers: OutgoingHttpHeaders): void {
+  #openOrRefuse (status: number, fields: HeadFields): void {
     try {
-      this.#open(status, headers)
+      this.#open(status, fields)
     } catch (error) {
       if (!this.#claim.gone) {
         say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
@@ -261,19 +264,26 @@ export class Connection {
   }
 
   /** The one place where a connection becomes accepted: the head is written, and Fastify writes no more. */
-  #open (status: number, headers: OutgoingHttpHeaders): void {
+  #open (status: number, fields: HeadFields): void {
     const claim = this.#claim
     const carrier = this.#carrier
     if (claim.gone) throw new FST_ERR_DUPLEX_ABORTED()
-    carrier.writeHead(status, appFields(headers), carrier.heads[this.kind], claim.protocol)
+    carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
     this.#leaveHttp(status)
     carrier.start()
     this.readable = carrier.readable
     this.writable = carrier.writable
     this.#state = 'open'
     this.#registry.accepted(this)
-    this.#lifetime.start()
+    const { tcpKeepAlive, idleTimeout, maxLifetime } = claim.route.settings
+    if (tcpKeepAlive > 0) carrier.keepAlive(tcpKeepAlive)
+    if (idleTimeout > 0 || maxLifetime > 0 || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
     if (this.#left) carrier.leave()
+  }
+
+  get #watched (): Lifetime {
+    this.#lifetime ??= new Lifetime(this.#claim.route.settings, this.#carrier, this)
+    return this.#lifetime
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
@@ -290,7 +300,7 @@ export class Connection {
     this.#state = 'ending'
     this.#carrier.end()
     this.#carrier.discardInput()
-    this.#lifetime.ending()
+    this.#watched.ending()
   }
 
   #breakOff (cause: Cause): void {
@@ -300,12 +310,12 @@ export class Connection {
     this.#carrier.breakOff(cause.error, cause.reason === 'error')
   }
 
-  #progress (): void {
+  progressed (): void {
     if (this.#state === 'closed') return
     const { closed, outputFlushed } = this.#carrier
     // Once a message was refused, its connection is HTTP's alone, whatever becomes of the body.
-    if (closed || (this.kind === 'message' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(() => this.#settle())
-    else this.#lifetime.progress()
+    if (closed || (this.kind === 'message' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(this.#settle, this)
+    else if (this.#state === 'open' || this.#state === 'ending') this.#watched.progress()
   }
 
   /** The one place where a connection becomes closed. */
@@ -313,20 +323,21 @@ export class Connection {
     const cause = this.#cause ?? this.#causeOnTheWire()
     const detached = this.#state === 'detached'
     this.#state = 'closed'
-    this.#lifetime.stop()
+    this.#lifetime?.stop()
     const claim = this.#claim
     if (cause !== undefined) {
       this.#cause = cause
       this.#signal?.abort(cause.error)
     }
-    this.#result = {
+    const facts: DuplexClosed = {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
-      ...(cause === undefined ? {} : { error: cause.error }),
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
       duration: performance.now() - claim.since
     }
-    this.onClosed()
+    this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
+    claim.route.slots.free()
+    this.#registry.slots.free()
     try {
       if (claim.accepted) this.#logEnd(this.#result)
       else claim.socketClosed()
@@ -340,8 +351,9 @@ export class Connection {
   /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
   #logEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
-    const { error, ...facts } = result
-    say(this.reply.log, 'info', { duplex: { kind, protocol, ...facts }, ...(error === undefined ? {} : { err: error }) }, 'duplex connection closed')
+    const { reason, error, bytesRead, bytesWritten, duration } = result
+    const duplex = { kind, protocol, reason, bytesRead, bytesWritten, duration }
+    say(this.reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
     this.#carrier.complete(this.reply.raw as ServerResponse, error)
   }
 

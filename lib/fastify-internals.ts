@@ -2,7 +2,7 @@
 // what it is called there; what cannot be found is reported at registration, never guessed.
 import diagnostics from 'node:diagnostics_channel'
 import { IncomingMessage, type Server } from 'node:http'
-import type { FastifyInstance, RouteOptions } from 'fastify'
+import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
 
 /** A routing constraint of the app, as find-my-way defines it. */
 export interface ConstraintStrategy {
@@ -85,6 +85,16 @@ export function routingOptions (app: FastifyInstance): RoutingOptions | undefine
     caseSensitive: options.routerOptions?.caseSensitive ?? true,
     constraints: Object.values(options.routerOptions?.constraints ?? {})
   }
+}
+
+let routeContext: symbol | undefined
+
+/** The onSend hooks that a reply goes through, of the instance and of the route; undefined where this Fastify hides them elsewhere. */
+export function sendHooks ({ request }: FastifyReply): unknown[] | undefined {
+  routeContext ??= symbolNamed(request, 'fastify.context')
+  if (routeContext === undefined) return undefined
+  const context = (request as unknown as Record<symbol, { onSend?: unknown } | undefined>)[routeContext]
+  return Array.isArray(context?.onSend) ? context.onSend : undefined
 }
 
 /**

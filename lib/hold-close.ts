@@ -7,10 +7,13 @@ import type { Registry } from './registry.ts'
  * these connections.
  */
 export function holdCloseUntilDrained (server: Server, registry: Registry): void {
-  const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
-  server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
-    if (event !== 'close' || !registry.draining) return Reflect.apply(emit, this, [event, ...args])
-    void registry.drained.then(() => Reflect.apply(emit, this, [event, ...args]))
-    return true
-  }
+  // Not before: a server emits for every connection and every request.
+  registry.onDrain(() => {
+    const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
+    server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
+      if (event !== 'close') return emit.call(this, event, ...args)
+      void registry.drained.then(() => emit.call(this, event, ...args))
+      return true
+    }
+  })
 }

@@ -157,7 +157,8 @@ function hasOneHost (req: IncomingMessage): boolean {
   if (req.httpVersion === '1.0') return true
   let hosts = 0
   for (let at = 0; at < req.rawHeaders.length; at += 2) {
-    if ((req.rawHeaders[at] as string).toLowerCase() === 'host') hosts++
+    const name = req.rawHeaders[at] as string
+    if (name.length === 4 && name.toLowerCase() === 'host') hosts++
   }
   return hosts === 1 && HOST.test(req.headers.host as string)
 }

@@ -14,8 +14,12 @@ import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { refuse, RefusalResponse, sendRefusal } from './refusal.ts'
 import type { Registry } from './registry.ts'
 
-/** What to do with a connection that Node is about to let go of. */
-const leaving = new WeakMap<IncomingMessage, Verdict>()
+/** On a raw request: what to do with its connection, which Node is about to let go of. */
+const kVerdict = Symbol('fastify-duplex.verdict')
+
+interface Leaving extends IncomingMessage {
+  [kVerdict]?: Verdict | undefined
+}
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
 export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry): void {
@@ -39,10 +43,10 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
           }
           return next()
         case 'take-after-body':
-          leaving.set(req, verdict)
+          ;(req as Leaving)[kVerdict] = verdict
           return startWithBody(app, registry, verdict.claim, socket, server.timeout)
         default:
-          leaving.set(req, verdict)
+          ;(req as Leaving)[kVerdict] = verdict
           return takeOver(req)
       }
     })
@@ -68,28 +72,28 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   })
 
   // Node emits what left HTTP to all listeners alike; those of others must not see what is ours.
-  const emit = server.emit
+  const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
   server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
     if (event === 'upgrade' || event === 'connect') {
-      const [req, socket, head] = args as [IncomingMessage, HttpSocket, Buffer]
-      const verdict = leaving.get(req)
+      const req = args[0] as Leaving
+      const verdict = req[kVerdict]
       if (verdict !== undefined && verdict.then !== 'hand-over') {
-        leaving.delete(req)
-        receive(verdict, req, socket, head)
+        req[kVerdict] = undefined
+        receive(verdict, req, args[1] as HttpSocket, args[2] as Buffer)
         return true
       }
     } else if (event === 'request') {
-      const [req, res] = args as [IncomingMessage, ServerResponse]
+      const req = args[0] as IncomingMessage
       const claim = claimOf(req)
       // A stream of HTTP/2 on the same port is not for us.
       if (claim !== undefined && req.httpVersionMajor === 1) {
-        follow(claim, res)
-        Reflect.apply(emit, this, [event, ...args])
+        follow(claim, args[1] as ServerResponse)
+        emit.call(this, event, ...args)
         claim.routed()
         return true
       }
     }
-    return Reflect.apply(emit, this, [event, ...args])
+    return emit.call(this, event, ...args)
   }
 
   /** The request of a duplex route that stays with Node, from here on until it is over. */
@@ -133,9 +137,11 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
         track(registry, carrier)
         park(carrier, () => {
           carrier.releaseEnd()
-          lifecycle(app, req, new RefusalResponse(req, socket, res => {
-            registry.refusedUnclaimed(req, res.statusCode)
-            lingeringClose(socket)
+          lifecycle(app, req, new RefusalResponse(req, socket, {
+            answered (socket, res) {
+              registry.refusedUnclaimed(req, res.statusCode)
+              lingeringClose(socket)
+            }
           }))
         })
         break
@@ -151,20 +157,21 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   }
 
   function park (carrier: SocketCarrier, proceed: () => void): void {
-    let waited = false
-    afterEarlierResponses(carrier.socket, () => {
-      if (waited) (carrier.socket as unknown as Socket).setTimeout?.(0)
+    if (unfinishedResponse(carrier.socket) === undefined) {
       proceed()
-    })
-    waited = true
+    } else {
+      afterEarlierResponses(carrier.socket, () => {
+        ;(carrier.socket as unknown as Socket).setTimeout?.(0)
+        proceed()
+      })
+    }
     carrier.holdEnd()
   }
 }
 
 function track (registry: Registry, carrier: SocketCarrier): void {
-  const { socket } = carrier
-  registry.addSocket(socket)
-  carrier.onClosed = () => registry.removeSocket(socket)
+  registry.addSocket(carrier.socket)
+  carrier.keeper = registry
 }
 
 function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {

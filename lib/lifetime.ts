@@ -6,39 +6,36 @@ import type { Limits } from './options.ts'
 import { SilenceWatch } from './silence-watch.ts'
 import type { DuplexCloseReason } from '../types/index.ts'
 
+interface Mortal {
+  expired (reason: DuplexCloseReason, error: Error): void
+}
+
 /** The time limits of one connection, from acceptance to its end. */
 export class Lifetime {
   readonly #limits: Limits
   readonly #carrier: Carrier
-  readonly #expire: (reason: DuplexCloseReason, error: Error) => void
-  #idle: SilenceWatch | undefined
+  readonly #connection: Mortal
+  readonly #idle: SilenceWatch | undefined
   #fin: SilenceWatch | undefined
   #halfOpen: SilenceWatch | undefined
-  #whole: NodeJS.Timeout | undefined
-  #open = false
+  readonly #whole: NodeJS.Timeout | undefined
   /** The handler is done with it. */
   #over = false
 
-  constructor (limits: Limits, carrier: Carrier, expire: (reason: DuplexCloseReason, error: Error) => void) {
+  constructor (limits: Limits, carrier: Carrier, connection: Mortal) {
     this.#limits = limits
     this.#carrier = carrier
-    this.#expire = expire
-  }
-
-  start (): void {
-    const { idleTimeout, maxLifetime, tcpKeepAlive } = this.#limits
-    this.#open = true
-    if (tcpKeepAlive > 0) this.#carrier.keepAlive(tcpKeepAlive)
+    this.#connection = connection
+    const { idleTimeout, maxLifetime } = limits
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
-        this.#expire('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        connection.expired('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
         return true
       })
     }
     if (maxLifetime > 0) {
-      this.#whole = setTimeout(() => this.#expire('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+      this.#whole = setTimeout(() => connection.expired('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
     }
-    this.progress()
   }
 
   /** Our side ends now, and nobody reads any more. */
@@ -55,7 +52,7 @@ export class Lifetime {
     this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
       // A handler reads at its own pace what is there.
       if (!this.#over && this.#isBeingRead()) return false
-      this.#expire('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+      this.#connection.expired('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       return true
     })
   }
@@ -68,7 +65,6 @@ export class Lifetime {
 
   /** One of the sides has ended, maybe. */
   progress (): void {
-    if (!this.#open) return
     const { inputEnded, outputFlushed } = this.#carrier
     const { halfOpenTimeout } = this.#limits
     if (outputFlushed) {
@@ -76,14 +72,13 @@ export class Lifetime {
       if (!this.#isBeingRead()) this.#watchFin()
     } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
-        this.#expire('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+        this.#connection.expired('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
         return true
       })
     }
   }
 
   stop (): void {
-    this.#open = false
     this.#idle?.stop()
     this.#fin?.stop()
     this.#halfOpen?.stop()

@@ -164,44 +164,71 @@ export function socketBeneath (socket: Duplex): HttpSocket | undefined {
   return parent instanceof Duplex ? parent as HttpSocket : undefined
 }
 
+/** Where an address goes that nobody asked for. */
+const ADDRESS = {}
+
 /**
  * Whether the kernel has no peer for this socket any more. After the peer's FIN Node reads no further,
  * and does not see a reset; over TLS, after its close_notify, even a write never comes back.
  */
 export function peerIsGone (socket: HttpSocket): boolean {
   const handle = (socketBeneath(socket) ?? socket)._handle
-  return typeof handle?.getpeername === 'function' && handle.getpeername({}) !== 0
+  return typeof handle?.getpeername === 'function' && handle.getpeername(ADDRESS) !== 0
 }
 
-/** Before our own end the kernel has a peer for this socket, unless that has reset it. */
-function endIsReset (socket: HttpSocket): boolean {
+/** On a socket: the number of its latest chunk among those of all sockets. */
+const kChunk = Symbol('fastify-duplex.chunk')
+let chunks = 0
+
+/** Small integers need no memory. */
+function nextChunk (): number {
+  chunks = (chunks + 1) & 0x3fffffff
+  return chunks
+}
+
+/**
+ * Before our own end the kernel has a peer for this socket, unless that has reset it. To ask the kernel costs as much
+ * as a read: where another socket was read since, the end was found in a poll of its own, and is one. Over TLS that
+ * tells nothing, since what was read last may have been less than gives a chunk.
+ */
+function endIsReset (socket: Telling): boolean {
+  const number = socket[kChunk]
+  if (number !== undefined && number !== chunks && socketBeneath(socket) === undefined) return false
   return !socket.writableEnded && peerIsGone(socket)
 }
 
-/** Wrapped once: a socket that goes back to HTTP may come again and again. */
-const tellers = new WeakMap<HttpSocket, (() => void) | undefined>()
+/** On a socket: who is told of a reset. It stays when nobody is any more, for the socket may go back to HTTP and come again. */
+const kOnReset = Symbol('fastify-duplex.onReset')
+
+interface Telling extends HttpSocket {
+  [kOnReset]?: ((this: HttpSocket) => void) | undefined
+  [kChunk]?: number
+}
 
 /**
  * Up to Node 22 libuv takes a reset for an end when it is found in the same poll as the last bytes, and what was
  * cut off there would pass for a whole. With this `onReset` is called, and the input does not end.
- *
- * @returns what ends that
  */
-export function tellResetFromEnd (socket: HttpSocket, onReset: () => void): () => void {
-  const known = tellers.has(socket)
-  tellers.set(socket, onReset)
-  if (!known) {
-    const { push } = socket
-    socket.push = function (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) {
-      const tell = chunk === null ? tellers.get(socket) : undefined
-      if (tell === undefined || !endIsReset(socket)) return push.call(this, chunk, encoding)
-      tell()
-      return false
-    }
+export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
+  if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
+  ;(socket as Telling)[kOnReset] = onReset
+  // What HTTP has read came with no push, and the end may be in the same poll.
+  ;(socket as Telling)[kChunk] = nextChunk()
+}
+
+/** Ends that, unless somebody else is told by now. */
+export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
+  if ((socket as Telling)[kOnReset] === onReset) (socket as Telling)[kOnReset] = undefined
+}
+
+/** The same function for all sockets. */
+function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncoding): boolean {
+  if (chunk === null && this[kOnReset] !== undefined && endIsReset(this)) {
+    this[kOnReset]()
+    return false
   }
-  return () => {
-    if (tellers.get(socket) === onReset) tellers.set(socket, undefined)
-  }
+  if (chunk !== null) this[kChunk] = nextChunk()
+  return (Object.getPrototypeOf(this) as HttpSocket).push.call(this, chunk, encoding)
 }
 
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */

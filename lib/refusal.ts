@@ -18,6 +18,11 @@ export function errorBody (error: RefusalError): string {
   return JSON.stringify({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
 }
 
+interface Answerer {
+  /** An answer is on the wire, which was no acceptance. */
+  answered (socket: HttpSocket, res: ServerResponse): void
+}
+
 /**
  * A response on a connection that left HTTP, for everything short of acceptance. Nothing that follows
  * the request is ever parsed, so it always says `Connection: close` and is always followed by it: a
@@ -25,15 +30,15 @@ export function errorBody (error: RefusalError): string {
  */
 export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
-  readonly #onDone: (res: RefusalResponse) => void
   readonly #unreadFor: Milliseconds
+  #answerer: Answerer | undefined
 
   /** @param unreadFor how long a client may take nothing of it */
-  constructor (req: IncomingMessage, socket: HttpSocket, onDone: (res: RefusalResponse) => void, unreadFor = UNREAD_FOR) {
+  constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer, unreadFor = UNREAD_FOR) {
     super(req)
     this.#unreadFor = unreadFor
     this.#connect = req.method === 'CONNECT'
-    this.#onDone = onDone
+    this.#answerer = answerer
     this.shouldKeepAlive = false
     this.assignSocket(socket as never)
     this.on('finish', this.#onFinish)
@@ -76,7 +81,7 @@ export class RefusalResponse extends ServerResponse {
 
   /** The socket is the stream's now: nothing of this response reaches it any more. */
   release (statusCode: number): void {
-    this.removeListener('finish', this.#onFinish)
+    this.#answerer = undefined
     this.detachSocket(this.socket as never)
     this.statusCode = statusCode
     silence(this)
@@ -84,8 +89,9 @@ export class RefusalResponse extends ServerResponse {
 
   /** The same function for all responses. */
   #onFinish (): void {
-    this.removeListener('finish', this.#onFinish)
-    this.#onDone(this)
+    const answerer = this.#answerer
+    this.#answerer = undefined
+    answerer?.answered(this.socket as unknown as HttpSocket, this)
   }
 }
 
@@ -93,7 +99,6 @@ function itself (this: ServerResponse): ServerResponse { return this }
 
 function nothing (): void {}
 
-/** One for all responses: functions of their own would be kept for as long as their connections. */
 const SILENT: PropertyDescriptorMap = {
   headersSent: { value: true },
   writableEnded: { value: true },
@@ -107,14 +112,30 @@ const SILENT: PropertyDescriptorMap = {
   end: { value: itself }
 }
 
-/** A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. */
+const SILENCED = Object.keys(SILENT)
+
+/** By the prototype of a response: one that is silent. */
+const silentPrototypes = new WeakMap<object, object>()
+
+/**
+ * A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. It takes another
+ * prototype to do that: ten properties for each response would cost more than all else that an acceptance does to it.
+ */
 export function silence (res: ServerResponse): void {
-  Object.defineProperties(res, SILENT)
+  const prototype = Object.getPrototypeOf(res) as object
+  let silent = silentPrototypes.get(prototype)
+  if (silent === undefined) {
+    silent = Object.create(prototype, SILENT) as object
+    silentPrototypes.set(prototype, silent)
+  }
+  Object.setPrototypeOf(res, silent)
+  // What middleware has put there in place of Node's methods.
+  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
 }
 
 /** Answers without the app: for requests that name no route, or name none that can be told. */
 export function refuse (socket: HttpSocket, req: IncomingMessage, error: RefusalError): void {
-  const res = new RefusalResponse(req, socket, () => lingeringClose(socket))
+  const res = new RefusalResponse(req, socket, { answered: lingeringClose })
   sendRefusal(res, error)
 }
 

@@ -26,6 +26,7 @@ export class Registry {
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
+  readonly #beginnings: (() => void)[] = []
   readonly #servers: { close: () => void, cut: () => void }[] = []
 
   constructor (settings: PluginSettings) {
@@ -35,6 +36,12 @@ export class Registry {
 
   /** Resolves when a drain has come to its end. */
   get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
+
+  /** @param begin called when the first drain begins, or now if it has begun */
+  onDrain (begin: () => void): void {
+    if (this.draining) begin()
+    else this.#beginnings.push(begin)
+  }
 
   /** @param close when the server closes  @param cut when the time for that is over */
   onShutdown (close: () => void, cut: () => void): void {
@@ -101,6 +108,7 @@ export class Registry {
   /** Refuses from now on, tells every connection, waits, and destroys what is left. */
   drain (timeout: Milliseconds = this.#drainTimeout): Promise<void> {
     this.draining = true
+    for (const begin of this.#beginnings.splice(0)) begin()
     // One for all: an error costs more than all else that a connection is told here.
     const reason = new FST_ERR_DUPLEX_SHUTDOWN()
     for (const connection of this.connections) connection.drain(reason)

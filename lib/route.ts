@@ -17,7 +17,7 @@ import {
 import { routeSettings, type PluginSettings, type RouteSettings } from './options.ts'
 import { RefusalResponse, sayClose } from './refusal.ts'
 import type { Registry } from './registry.ts'
-import { Slots } from './slots.ts'
+import { Slots, takeSlots } from './slots.ts'
 import { wasOffered } from './upgrade-tokens.ts'
 
 /** A handler as Fastify and its hooks see it; the types of a duplex one are the user's side of it. */
@@ -49,7 +49,7 @@ export function declareRoute (
     return enter(this, handler, request, reply, registry)
   } as RouteOptions['handler']
   // Last among the hooks of the route: after those that other plugins add to it for this declaration.
-  app.after(() => addHooks(options, registry))
+  app.after(() => addHooks(options, settings, registry))
 }
 
 /** A route that no request can reach is a mistake of its declaration. */
@@ -78,13 +78,13 @@ function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSet
   return { ...settings, kinds: ['upgrade'] }
 }
 
-function addHooks (options: RouteOptions, registry: Registry): void {
+function addHooks (options: RouteOptions, { kinds }: RouteSettings, registry: Registry): void {
   const append = (name: 'onRequest' | 'preParsing' | 'onSend' | 'onError', hook: unknown): void => {
     const hooks = [options[name] ?? []].flat()
     ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
   }
   append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: Done) => negotiate(request, reply, registry, done))
-  append('preParsing', keepBody)
+  if (kinds.includes('message')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const res = reply.raw as ServerResponse
     // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
@@ -164,7 +164,8 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
 function promiseBody (claim: Claim, reply: FastifyReply): void {
   if (claim.carrier instanceof Http2Carrier) return
   if (claim.carrier === undefined && claim.kind === 'message' && !(claim.res instanceof RefusalResponse)) return
-  if (/^100-continue$/i.test(claim.req.headers.expect ?? '') && claim.kind !== 'hijack' && claim.kind !== 'connect') {
+  const { expect } = claim.req.headers
+  if (expect !== undefined && /^100-continue$/i.test(expect) && claim.kind !== 'hijack' && claim.kind !== 'connect') {
     (reply.raw as ServerResponse).writeContinue()
   }
 }
@@ -221,17 +222,11 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
   if (carrier === undefined || (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded)) {
     throw new FST_ERR_DUPLEX_BODY_NOT_PARSED(claim.req.method as string)
   }
-  const slots = [route.slots, registry.slots]
-  const taken = slots.filter(one => one.take())
-  if (taken.length < slots.length) {
-    for (const one of taken) one.free()
+  if (!takeSlots(route.slots, registry.slots)) {
     reply.header('retry-after', RETRY_AFTER)
     throw new FST_ERR_DUPLEX_MAX_CONNECTIONS()
   }
   const connection = new Connection(claim, reply, carrier, registry)
-  connection.onClosed = () => {
-    for (const one of slots) one.free()
-  }
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request)

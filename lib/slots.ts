@@ -21,3 +21,11 @@ export class Slots {
     this.#taken--
   }
 }
+
+/** Both or none. */
+export function takeSlots (one: Slots, other: Slots): boolean {
+  if (!one.take()) return false
+  if (other.take()) return true
+  one.free()
+  return false
+}

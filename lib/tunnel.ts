@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { breakOff } from './carriers/break-off.ts'
-import { tellResetFromEnd } from './node-internals.ts'
+import { takeResetForEnd, tellResetFromEnd, type HttpSocket } from './node-internals.ts'
 import type { TunnelEnd, TunnelResult } from '../types/index.ts'
 
 interface Pair {
@@ -27,7 +27,8 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
   const tearDown = (error: Error): void => {
     for (const stream of streams) fail(stream, error)
   }
-  const watches = [...streams].filter(isForeignSocket).map(socket => tellResetFromEnd(socket, () => { socket.destroy(reset()) }))
+  const sockets = [...streams].filter(isForeignSocket)
+  for (const socket of sockets) tellResetFromEnd(socket, onReset)
   try {
     const [bytesToUpstream, bytesFromUpstream] = await Promise.all([
       flow(client.readable, server.writable),
@@ -38,7 +39,7 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
     tearDown(error as Error)
     throw error
   } finally {
-    for (const stop of watches) stop()
+    for (const socket of sockets) takeResetForEnd(socket, onReset)
     // Listeners of the flow are gone; a reset that comes now is no news to anybody.
     for (const stream of streams) stream.on('error', () => {})
   }
@@ -55,8 +56,8 @@ function isForeignSocket (stream: Readable | Writable): stream is Socket {
   return stream instanceof Socket && !Object.hasOwn(stream, 'destroy')
 }
 
-function reset (): Error {
-  return Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
+function onReset (this: HttpSocket): void {
+  this.destroy(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' }))
 }
 
 function pairOf (end: TunnelEnd): Pair {

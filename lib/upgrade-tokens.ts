@@ -9,12 +9,20 @@ const OTHER_HTTP = /^(?:h2c|h2|http\/.*|tls\/.*)$/i
 
 export interface OfferedTokens {
   /** The well-formed tokens, in the client's order and spelling. */
-  offered: string[]
+  readonly offered: readonly string[]
   /** A member was no token at all. Empty members are none, RFC 9110 section 5.6.1. */
-  malformed: boolean
+  readonly malformed: boolean
 }
 
+let latest: { header: string, tokens: OfferedTokens } | undefined
+
+/** Most clients of a server send the same. */
 export function parseUpgrade (header: string): OfferedTokens {
+  if (latest?.header !== header) latest = { header, tokens: tokensOf(header) }
+  return latest.tokens
+}
+
+function tokensOf (header: string): OfferedTokens {
   const offered: string[] = []
   let malformed = false
   for (const member of header.split(',')) {

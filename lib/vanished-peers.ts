@@ -10,18 +10,17 @@ export interface Watched {
 const watched = new Set<Watched>()
 let timer: NodeJS.Timeout | undefined
 
-/** One timer for all connections, as long as there are any. */
+/** One timer for all of them, as long as there are any. */
 export function watchPeer (connection: Watched): void {
   watched.add(connection)
   timer ??= setInterval(() => {
     for (const one of watched) one.lookForPeer()
+    if (watched.size > 0) return
+    clearInterval(timer)
+    timer = undefined
   }, EVERY).unref()
 }
 
 export function unwatchPeer (connection: Watched): void {
   watched.delete(connection)
-  if (watched.size === 0) {
-    clearInterval(timer)
-    timer = undefined
-  }
 }

@@ -11,7 +11,7 @@ import {
   allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, hasEnd, holdEnd, isPassedOn,
   iterateWithoutDestroying,
   mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
-  peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, tellResetFromEnd, tolerateHalfClose,
+  peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, takeResetForEnd, tellResetFromEnd, tolerateHalfClose,
   unfinishedResponse, watchBeyondResponse, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
@@ -104,8 +104,8 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
   t.strictSame(functions.sort(), [
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'hasEnd', 'holdEnd', 'isPassedOn',
     'iterateWithoutDestroying', 'mayHaveLostHeaders', 'onRequestHead', 'onWhole', 'outliveResponse', 'outliveServerEnd', 'peerIsGone',
-    'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse',
-    'watchBeyondResponse'
+    'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'takeResetForEnd', 'tellResetFromEnd', 'tolerateHalfClose',
+    'unfinishedResponse', 'watchBeyondResponse'
   ])
 })
 
@@ -489,7 +489,8 @@ onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and le
 
 onBoth('tellResetFromEnd can be ended, and does not judge the end of a stream that has ended itself', async (t, carrying) => {
   const { wire, socket } = await takeOne(t, carrying)
-  const stop = tellResetFromEnd(socket, () => { t.fail('there is no reset') })
+  const told = (): void => { t.fail('there is no reset') }
+  tellResetFromEnd(socket, told)
   socket.allowHalfOpen = true
   socket.resume()
   socket.end()
@@ -497,7 +498,7 @@ onBoth('tellResetFromEnd can be ended, and does not judge the end of a stream th
   const ended = once(socket, 'end')
   wire.end()
   await ended
-  stop()
+  takeResetForEnd(socket, told)
   t.ok(socket.readableEnded)
 })
 

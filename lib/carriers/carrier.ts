@@ -4,6 +4,11 @@ import type { HeadFields } from '../accept-head.ts'
 import type { KindHead } from '../kinds/index.ts'
 import type { DetachedSocket, DuplexKind, Milliseconds } from '../../types/index.ts'
 
+export interface Owner {
+  /** One of the sides has ended, or all is over. */
+  progressed (): void
+}
+
 /**
  * What carries the pair of a connection: a socket, an HTTP message, or a stream of HTTP/2. It knows the wire; it decides
  * nothing.
@@ -32,8 +37,8 @@ export interface Carrier {
   /** What a stream of the pair was destroyed with, if not by the peer. */
   readonly localError: Error | undefined
   readonly closed: boolean
-  /** Called when one of the sides has ended, and when all is over. */
-  onProgress: () => void
+  /** Who is told of the ends. An object, not a function: one for each connection would be kept for as long as that. */
+  owner: Owner | undefined
   /** Sends the accept head; what throws has sent nothing. */
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void
   /** From now on nothing is accepted any more but the streams: set by acceptance. */

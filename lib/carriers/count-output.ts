@@ -1,6 +1,6 @@
 import type { Writable } from 'node:stream'
 
-type Arguments = [chunk?: unknown, encoding?: unknown, callback?: unknown]
+type Write = (chunk?: unknown, encoding?: unknown, callback?: unknown) => boolean
 
 /**
  * Tells `add` how many bytes go into a stream that does not count them itself.
@@ -9,22 +9,20 @@ type Arguments = [chunk?: unknown, encoding?: unknown, callback?: unknown]
  * to send in place of a string that is written together with an empty chunk behind it; Buffers have no such fault.
  */
 export function countOutput (writable: Writable, add: (bytes: number) => void, inBytes = false): void {
-  const { write, end } = writable
-  const count = (args: Arguments): Arguments => {
-    const [chunk, encoding] = args
-    if (typeof chunk === 'string') {
+  const counted = (proceed: Write): Write => function (chunk, encoding, callback) {
+    if (chunk instanceof Uint8Array) {
+      add(chunk.length)
+    } else if (typeof chunk === 'string') {
       const charset = typeof encoding === 'string' ? encoding as BufferEncoding : 'utf8'
-      if (!inBytes) {
-        add(Buffer.byteLength(chunk, charset))
-        return args
+      if (inBytes) {
+        const bytes = Buffer.from(chunk, charset)
+        add(bytes.length)
+        return proceed.call(writable, bytes, typeof encoding === 'function' ? encoding : callback)
       }
-      const bytes = Buffer.from(chunk, charset)
-      add(bytes.length)
-      return [bytes, typeof encoding === 'function' ? encoding : args[2]]
+      add(Buffer.byteLength(chunk, charset))
     }
-    if (chunk instanceof Uint8Array) add(chunk.length)
-    return args
+    return proceed.call(writable, chunk, encoding, callback)
   }
-  writable.write = ((...args: Arguments) => Reflect.apply(write, writable, count(args))) as typeof write
-  writable.end = ((...args: Arguments) => Reflect.apply(end, writable, count(args))) as typeof end
+  writable.write = counted(writable.write as Write)
+  writable.end = counted(writable.end as unknown as Write) as unknown as typeof writable.end
 }

@@ -5,7 +5,8 @@ import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors
 import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
-import type { Carrier } from './carrier.ts'
+import { kCarrier } from '../symbols.ts'
+import type { Carrier, Owner } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
 
@@ -37,7 +38,7 @@ export class Http2Carrier implements Carrier {
   closed = false
   peerError: Error | undefined
   localError: Error | undefined
-  onProgress: () => void = () => {}
+  owner: Owner | undefined
   /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
   readonly #tunnel: boolean
   readonly #far: boolean
@@ -65,7 +66,8 @@ export class Http2Carrier implements Carrier {
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
-    stream.push = (chunk: unknown, encoding?: BufferEncoding) => this.#push(chunk, encoding)
+    ;(stream as Carried)[kCarrier] = this
+    stream.push = push
     if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
     else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
     stream.on('finish', this.#onFinish)
@@ -225,15 +227,13 @@ export class Http2Carrier implements Carrier {
     this.#flushing = setTimeout(look, FLUSH_LOOK)
   }
 
-  #push (chunk: unknown, encoding: BufferEncoding | undefined): boolean {
-    const { stream } = this
-    if (chunk !== null) this.#count(chunk as Buffer)
-    else this.#onInputEnd()
-    if (chunk === null && !this.inputEnded) return false
-    return Reflect.apply(prototypeOf(stream).push, stream, [chunk, encoding])
+  /** @returns whether the end that Node has found is one */
+  inputHasEnded (): boolean {
+    this.#onInputEnd()
+    return this.inputEnded
   }
 
-  #count (chunk: Buffer): void {
+  inputHasCome (chunk: Buffer): void {
     this.bytesRead += chunk.length
     if (this.bytesRead <= this.#mostRead || !this.outputFlushed || this.#breaking) return
     this.#breaking = true
@@ -265,14 +265,14 @@ export class Http2Carrier implements Carrier {
     }
     this.inputEnded = true
     this.#endWhatWasLeft()
-    process.nextTick(() => this.onProgress())
+    process.nextTick(() => this.owner?.progressed())
   }
 
   readonly #onFinish = (): void => {
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#endWhatWasLeft()
-    this.onProgress()
+    this.owner?.progressed()
   }
 
   readonly #onTrailers = (): void => {
@@ -294,7 +294,7 @@ export class Http2Carrier implements Carrier {
   readonly #onClose = (): void => {
     this.closed = true
     clearTimeout(this.#flushing)
-    this.onProgress()
+    this.owner?.progressed()
   }
 }
 
@@ -321,6 +321,18 @@ function holdEndEvent (stream: ServerHttp2Stream): () => void {
   stream.on('newListener', readers)
   stream.on('resume', release)
   return release
+}
+
+interface Carried extends ServerHttp2Stream {
+  [kCarrier]?: Http2Carrier
+}
+
+/** The same function for all streams. */
+function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const carrier = this[kCarrier] as Http2Carrier
+  if (chunk !== null) carrier.inputHasCome(chunk as Buffer)
+  else if (!carrier.inputHasEnded()) return false
+  return prototypeOf(this).push.call(this, chunk, encoding)
 }
 
 type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy' | 'push'>

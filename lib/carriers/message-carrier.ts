@@ -7,7 +7,7 @@ import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, clearFields, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
 import type { HeadFields } from '../accept-head.ts'
 import { breakOff } from './break-off.ts'
-import type { Carrier } from './carrier.ts'
+import type { Carrier, Owner } from './carrier.ts'
 import { countOutput } from './count-output.ts'
 
 const NOTHING = Buffer.alloc(0)
@@ -30,7 +30,7 @@ export class MessageCarrier implements Carrier {
   outputFlushed = false
   peerError: Error | undefined
   localError: Error | undefined
-  onProgress: () => void = () => {}
+  owner: Owner | undefined
   readonly #req: IncomingMessage
   /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
   readonly #socket: Socket
@@ -46,7 +46,7 @@ export class MessageCarrier implements Carrier {
     this.#socket = req.socket
     this.readable = body
     this.writable = res
-    const progress = (): void => this.onProgress()
+    const progress = (): void => this.owner?.progressed()
     const failed = (error: Error): void => {
       if (!isAbort(error)) this.localError ??= error
       else if (!this.#destroyedHere) this.peerError ??= error
@@ -169,7 +169,7 @@ export class MessageCarrier implements Carrier {
     // The last chunk is never sent.
     writable.destroy(error)
     if (!socket.destroyed) socket.destroy()
-    this.onProgress()
+    this.owner?.progressed()
   }
 
   complete (res: ServerResponse, error: Error | undefined): void {
@@ -189,7 +189,7 @@ export class MessageCarrier implements Carrier {
       if (chunk === null) {
         this.#whenComplete()
         // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
-        process.nextTick(() => this.onProgress())
+        process.nextTick(() => this.owner?.progressed())
       } else {
         this.bytesRead += (chunk as Buffer).length
       }

@@ -1,15 +1,16 @@
 import type { ServerResponse } from 'node:http'
-import { Socket } from 'node:net'
+import type { Socket } from 'node:net'
 import {
-  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, tellResetFromEnd,
-  type HttpSocket
+  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, takeResetForEnd,
+  tellResetFromEnd, type HttpSocket
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import { serialiseHead, type HeadFields } from '../accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
+import { kCarrier } from '../symbols.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
-import type { Carrier } from './carrier.ts'
+import type { Carrier, Owner } from './carrier.ts'
 
 const NOTHING = Buffer.alloc(0)
 
@@ -22,6 +23,10 @@ interface NetworkError extends Error {
 function isNetworkError (error: NetworkError): boolean {
   return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
     /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
+}
+
+interface Keeper {
+  removeSocket (socket: HttpSocket): void
 }
 
 /**
@@ -37,17 +42,18 @@ export class SocketCarrier implements Carrier, Watched {
   inputEnded = false
   outputFlushed = false
   closed = false
-  onProgress: () => void = () => {}
-  /** Called first when the socket has closed. */
-  onClosed: () => void = () => {}
-  #readBefore: number
+  owner: Owner | undefined
+  /** Told first when the socket has closed. */
+  keeper: Keeper | undefined
+  readonly #readBefore: number
   #writtenBefore = 0
-  readonly #endIsEnd: () => void
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
+  #givenAway = false
 
   constructor (socket: HttpSocket, head: Buffer) {
-    socket.on('error', this.#onError)
+    ;(socket as Carried)[kCarrier] = this
+    socket.on('error', onError)
     // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
     raiseMaxListeners(socket, 1)
     this.socket = socket
@@ -58,11 +64,11 @@ export class SocketCarrier implements Carrier, Watched {
     const { bytesRead } = socket as unknown as Socket
     this.#readBefore = (bytesRead ?? 0) - head.length
     if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
-    this.#endIsEnd = tellResetFromEnd(socket, () => this.#peerVanished())
-    socket.on('end', this.#onEnd)
-    socket.on('finish', this.#onFinish)
-    socket.on('close', this.#onClose)
-    watchPeer(this)
+    tellResetFromEnd(socket, onReset)
+    socket.on('end', onEnd)
+    socket.on('finish', onFinish)
+    socket.on('close', onClose)
+    if (socketBeneath(socket) !== undefined) watchPeer(this)
   }
 
   get readable (): HttpSocket { return this.socket }
@@ -85,7 +91,7 @@ export class SocketCarrier implements Carrier, Watched {
   holdEnd (): void {
     const { socket } = this
     if (this.#release !== undefined || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
-    this.#release = holdEnd(socket, this.#onEnd)
+    this.#release = holdEnd(socket, () => this.inputHasEnded())
   }
 
   /** Reads no more but to see the end; for sockets that nobody took over. */
@@ -103,7 +109,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
-    socket.destroy = (error?: Error | null) => this.#destroy(error ?? undefined)
+    socket.destroy = destroy
   }
 
   keepAlive (delay: Milliseconds): void {
@@ -141,10 +147,10 @@ export class SocketCarrier implements Carrier, Watched {
     // Only where Node does not read any more, or where TLS may have swallowed a reset after close_notify.
     const unseen = this.inputEnded || (socket.writableLength > 0 && socketBeneath(socket) !== undefined)
     if (!unseen || this.outputFlushed || socket.destroyed || !peerIsGone(socket)) return
-    this.#peerVanished()
+    this.peerHasVanished()
   }
 
-  #peerVanished (): void {
+  peerHasVanished (): void {
     this.peerError = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
     this.socket.destroy(this.peerError)
   }
@@ -152,12 +158,13 @@ export class SocketCarrier implements Carrier, Watched {
   /** The socket goes back to HTTP as if it had never left. */
   letGo (): void {
     const { socket } = this
+    this.#givenAway = true
     unwatchPeer(this)
-    this.#endIsEnd()
-    socket.removeListener('error', this.#onError)
-    socket.removeListener('end', this.#onEnd)
-    socket.removeListener('finish', this.#onFinish)
-    socket.removeListener('close', this.#onClose)
+    takeResetForEnd(socket, onReset)
+    socket.removeListener('error', onError)
+    socket.removeListener('end', onEnd)
+    socket.removeListener('finish', onFinish)
+    socket.removeListener('close', onClose)
     raiseMaxListeners(socket, -1)
   }
 
@@ -167,17 +174,18 @@ export class SocketCarrier implements Carrier, Watched {
 
   detach (): DetachedSocket {
     const { socket } = this
+    this.#givenAway = true
     unwatchPeer(this)
     allowSetEncoding(socket)
-    socket.removeListener('end', this.#onEnd)
-    socket.removeListener('finish', this.#onFinish)
+    socket.removeListener('end', onEnd)
+    socket.removeListener('finish', onFinish)
     // The new owner puts these bytes back itself; later ones may have joined them.
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
     return { socket: socket as unknown as Socket, head }
   }
 
   /** Every `destroy()` of the socket, ours, the app's and Node's, arrives here. */
-  #destroy (error: Error | undefined): HttpSocket {
+  destroy (error: Error | undefined): HttpSocket {
     const { socket } = this
     const proceed = Object.getPrototypeOf(socket).destroy as (error?: Error) => HttpSocket
     if (this.#breaking !== undefined) return proceed.call(socket, this.#breaking.error)
@@ -189,32 +197,47 @@ export class SocketCarrier implements Carrier, Watched {
     return socket
   }
 
-  readonly #onError = (error: NetworkError): void => {
+  failed (error: NetworkError): void {
     if (this.#breaking !== undefined) return
     if (isNetworkError(error)) this.peerError ??= error
     else this.localError ??= error
   }
 
-  readonly #onEnd = (): void => {
+  inputHasEnded (): void {
     this.inputEnded = true
+    // From now on Node reads no more, and sees no reset.
+    if (!this.closed && !this.#givenAway) watchPeer(this)
     this.#releaseWhatIsOver()
-    this.onProgress()
+    this.owner?.progressed()
   }
 
-  readonly #onFinish = (): void => {
+  outputHasLeft (): void {
     this.outputFlushed = true
     this.#releaseWhatIsOver()
-    this.onProgress()
+    this.owner?.progressed()
   }
 
-  readonly #onClose = (): void => {
+  hasClosed (): void {
     this.closed = true
     unwatchPeer(this)
     this.#release = undefined
-    this.onClosed()
-    this.onProgress()
+    this.keeper?.removeSocket(this.socket)
+    this.owner?.progressed()
   }
 }
+
+interface Carried extends HttpSocket {
+  [kCarrier]?: SocketCarrier
+}
+
+// The same functions for all sockets: such of their own would be kept for as long as their connections.
+function carrierOf (socket: HttpSocket): SocketCarrier { return (socket as Carried)[kCarrier] as SocketCarrier }
+function onError (this: HttpSocket, error: NetworkError): void { carrierOf(this).failed(error) }
+function onReset (this: HttpSocket): void { carrierOf(this).peerHasVanished() }
+function onEnd (this: HttpSocket): void { carrierOf(this).inputHasEnded() }
+function onFinish (this: HttpSocket): void { carrierOf(this).outputHasLeft() }
+function onClose (this: HttpSocket): void { carrierOf(this).hasClosed() }
+function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return carrierOf(this).destroy(error ?? undefined) }
 
 function raiseMaxListeners (socket: HttpSocket, by: number): void {
   const most = socket.getMaxListeners()
