@@ -8,7 +8,7 @@ import type { Farewell } from './farewell.ts'
 import { InjectedStream } from './injected-stream.ts'
 import { invalid, type Injected, type Injection } from './injection.ts'
 import { MemorySocket } from './memory-link.ts'
-import { lendAddresses } from './node-internals.ts'
+import { lendAddress } from './node-internals.ts'
 
 /** What Node's client of HTTP/1 takes for a target. */
 const NOT_IN_A_TARGET = /[^\u0021-\u00ff]/
@@ -93,7 +93,7 @@ function accept (server: Http2Server | Http2SecureServer, socket: MemorySocket, 
   let session: ServerHttp2Session | undefined
   const made = (one: ServerHttp2Session): void => {
     session = one
-    lendAddresses(one, socket)
+    lendAddress(one, socket)
   }
   // What the handshakes of TLS have agreed on.
   if (tls) Object.assign(socket, { alpnProtocol: 'h2' })
@@ -159,7 +159,13 @@ function goAwayWith (own: InjectedStream, signal: AbortSignal): void {
 /** The end of the connection would take from the server what it has not read yet. */
 function closeBehind (session: ClientHttp2Session, own: InjectedStream, served: ServerHttp2Session | undefined): void {
   let open = 1
-  const closed = (): void => { if (--open === 0) session.close() }
+  const close = (): void => {
+    // Node keeps a session that is over until its timeout would strike, which in Fastify is 72 seconds.
+    if (served?.destroyed === false) served.setTimeout(0)
+    session.close()
+  }
+  // After all who hear of the end: one of them gives the session its timeout back.
+  const closed = (): void => { if (--open === 0) process.nextTick(close) }
   own.stream.once('close', closed)
   served?.on('stream', stream => {
     open++

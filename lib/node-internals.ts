@@ -342,11 +342,10 @@ export function resetStream (stream: Http2Stream, code: number): void {
   stream.destroy()
 }
 
-/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the one beneath. */
-export function lendAddresses (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
+/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the peer. */
+export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
   Object.assign(session.socket, {
     _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },
-    _sockname: { address: socket.localAddress, family: socket.localFamily, port: socket.localPort },
     encrypted: socket.encrypted
   })
 }
