@@ -71,7 +71,7 @@ export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
 export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(
   'FST_ERR_DUPLEX_INVALID_INJECTION', 'injectDuplex() cannot send this request: %s', 500, TypeError)
 export const FST_ERR_DUPLEX_CANNOT_INJECT = createError(
-  'FST_ERR_DUPLEX_CANNOT_INJECT', 'injectDuplex() speaks HTTP/1.1, and this server does not', 500)
+  'FST_ERR_DUPLEX_CANNOT_INJECT', 'injectDuplex() speaks HTTP/1.1 and HTTP/2, and this server does neither', 500)
 
 /** Reasons of `connection.signal` and `closed.error`. */
 export const FST_ERR_DUPLEX_ABORTED = createError(

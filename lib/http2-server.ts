@@ -10,6 +10,10 @@ import type { Http2Gate, StreamFacts, StreamVerdict } from './http2-gate.ts'
 import { sendRefusal } from './refusal.ts'
 import type { Registry } from './registry.ts'
 
+export function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
+  return 'updateSettings' in server
+}
+
 /** Watches every stream of one HTTP/2 server, and claims those that are a duplex route's. */
 export function watchHttp2 (
   server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, extendedConnect: boolean

@@ -1,36 +1,13 @@
-import { request as send, Server as HttpServer, type ClientRequest, type IncomingMessage } from 'node:http'
+import { Server as HttpServer } from 'node:http'
 import { Server as HttpsServer } from 'node:https'
-import type { Readable, Writable } from 'node:stream'
-import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_INJECT } from './errors.ts'
-import { injection, invalid, type Injection } from './injection.ts'
-import { MemorySocket } from './memory-link.ts'
-import {
-  decodeRefusals, holdEnd, iterateWithoutDestroying, onWhole, outliveServerEnd
-} from './node-internals.ts'
-import type { InjectDuplexClosed, InjectDuplexOptions, InjectDuplexResponse } from '../types/index.ts'
-
-/** While the app closes, an injected client hangs up where the server has done so: its test may have forgotten it. */
-class Farewell {
-  readonly #clients = new Set<() => void>()
-  #closing = false
-
-  say (): void {
-    this.#closing = true
-    for (const hangUp of this.#clients) hangUp()
-  }
-
-  /** @param hangUp called again and again, for it to see whether the server has ended its side */
-  hear (client: MemorySocket, res: IncomingMessage, hangUp: () => void): void {
-    const look = (): void => { if (this.#closing) hangUp() }
-    this.#clients.add(hangUp)
-    client.once('close', () => this.#clients.delete(hangUp))
-    client.onPeerEnding = look
-    onWhole(res, look)
-    look()
-  }
-}
+import { FST_ERR_DUPLEX_CANNOT_INJECT } from './errors.ts'
+import { Farewell } from './farewell.ts'
+import { speaksHttp2 } from './http2-server.ts'
+import { injectHttp1 } from './inject-http1.ts'
+import { injectHttp2 } from './inject-http2.ts'
+import { injection, type Injected, type Injection } from './injection.ts'
+import type { InjectDuplexOptions, InjectDuplexResponse } from '../types/index.ts'
 
 /** The `injectDuplex` of an app. */
 export function injector (app: FastifyInstance): (options: InjectDuplexOptions) => Promise<InjectDuplexResponse> {
@@ -39,159 +16,30 @@ export function injector (app: FastifyInstance): (options: InjectDuplexOptions) 
     farewell.say()
     done()
   })
-  return options => injectDuplex(app, options, farewell)
+  return async options => {
+    const wanted = injection(options)
+    await app.ready()
+    return answerOf(await send(app.server, wanted, farewell))
+  }
 }
 
-/** A request of Node's own client to the app's own server, on a connection in memory. */
-async function injectDuplex (app: FastifyInstance, options: InjectDuplexOptions, farewell: Farewell): Promise<InjectDuplexResponse> {
-  const wanted = injection(options)
-  await app.ready()
-  const server: unknown = app.server
-  if (!(server instanceof HttpServer || server instanceof HttpsServer)) throw new FST_ERR_DUPLEX_CANNOT_INJECT()
+/** On a connection in memory, in the HTTP that the server speaks. */
+async function send (server: object, wanted: Injection, farewell: Farewell): Promise<Injected> {
+  const http1 = server instanceof HttpServer || server instanceof HttpsServer
+  if (!http1 && !speaksHttp2(server)) throw new FST_ERR_DUPLEX_CANNOT_INJECT()
   wanted.signal?.throwIfAborted()
-  const tls = server instanceof TlsServer
-  const link = MemorySocket.pair(tls)
-  const { client } = link
-  client.abrupt = true
-  link.server.readsAll = true
-  const req = requestOn(client, wanted)
-  if (wanted.signal !== undefined) goAwayWith(client, wanted.signal)
-  const answer = new Promise<InjectDuplexResponse>((resolve, reject) => {
-    const ending = watchEnd(client)
-    const hangUp = (): void => { if (client.peerEnding) client.end() }
-    const take = (res: IncomingMessage, _socket: unknown, head: Buffer): void => {
-      farewell.hear(client, res, hangUp)
-      resolve(answerOf(res, onConnection(client, head), client, ending(() => client.peerEnded)))
-    }
-    req.once('upgrade', take)
-    req.once('connect', take)
-    req.once('response', res => {
-      // Node's client would close as soon as the server's side has ended; here that is decided below.
-      req.shouldKeepAlive = true
-      iterateWithoutDestroying(res)
-      const stream = isStream(res, req)
-      const complete = stream ? onStream(client, res) : onResponse(client, req, res, wanted)
-      farewell.hear(client, res, stream ? hangUp : () => { if (res.complete) req.end() })
-      resolve(answerOf(res, res, wanted.framed ? req : client, ending(complete, res)))
-    })
-    // It stays, since an error without a listener would end the process.
-    req.on('error', reject)
-  })
-  // A TLS server hands HTTP what its handshakes have made; it asks nothing of it that TLS would have.
-  server.emit(tls ? 'secureConnection' : 'connection', link.server)
-  dispatch(client, req, wanted)
-  return answer
+  return http1 ? injectHttp1(server, wanted, farewell) : injectHttp2(server, wanted, farewell)
 }
 
-function requestOn (client: MemorySocket, { method, target, headers }: Injection): ClientRequest {
-  let req: ClientRequest | undefined
-  try {
-    req = send({ method, path: target, setHost: false, createConnection: () => client })
-    // Without this Node adds fields of its own, one of which would end the connection with the response.
-    for (const name of ['connection', 'content-length', 'transfer-encoding']) if (!headers.has(name)) req.removeHeader(name)
-    for (const [name, value] of headers) req.setHeader(name, value)
-  } catch (error) {
-    // The other end has nobody yet who could be told of a reset.
-    client.abrupt = false
-    req?.on('error', () => {}).destroy()
-    throw invalid((error as Error).message, error)
-  }
-  if (method === 'CONNECT') decodeRefusals(req)
-  return req
-}
-
-/** Node's client would listen to the signal until there is an answer, and to an upgrade no more. */
-function goAwayWith (client: MemorySocket, signal: AbortSignal): void {
-  const goAway = (): void => {
-    const reason: unknown = signal.reason
-    client.destroy(reason instanceof Error ? reason : new Error(String(reason)))
-  }
-  signal.addEventListener('abort', goAway)
-  client.once('close', () => signal.removeEventListener('abort', goAway))
-}
-
-/** All of it in one turn, which on the connection makes it one chunk. */
-function dispatch (client: MemorySocket, req: ClientRequest, { method, payload, open, framed, early }: Injection): void {
-  const bare = method === 'CONNECT' && !framed
-  if (early !== undefined && !(open && framed)) {
-    // The head, and what was written through the request, leave right after this event.
-    req.once('socket', () => process.nextTick(() => client.write(early)))
-  }
-  if (payload !== undefined && framed) req.end(payload)
-  else if (!open) req.end()
-  else if (early !== undefined && !bare) req.write(early)
-  else req.flushHeaders()
-}
-
-/** Accepted: the connection is the client's, with what came behind the head. */
-function onConnection (client: MemorySocket, head: Buffer): MemorySocket {
-  if (head.length > 0) client.unshift(head)
-  holdEnd(client, () => {})
-  iterateWithoutDestroying(client)
-  return client
-}
-
-/** A response with no other end than that of the connection, of which the other half may go on. */
-function onStream (client: MemorySocket, res: IncomingMessage): () => boolean {
-  outliveServerEnd(client)
-  // Node's client would take a reset for the end of such a response.
-  client.prependListener('error', error => { res.destroy(error) })
-  return () => client.peerEnded
-}
-
-/** A response with an end of its own, behind which nothing more comes on this connection. */
-function onResponse (client: MemorySocket, req: ClientRequest, res: IncomingMessage, { framed }: Injection): () => boolean {
-  const close = (): void => {
-    client.abrupt = false
-    client.destroySoon()
-  }
-  onWhole(res, () => {
-    if (!framed || req.writableFinished) {
-      close()
-    } else {
-      req.once('finish', close)
-      // RFC 9112 section 9.5: nobody wants the rest of what was refused.
-      if ((res.statusCode as number) >= 300) req.end()
-    }
-  })
-  return () => res.complete
-}
-
-/** Whether it is neither a response without content nor one that says where it ends, RFC 9112 section 6.3. */
-function isStream ({ statusCode, headers }: IncomingMessage, { method }: ClientRequest): boolean {
-  return method !== 'HEAD' && statusCode !== 204 && statusCode !== 304 &&
-    headers['content-length'] === undefined && headers['transfer-encoding'] === undefined
-}
-
-type Ending = (complete: () => boolean, res?: IncomingMessage) => Promise<InjectDuplexClosed>
-
-function watchEnd (client: MemorySocket): Ending {
-  let error: Error | undefined
-  const fail = (reason: Error): void => { error ??= reason }
-  client.on('error', fail)
-  return (complete, res) => {
-    // An IncomingMessage keeps its error to itself when nobody listens.
-    res?.on('error', fail)
-    return new Promise(resolve => client.once('close', () => {
-      resolve(complete() ? { complete: true } : { complete: false, error: error ?? res?.errored ?? new FST_ERR_DUPLEX_ABORTED() })
-    }))
-  }
-}
-
-function answerOf (
-  res: IncomingMessage, readable: Readable, writable: Writable, closed: Promise<InjectDuplexClosed>
-): InjectDuplexResponse {
+function answerOf (injected: Injected): InjectDuplexResponse {
+  const { readable, writable } = injected
   return {
-    statusCode: res.statusCode as number,
-    headers: res.headers,
-    readable,
-    writable,
+    ...injected,
     async body () {
       const chunks: Buffer[] = []
       for await (const chunk of readable) chunks.push(chunk as Buffer)
       if (!writable.writableEnded) writable.end()
       return Buffer.concat(chunks)
-    },
-    closed
+    }
   }
 }

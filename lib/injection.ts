@@ -1,5 +1,6 @@
 import type { OutgoingHttpHeader } from 'node:http'
 import { FST_ERR_DUPLEX_INVALID_INJECTION } from './errors.ts'
+import type { InjectDuplexResponse } from '../types/index.ts'
 
 const KNOWN = new Set(['method', 'url', 'headers', 'protocol', 'payload', 'early', 'signal'])
 
@@ -9,6 +10,8 @@ export interface Injection {
   readonly target: string
   /** By lower-case name. */
   readonly headers: ReadonlyMap<string, OutgoingHttpHeader>
+  /** The protocols to upgrade to, in order. */
+  readonly offer: readonly string[]
   /** The whole body, if it is known. */
   readonly payload: Buffer | undefined
   /** The head declares a body that is written afterwards. */
@@ -18,6 +21,9 @@ export interface Injection {
   readonly early: Buffer | undefined
   readonly signal: AbortSignal | undefined
 }
+
+/** What the protocols make of the answer. */
+export type Injected = Omit<InjectDuplexResponse, 'body'>
 
 /** Reads what was given to `injectDuplex`, by code that types may not have checked. */
 export function injection (options: unknown): Injection {
@@ -37,23 +43,20 @@ export function injection (options: unknown): Injection {
     if (value !== undefined) fields.set(name.toLowerCase(), value)
   }
   const offer = protocols(given.protocol)
-  if (offer !== '') {
-    fields.set('upgrade', offer)
-    if (!fields.has('connection')) fields.set('connection', 'Upgrade')
-  }
   const payload = payloadOf(given.payload, fields)
   const declared = fields.has('transfer-encoding') || fields.has('content-length')
   if (payload !== undefined && !declared) fields.set('content-length', String(payload.length))
   const early = given.early === undefined ? undefined : bytesOf(given.early)
   if (given.early !== undefined && early === undefined) throw invalid('early is no text and no bytes')
   const framed = !connect && (declared || payload !== undefined)
-  if (early !== undefined && framed && payload !== undefined && !fields.has('upgrade')) {
+  if (early !== undefined && framed && payload !== undefined && offer.length === 0 && !fields.has('upgrade')) {
     throw invalid('early bytes cannot follow a payload that is the whole message')
   }
   return {
     method: method.toUpperCase(),
     target: url,
     headers: fields,
+    offer,
     payload,
     open: payload === undefined && declared && Number(fields.get('content-length') ?? 1) > 0,
     framed,
@@ -62,11 +65,11 @@ export function injection (options: unknown): Injection {
   }
 }
 
-function protocols (value: unknown): string {
-  if (value === undefined) return ''
+function protocols (value: unknown): string[] {
+  if (value === undefined) return []
   const list: unknown[] = Array.isArray(value) ? value : [value]
-  if (!list.every(token => typeof token === 'string' && token !== '')) throw invalid('protocol is no token and no list of them')
-  return list.join(', ')
+  if (!list.every((token): token is string => typeof token === 'string' && token !== '')) throw invalid('protocol is no token and no list of them')
+  return list
 }
 
 function payloadOf (value: unknown, fields: Map<string, OutgoingHttpHeader>): Buffer | undefined {

@@ -2,6 +2,7 @@
 // `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
 import { executionAsyncId } from 'node:async_hooks'
 import { Server, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
+import type { Http2Stream, ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import { Duplex, Readable } from 'node:stream'
 
@@ -340,6 +341,40 @@ export function onWhole (message: IncomingMessage, arrived: () => void): void {
     }
     return push.call(message, chunk, encoding)
   }
+}
+
+/**
+ * Calls once when the peer has ended a stream of HTTP/2, when all that it sent is there to be read. Node pushes the
+ * same end into a stream that it tears down.
+ */
+export function onEndStream (stream: Http2Stream, came: () => void): void {
+  const { push } = stream
+  stream.push = (chunk: unknown, encoding?: BufferEncoding) => {
+    const end = chunk === null && !stream.closed && !stream.destroyed
+    const more = push.call(stream, chunk, encoding)
+    if (end) {
+      stream.push = push
+      came()
+    }
+    return more
+  }
+}
+
+/** RST_STREAM alone. Node would end the output first, and send END_STREAM with it: the peer could take that for the end. */
+export function resetStream (stream: Http2Stream, code: number): void {
+  if (stream.closed || stream.destroyed) return
+  stream.end = (() => stream) as typeof stream.end
+  stream.close(code)
+  Reflect.deleteProperty(stream, 'end')
+  stream.destroy()
+}
+
+/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the peer. */
+export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
+  Object.assign(session.socket, {
+    _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },
+    encrypted: socket.encrypted
+  })
 }
 
 /** What is missing, for an error at registration rather than with the first lost byte. */

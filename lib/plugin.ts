@@ -1,5 +1,4 @@
 import type { Server } from 'node:http'
-import type { Http2SecureServer, Http2Server } from 'node:http2'
 import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf, type Claim } from './claim.ts'
@@ -12,7 +11,7 @@ import { holdCloseUntilDrained } from './hold-close.ts'
 import { Http1Gate } from './http1-gate.ts'
 import { watchHttp1 } from './http1-server.ts'
 import { Http2Gate } from './http2-gate.ts'
-import { watchHttp2 } from './http2-server.ts'
+import { speaksHttp2, watchHttp2 } from './http2-server.ts'
 import { injector } from './inject.ts'
 import { assertNodeInternals } from './node-internals.ts'
 import { checkDuration, pluginSettings } from './options.ts'
@@ -74,10 +73,6 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     registry.shutDown()
     done()
   })
-}
-
-function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
-  return 'updateSettings' in server
 }
 
 const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {

@@ -7,9 +7,11 @@ import { Duplex, PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import type { Test } from 'tap'
 import * as internals from '../lib/node-internals.ts'
+import http2, { type ClientHttp2Stream, type Http2Stream, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
+import { MemorySocket } from '../lib/memory-link.ts'
 import {
   allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, hasEnd, holdEnd, isPassedOn,
-  iterateWithoutDestroying,
+  iterateWithoutDestroying, lendAddress, onEndStream, resetStream,
   mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
   peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, takeResetForEnd, tellResetFromEnd, tolerateHalfClose,
   unfinishedResponse, watchBeyondResponse, type HttpSocket
@@ -103,9 +105,9 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
   const functions = Object.entries(internals).filter(([, value]) => typeof value === 'function').map(([name]) => name)
   t.strictSame(functions.sort(), [
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'hasEnd', 'holdEnd', 'isPassedOn',
-    'iterateWithoutDestroying', 'mayHaveLostHeaders', 'onRequestHead', 'onWhole', 'outliveResponse', 'outliveServerEnd', 'peerIsGone',
-    'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'takeResetForEnd', 'tellResetFromEnd', 'tolerateHalfClose',
-    'unfinishedResponse', 'watchBeyondResponse'
+    'iterateWithoutDestroying', 'lendAddress', 'mayHaveLostHeaders', 'onEndStream', 'onRequestHead', 'onWhole', 'outliveResponse',
+    'outliveServerEnd', 'peerIsGone', 'resetStream', 'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'takeResetForEnd',
+    'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
   ])
 })
 
@@ -753,6 +755,64 @@ t.test('onWhole tells of a message that has arrived, though nobody reads it', as
   peer.write('ur')
   await whole.promise
   t.equal(res.complete, true)
+})
+
+interface Http2Link {
+  client: ClientHttp2Stream
+  server: ServerHttp2Stream
+  session: ServerHttp2Session
+  socket: MemorySocket
+}
+
+/** A stream of HTTP/2 on a connection in memory, from both sides. */
+async function http2Link (t: Test): Promise<Http2Link> {
+  const link = MemorySocket.pair(true)
+  const listener = http2.createServer()
+  const made = once(listener, 'session') as Promise<[ServerHttp2Session]>
+  const came = once(listener, 'stream') as Promise<[ServerHttp2Stream]>
+  listener.emit('connection', link.server)
+  const connection = http2.connect('http://localhost', { createConnection: () => link.client })
+  t.teardown(() => connection.destroy())
+  await once(connection, 'localSettings')
+  const client = connection.request({ ':method': 'POST' }, { endStream: false })
+  const [session] = await made
+  const [server] = await came
+  for (const stream of [client, server] as Http2Stream[]) stream.on('error', () => {}).resume()
+  return { client, server, session, socket: link.server }
+}
+
+t.test('onEndStream tells of END_STREAM, and not of a stream that is torn down', async t => {
+  const ended = await http2Link(t)
+  const heard = gate()
+  onEndStream(ended.server, heard.open)
+  ended.client.end('whole')
+  await heard.promise
+  t.equal(ended.server.closed, false)
+  for (const code of [http2.constants.NGHTTP2_NO_ERROR, http2.constants.NGHTTP2_CANCEL]) {
+    const { client, server } = await http2Link(t)
+    onEndStream(server, () => t.fail('told of an end'))
+    resetStream(client, code)
+    await once(server, 'close')
+    t.equal(server.rstCode, code)
+  }
+})
+
+t.test('resetStream sends no end before the reset', async t => {
+  const { client, server } = await http2Link(t)
+  let ended = false
+  onEndStream(server, () => { ended = true })
+  client.write('half')
+  await once(server, 'data')
+  resetStream(client, http2.constants.NGHTTP2_CANCEL)
+  await once(server, 'close')
+  t.strictSame([ended, server.rstCode, client.destroyed], [false, http2.constants.NGHTTP2_CANCEL, true])
+})
+
+t.test('lendAddress tells a session of HTTP/2 what its connection in memory says', async t => {
+  const { session, socket } = await http2Link(t)
+  t.equal(session.socket.remoteAddress, undefined)
+  lendAddress(session, socket)
+  t.strictSame([session.socket.remoteAddress, (session.socket as TLSSocket).encrypted], ['127.0.0.1', true])
 })
 
 t.test('assertNodeInternals finds nothing missing on this Node', async t => {
