@@ -325,6 +325,34 @@ t.test('T4 every plain request is a message, and a GET one that has ended', asyn
   t.equal((await whole(open.stream)).toString(), 'message:a GET with a body')
 })
 
+t.test('R5 what a client sends before it is refused keeps neither its stream nor its session', async t => {
+  for (const sends of ['before', 'during', 'after'] as const) {
+    const waiting = gate()
+    const refuse = gate()
+    const onRequest = async (): Promise<never> => {
+      waiting.open()
+      if (sends === 'during') await refuse.promise
+      throw Object.assign(new Error('no'), { statusCode: 401 })
+    }
+    const server = await serveHttp2(t, {}, app => take(app, () => {}, true, { onRequest }))
+    for (const headers of Object.values(requests)) {
+      const closed = once(server.app.server, 'stream').then(([stream]) => once(stream as http2.ServerHttp2Stream, 'close'))
+      const session = await server.session()
+      const stream = session.request(headers, { endStream: false })
+      if (sends !== 'after') stream.end('unread')
+      await waiting.promise
+      refuse.open()
+      const [answer] = await once(stream, 'response') as [http2.IncomingHttpHeaders & http2.IncomingHttpStatusHeader]
+      t.equal(answer[':status'], 401)
+      if (sends === 'after') stream.end('unread')
+      t.match((await whole(stream)).toString(), /"no"/)
+      await closed
+      session.close()
+      await once(session, 'close')
+    }
+  }
+})
+
 t.test('T4 HEAD is answered, and a kind that the route does not take is not found', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     take(app, () => t.fail('entered'))
