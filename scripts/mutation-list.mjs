@@ -172,6 +172,8 @@ export const mutations = [
   { file: 'web-pair.ts', find: 'destroyOnReturn: false', replace: 'destroyOnReturn: true', breaks: 'reading to the end of a web stream costs the other half', tests: ['web'] },
 
   // HTTP/2
+  { file: 'carriers/http2-carrier.ts', find: '    if (this.#resetting) return stream', replace: '', breaks: 'a stream that a pipeline() has is never reset', tests: ['http2'] },
+  { file: 'carriers/http2-carrier.ts', find: '    if (!this.#accepted && this.inputEnded && this.outputFlushed) this.discardInput()', replace: '', breaks: 'what came before a refusal over HTTP/2 keeps its stream', tests: ['http2'] },
   { file: 'carriers/http2-carrier.ts', find: 'process.nextTick(() => this.stream.destroy())', replace: '', breaks: 'a reset without an error leaves the stream for ever', tests: ['http2'] },
   { file: 'carriers/http2-carrier.ts', find: 'stream.end = (() => stream) as typeof stream.end', replace: '', breaks: 'a failed stream ends before it is reset', tests: ['http2'] },
   { file: 'carriers/http2-carrier.ts', find: '      stream.read(0)', replace: '', breaks: 'what comes behind the end of the output is thrown away', tests: ['http2'] },

@@ -823,6 +823,27 @@ for (const [how, reason, code, plugin, fail] of failures) {
   })
 }
 
+t.test('L14 a stream that a pipeline() has is reset as any other, by a timeout, by destroy() and at the end of a drain', async t => {
+  const ends: Record<string, (server: Http2TestServer, connection: DuplexConnection) => unknown> = {
+    lifetime: () => {},
+    destroyed: (_server, connection) => connection.destroy(),
+    shutdown: ({ app }) => app.close()
+  }
+  for (const [reason, end] of Object.entries(ends)) {
+    for (const headers of Object.values(requests)) {
+      const extras = reason === 'lifetime' ? { maxLifetime: 50 } : {}
+      const { stream, connection, ...server } = await taken(t, { plugin: { drainTimeout: 50, ...extras }, headers }, echo)
+      stream.write('one')
+      t.equal(await bytes(stream, 3), 'one')
+      const ending = end(server, connection)
+      await once(stream, 'close')
+      t.equal(stream.rstCode, NGHTTP2_CANCEL, reason)
+      t.match(await connection.closed, { reason })
+      await ending
+    }
+  }
+})
+
 t.test('L5 the timeouts of the server do not end what was taken over, and come back behind it', async t => {
   const { client, stream, connection } = await taken(t, { fastify: { connectionTimeout: 50, http2SessionTimeout: 50 } as object }, echo)
   await new Promise(resolve => setTimeout(resolve, 250))

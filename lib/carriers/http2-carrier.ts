@@ -255,14 +255,6 @@ export class Http2Carrier implements Carrier {
     if ((this.#left && !this.#tunnel) || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
   }
 
-  /**
-   * Nobody will read what was refused. Node closes such a stream while its client still sends, but waits for
-   * a reader of what came before an END_STREAM.
-   */
-  #endWhatWasRefused (): void {
-    if (!this.#accepted && this.inputEnded && this.outputFlushed) this.discardInput()
-  }
-
   readonly #onInputEnd = (): void => {
     if (this.inputEnded) return
     if (this.gone) {
@@ -273,14 +265,13 @@ export class Http2Carrier implements Carrier {
     }
     this.inputEnded = true
     this.#endWhatWasLeft()
-    this.#endWhatWasRefused()
     process.nextTick(() => this.onProgress())
   }
 
   readonly #onFinish = (): void => {
+    // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#endWhatWasLeft()
-    this.#endWhatWasRefused()
     this.onProgress()
   }
 
