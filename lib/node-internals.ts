@@ -3,6 +3,7 @@
 import { executionAsyncId } from 'node:async_hooks'
 import { Server, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import { constants } from 'node:os'
 import { Duplex, Readable } from 'node:stream'
 
 /**
@@ -176,6 +177,11 @@ export function peerIsGone (socket: HttpSocket): boolean {
 /** Before our own end the kernel has a peer for this socket, unless that has reset it. */
 function endIsReset (socket: HttpSocket): boolean {
   return !socket.writableEnded && peerIsGone(socket)
+}
+
+/** A reset as Node tells it, errno included: by that a connection in memory knows the errors of others. */
+export function resetByPeer (): Error {
+  return Object.assign(new Error('read ECONNRESET'), { errno: -constants.errno.ECONNRESET, code: 'ECONNRESET', syscall: 'read' })
 }
 
 /** Wrapped once: a socket that goes back to HTTP may come again and again. */

@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { breakOff } from './carriers/break-off.ts'
-import { tellResetFromEnd } from './node-internals.ts'
+import { resetByPeer, tellResetFromEnd } from './node-internals.ts'
 import type { TunnelEnd, TunnelResult } from '../types/index.ts'
 
 interface Pair {
@@ -27,7 +27,7 @@ export async function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promi
   const tearDown = (error: Error): void => {
     for (const stream of streams) fail(stream, error)
   }
-  const watches = [...streams].filter(isForeignSocket).map(socket => tellResetFromEnd(socket, () => { socket.destroy(reset()) }))
+  const watches = [...streams].filter(isForeignSocket).map(socket => tellResetFromEnd(socket, () => { socket.destroy(resetByPeer()) }))
   try {
     const [bytesToUpstream, bytesFromUpstream] = await Promise.all([
       flow(client.readable, server.writable),
@@ -53,10 +53,6 @@ function fail (stream: Readable | Writable, error: Error): void {
 /** The socket of a connection resets by itself, and knows a reset. */
 function isForeignSocket (stream: Readable | Writable): stream is Socket {
   return stream instanceof Socket && !Object.hasOwn(stream, 'destroy')
-}
-
-function reset (): Error {
-  return Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
 }
 
 function pairOf (end: TunnelEnd): Pair {

@@ -30,6 +30,11 @@ const ask: Record<DuplexKind, InjectDuplexOptions> = {
   message: { method: 'POST', url: '/it', headers: { 'transfer-encoding': 'chunked' } }
 }
 
+/** A test for each kind, written once. */
+function onEachInjected (t: Test, title: string, run: (t: Test, kind: DuplexKind) => Promise<unknown>, which = everyKind): void {
+  onEachKind(t, title, run, which, ['injected'])
+}
+
 interface Settings {
   fastify?: object
   plugin?: FastifyDuplexOptions
@@ -60,7 +65,7 @@ function pieceOf (response: InjectDuplexResponse): Promise<Buffer> {
 
 const STATUS: Record<DuplexKind, number> = { upgrade: 101, connect: 200, hijack: 200, message: 200 }
 
-onEachKind(t, 'I1 accepted: the status, the accept head, and a pair that is live both ways', async (t, kind) => {
+onEachInjected(t, 'I1 accepted: the status, the accept head, and a pair that is live both ways', async (t, kind) => {
   const app = await build(t, app => {
     app.addHook('onSend', async (_request, reply) => { reply.header('x-hook', 'ran') })
     take(app, echo)
@@ -79,7 +84,7 @@ onEachKind(t, 'I1 accepted: the status, the accept head, and a pair that is live
   await nothingLeft(app)
 })
 
-onEachKind(t, 'I1 early bytes come first, in one chunk with the head', async (t, kind) => {
+onEachInjected(t, 'I1 early bytes come first, in one chunk with the head', async (t, kind) => {
   const chunks: string[] = []
   const heads: string[] = []
   const app = await build(t, app => {
@@ -189,7 +194,7 @@ t.test('I1 what body() leaves open is ended by it', async t => {
   await nothingLeft(app)
 })
 
-onEachKind(t, 'I1 half-close: the client ends first and gets what is written late', async (t, kind) => {
+onEachInjected(t, 'I1 half-close: the client ends first and gets what is written late', async (t, kind) => {
   const late = randomBytes(MiB)
   const app = await build(t, app => take(app, async ({ readable, writable }) => {
     t.equal((await all(readable)).toString(), 'question')
@@ -203,7 +208,7 @@ onEachKind(t, 'I1 half-close: the client ends first and gets what is written lat
   await nothingLeft(app)
 })
 
-onEachKind(t, 'I1 half-close: the server ends first and gets what is written late', async (t, kind) => {
+onEachInjected(t, 'I1 half-close: the server ends first and gets what is written late', async (t, kind) => {
   const late = randomBytes(MiB)
   const received = gate<Buffer>()
   const app = await build(t, app => take(app, async ({ readable, writable, closed }) => {
@@ -232,7 +237,7 @@ t.test('I1 a FIN that comes before anybody reads is not lost', async t => {
 })
 
 for (const half of ['readable', 'writable'] as const) {
-  onEachKind(t, `I1 a client that destroys its ${half} is gone for the server`, async (t, kind) => {
+  onEachInjected(t, `I1 a client that destroys its ${half} is gone for the server`, async (t, kind) => {
     const over = gate<unknown>()
     const app = await build(t, app => take(app, async ({ writable, signal, closed }) => {
       writable.write('hello')
@@ -256,7 +261,7 @@ const breaks: Record<string, (connection: DuplexConnection) => unknown> = {
 }
 
 for (const [how, act] of Object.entries(breaks)) {
-  onEachKind(t, `I1 a stream that the server breaks off never looks complete, after ${how}`, async (t, kind) => {
+  onEachInjected(t, `I1 a stream that the server breaks off never looks complete, after ${how}`, async (t, kind) => {
     const app = await build(t, app => take(app, async connection => {
       connection.writable.write('half')
       for (let turns = 0; turns < 5; turns++) await turn()
@@ -274,7 +279,7 @@ for (const [how, act] of Object.entries(breaks)) {
   })
 }
 
-onEachKind(t, 'I1 a handler that fails at once is a reset behind its accept head', async (t, kind) => {
+onEachInjected(t, 'I1 a handler that fails at once is a reset behind its accept head', async (t, kind) => {
   const app = await build(t, app => take(app, () => { throw new Error('on purpose') }))
   const { statusCode, body } = await app.injectDuplex(ask[kind])
   t.equal(statusCode, STATUS[kind])
@@ -289,7 +294,7 @@ t.test('I1 an end in order behind everything else is complete for a response tha
   t.same(await closed, { complete: true })
 })
 
-onEachKind(t, 'I1 a loop over readable leaves the other half open, and a break leaves the rest to be read', async (t, kind) => {
+onEachInjected(t, 'I1 a loop over readable leaves the other half open, and a break leaves the rest to be read', async (t, kind) => {
   const heard = gate<string>()
   const app = await build(t, app => take(app, async ({ readable, writable }) => {
     writable.write('line\n')
@@ -349,7 +354,7 @@ const refusals: Record<string, { status: number, code?: string, declare: (app: F
 }
 
 for (const [why, { status, code, declare }] of Object.entries(refusals)) {
-  onEachKind(t, `I1 refused by ${why}: resolves with status, headers and body, and the connection closes`, async (t, kind) => {
+  onEachInjected(t, `I1 refused by ${why}: resolves with status, headers and body, and the connection closes`, async (t, kind) => {
     const app = await build(t, app => declare(app))
     const { statusCode, headers, body, closed } = await app.injectDuplex({ ...ask[kind], early: 'early' })
     t.equal(statusCode, status)
@@ -420,7 +425,7 @@ t.test('I1 responses that are not the last are passed over', async t => {
   t.equal(refused.statusCode, 400)
 })
 
-onEachKind(t, 'I1 cookies go both ways', async (t, kind) => {
+onEachInjected(t, 'I1 cookies go both ways', async (t, kind) => {
   const app = await build(t, async app => {
     await app.register(cookie)
     app.addHook('onRequest', async (request, reply) => {
@@ -502,7 +507,7 @@ t.test('I1 handlers get a net.Socket, with what HTTP and its users expect of one
   })
 })
 
-onEachKind(t, 'I1 bytes are counted as on any connection', async (t, kind) => {
+onEachInjected(t, 'I1 bytes are counted as on any connection', async (t, kind) => {
   const app = await build(t, app => take(app, echo))
   const { writable, body } = await app.injectDuplex(ask[kind])
   const [connection] = app.duplex.connections as Set<DuplexConnection>
@@ -522,7 +527,7 @@ t.test('I1 detach() gives the socket away', async t => {
   t.equal((await body()).toString(), 'own early')
 })
 
-onEachKind(t, 'I1 the signal of the client, while a handler decides, aborts request.signal and rejects', async (t, kind) => {
+onEachInjected(t, 'I1 the signal of the client, while a handler decides, aborts request.signal and rejects', async (t, kind) => {
   const entered = gate()
   const aborted = gate()
   const hooks: string[] = []
@@ -643,7 +648,7 @@ t.test('I1 app.inject() on a duplex route says what to use', async t => {
   }
 })
 
-onEachKind(t, 'I1 app.close() tells the handlers of injected connections, and waits for them', async (t, kind) => {
+onEachInjected(t, 'I1 app.close() tells the handlers of injected connections, and waits for them', async (t, kind) => {
   const app = await build(t, app => take(app, async ({ draining, writable, readable }) => {
     await once(draining, 'abort')
     writable.write('goodbye')

@@ -1,8 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import { Socket } from 'node:net'
 import {
-  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, tellResetFromEnd,
-  type HttpSocket
+  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, resetByPeer, socketBeneath,
+  tellResetFromEnd, type HttpSocket
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import { serialiseHead, type HeadFields } from '../accept-head.ts'
@@ -145,7 +145,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   #peerVanished (): void {
-    this.peerError = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
+    this.peerError = resetByPeer()
     this.socket.destroy(this.peerError)
   }
 
