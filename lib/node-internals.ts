@@ -4,6 +4,7 @@ import { executionAsyncId } from 'node:async_hooks'
 import { Server, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Http2Stream, ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
+import { constants } from 'node:os'
 import { Duplex, Readable } from 'node:stream'
 
 /**
@@ -196,6 +197,11 @@ function endIsReset (socket: Telling): boolean {
   const number = socket[kChunk]
   if (number !== undefined && number !== chunks && socketBeneath(socket) === undefined) return false
   return !socket.writableEnded && peerIsGone(socket)
+}
+
+/** A reset as Node tells it, errno included: by that a connection in memory knows the errors of others. */
+export function resetByPeer (): Error {
+  return Object.assign(new Error('read ECONNRESET'), { errno: -constants.errno.ECONNRESET, code: 'ECONNRESET', syscall: 'read' })
 }
 
 /** On a socket: who is told of a reset. It stays when nobody is any more, for the socket may go back to HTTP and come again. */

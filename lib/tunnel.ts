@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import { Duplex, type Readable, type Writable } from 'node:stream'
 import { breakOff } from './carriers/break-off.ts'
-import { takeResetForEnd, tellResetFromEnd, type HttpSocket } from './node-internals.ts'
+import { resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from './node-internals.ts'
 import type { TunnelEnd, TunnelResult } from '../types/index.ts'
 
 interface Pair {
@@ -57,7 +57,7 @@ function isForeignSocket (stream: Readable | Writable): stream is Socket {
 }
 
 function onReset (this: HttpSocket): void {
-  this.destroy(Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' }))
+  this.destroy(resetByPeer())
 }
 
 function pairOf (end: TunnelEnd): Pair {

@@ -1,10 +1,13 @@
 // Breaks the sources in one place after the other, in a copy, and shows that the suite sees it:
 //
 //   npm run test:mutation                    all of mutation-list.mjs
+//   npm run test:mutation -- ci              those that CI runs: at least one for each mechanism
 //   npm run test:mutation -- head gate       those whose name, file or line has one of the words in it
 //   npm run test:mutation -- --suite         the whole suite for what the likely files let pass
+//   npm run test:mutation -- --check         only whether each one can still be applied, and compiles
 //
 // The exit code is 0 when each mutation made a test fail, or is listed with the reason why it does not.
+// A mutation that ends the process of its tests, or that lets them wait for ever, has to be listed as one.
 // StrykerJS and its runner for TAP do work here, but run every file that covers a line from end to end, for every
 // operator on it: the 169 mutants of two small modules were not done in seven minutes, and most say nothing.
 import { spawn } from 'node:child_process'
@@ -17,24 +20,33 @@ import { mutations } from './mutation-list.mjs'
 const JOBS = 2
 /** In milliseconds: the longest that a test file may take, and what it may always take. */
 const LONGEST = 120_000
-const SHORTEST = 10_000
+const SHORTEST = 15_000
 /** A file that is slower than this many times its usual time hangs. */
 const PATIENCE = 3
+/** In milliseconds: what a failed test has to say about itself has come by then. */
+const ACCOUNT = 2000
 
 const root = new URL('..', import.meta.url).pathname
 const major = Number(process.versions.node.split('.')[0])
-const words = process.argv.slice(2).filter(word => !word.startsWith('--'))
-const wholeSuite = process.argv.includes('--suite')
+const flags = process.argv.slice(2).filter(word => word.startsWith('--'))
+const words = process.argv.slice(2).filter(word => !word.startsWith('--') && word !== 'ci')
+const inCi = process.argv.includes('ci')
 const suite = readdirSync(join(root, '.build/test')).filter(name => name.endsWith('.test.js'))
   // These run the toolchain or other programs, and see the sources rather than the copy, or nothing of it.
   .filter(name => !['types.test.js', 'setup.test.js', 'property.test.js'].includes(name))
+  .map(name => name.replace('.test.js', ''))
 const { options } = ts.parseJsonConfigFileContent(
   ts.readConfigFile(join(root, 'tsconfig.all.json'), ts.sys.readFile).config, ts.sys, root)
 // Alone a file does not tell that it is a module.
 Object.assign(options, { module: ts.ModuleKind.ESNext, moduleResolution: ts.ModuleResolutionKind.Bundler })
 
 const base = mkdtempSync(join(tmpdir(), 'mutation-'))
-process.on('exit', () => rmSync(base, { recursive: true, force: true }))
+/** The test files that run now, for when this script is stopped. */
+const running = new Set()
+process.on('exit', () => {
+  for (const stop of running) stop()
+  rmSync(base, { recursive: true, force: true, maxRetries: 3 })
+})
 process.on('SIGINT', () => process.exit(130))
 process.on('SIGTERM', () => process.exit(143))
 
@@ -42,22 +54,24 @@ process.on('SIGTERM', () => process.exit(143))
 function workshop (name) {
   const directory = join(base, name)
   cpSync(join(root, '.build'), join(directory, '.build'), { recursive: true })
-  cpSync(join(root, 'package.json'), join(directory, 'package.json'))
+  for (const name of ['package.json', 'README.md']) cpSync(join(root, name), join(directory, name))
   symlinkSync(join(root, 'node_modules'), join(directory, 'node_modules'))
   return directory
 }
 
+/** Runs a program of the copy until its first test fails, or it ends, or its time is over. */
 function run (directory, args, limit) {
   return new Promise(resolve => {
     const from = performance.now()
     const child = spawn(process.execPath, args, {
       cwd: directory,
-      stdio: ['ignore', 'pipe', 'ignore'],
+      stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
       env: { ...process.env, TAP_TIMEOUT: String(LONGEST / 1000) }
     })
     let output = ''
-    let failed
+    let errors = ''
+    let failed = false
     let late = false
     // With the processes that it has started.
     const stop = () => {
@@ -67,28 +81,50 @@ function run (directory, args, limit) {
         // They have ended by themselves.
       }
     }
+    running.add(stop)
     child.stdout.on('data', chunk => {
       output += chunk
-      if (failed !== undefined) return
-      failed = /^ *not ok \d+ - (.*)\n/m.exec(output)?.[1]
+      if (failed || !/^ *not ok \d+ - .*\n/m.test(output)) return
+      failed = true
       // The first one tells enough, and what comes after it may wait for ever.
-      if (failed !== undefined) stop()
+      setTimeout(stop, ACCOUNT)
     })
+    child.stderr.on('data', chunk => { errors = (errors + chunk).slice(-2000) })
     const timer = setTimeout(() => {
       late = true
       stop()
     }, limit)
     child.on('close', code => {
       clearTimeout(timer)
-      resolve({ passed: code === 0, late, took: performance.now() - from, failed })
+      stop()
+      running.delete(stop)
+      resolve({ passed: code === 0 && !failed, took: performance.now() - from, ...account(output, late, errors) })
     })
   })
+}
+
+/** What the first failed test of a TAP stream says. */
+function account (output, late, errors) {
+  const at = /^( *)not ok \d+ - (.*)\n/m.exec(output)
+  if (at === null) return { how: late ? 'hang' : 'crash', title: late ? 'does not end' : errors.trim().split('\n').at(-1) ?? '' }
+  const diagnostics = output.slice(at.index + at[0].length).split(`\n${at[1]}  ...`, 1)[0]
+  // The test within which it failed is named by the comment before it.
+  const within = [...output.slice(0, at.index).matchAll(/^ *# Subtest: (.*)$/gm)].at(-1)?.[1] ?? ''
+  const title = within === '' || at[2].startsWith(within) ? at[2] : `${within}: ${at[2]}`
+  if (/^ *not ok \d+ - timeout!/.test(at[0]) || /signal: SIG|expired: /.test(diagnostics)) return { how: 'hang', title }
+  const crash = /^ *(?:type: (?:ReferenceError|SyntaxError)|tapCaught: (?:uncaughtException|unhandledRejection))/m.test(diagnostics)
+  return { how: crash ? 'crash' : 'assertion', title }
 }
 
 /** The text of the mutated module, or what is wrong with the mutation. */
 function mutate ({ file, find, replace, everywhere }) {
   const path = join(root, 'lib', file)
-  let source = readFileSync(path, 'utf8')
+  let source
+  try {
+    source = readFileSync(path, 'utf8')
+  } catch {
+    return { wrong: 'the file is not there any more' }
+  }
   const places = source.split(find).length - 1
   if (places === 0) return { wrong: 'the text is not there any more' }
   if (places > 1 && everywhere !== true) return { wrong: `the text is there ${places} times` }
@@ -101,18 +137,16 @@ const usual = new Map()
 const limitOf = file => Math.min(LONGEST, Math.max(SHORTEST, PATIENCE * (usual.get(file) ?? LONGEST)))
 
 async function verdict (directory, mutation) {
-  const { outputText, wrong } = mutate(mutation)
-  if (wrong !== undefined) return { wrong }
   const target = join(directory, '.build/lib', mutation.file.replace(/\.ts$/, '.js'))
   const before = readFileSync(target)
-  writeFileSync(target, outputText)
+  writeFileSync(target, mutate(mutation).outputText)
   try {
     // What breaks every import proves nothing.
     if (!(await run(directory, ['.build/lib/index.js'], LONGEST)).passed) return { wrong: 'nothing can be imported any more' }
-    const rest = wholeSuite ? suite.filter(file => !mutation.tests.includes(file.replace('.test.js', ''))) : []
-    for (const file of [...mutation.tests.map(name => `${name}.test.js`), ...rest]) {
-      const { passed, late, failed } = await run(directory, [join('.build/test', file)], limitOf(file))
-      if (!passed) return { killed: `${file.replace('.test.js', '')}: ${failed ?? (late ? 'does not end' : 'ends the process')}` }
+    const rest = flags.includes('--suite') ? suite.filter(file => !mutation.tests.includes(file)) : []
+    for (const file of [...mutation.tests, ...rest]) {
+      const { passed, how, title } = await run(directory, [`.build/test/${file}.test.js`], limitOf(file))
+      if (!passed) return { file, how, title }
     }
     return {}
   } finally {
@@ -122,46 +156,77 @@ async function verdict (directory, mutation) {
 
 async function inParallel (queue, work) {
   const left = [...queue]
-  await Promise.all(Array.from({ length: JOBS }, async (_, at) => {
-    const directory = workshops[at]
+  await Promise.all(workshops.map(async directory => {
     for (let next = left.shift(); next !== undefined; next = left.shift()) await work(directory, next)
   }))
 }
 
-const chosen = mutations.filter(({ nodes, file, find, breaks }) => (nodes === undefined || nodes.includes(major)) &&
-  (words.length === 0 || words.some(word => `${file} ${find} ${breaks}`.includes(word))))
-const files = [...new Set(chosen.flatMap(({ tests }) => tests))].map(name => `${name}.test.js`)
+const seconds = () => `${Math.round(performance.now() / 1000)} s`
+const rows = []
+function row (mutation, verdict, by) {
+  rows.push([verdict, mutation.file, mutation.breaks, by])
+  console.log(`[${rows.length} of ${chosen.length}, ${seconds()}] ${verdict}: ${mutation.file}, ${mutation.breaks}`)
+}
+
+let failed = 0
+const wrongWith = mutation => mutate(mutation).wrong ??
+  (mutation.tests.every(name => suite.includes(name)) ? undefined : 'one of its test files is not there')
+const stale = mutations.map(mutation => [mutation, wrongWith(mutation)]).filter(([, wrong]) => wrong !== undefined)
+for (const [{ file, breaks, find }, wrong] of stale) console.log(`${file}, ${breaks}: ${wrong}: ${find}`)
+if (stale.length > 0 || flags.includes('--check')) {
+  console.log(`${mutations.length - stale.length} passed, ${stale.length} failed`)
+  process.exit(stale.length === 0 ? 0 : 1)
+}
+
+const chosen = mutations.filter(({ nodes, file, find, breaks, ci }) => (nodes === undefined || nodes.includes(major)) &&
+  (!inCi || ci === true) && (words.length === 0 || words.some(word => `${file} ${find} ${breaks}`.includes(word))))
+const files = flags.includes('--suite') ? suite : [...new Set(chosen.flatMap(({ tests }) => tests))]
 const workshops = Array.from({ length: JOBS }, (_, at) => workshop(`workshop-${at}`))
 
-let problems = 0
 await inParallel(files, async (directory, file) => {
-  let result = await run(directory, [join('.build/test', file)], LONGEST)
-  if (!result.passed) result = await run(directory, [join('.build/test', file)], LONGEST)
+  let result = await run(directory, [`.build/test/${file}.test.js`], LONGEST)
+  if (!result.passed) result = await run(directory, [`.build/test/${file}.test.js`], LONGEST)
   usual.set(file, result.took)
   if (result.passed) return
-  problems++
-  console.log(`${file} fails without any mutation: ${result.failed ?? 'it does not end'}`)
+  failed++
+  console.log(`${file} fails without any mutation: ${result.title}`)
 })
-if (problems > 0) process.exit(1)
-console.log(`${files.length} test files pass without a mutation; ${chosen.length} mutations, Node ${process.versions.node}`)
+if (failed > 0) {
+  console.log(`0 passed, ${failed} failed`)
+  process.exit(1)
+}
+console.log(`[${seconds()}] ${files.length} test files pass without a mutation; ${chosen.length} mutations, Node ${process.versions.node}`)
 
-const totals = { killed: 0, explained: 0 }
+const totals = { assertion: 0, crash: 0, hang: 0, explained: 0 }
 await inParallel(chosen, async (directory, mutation) => {
-  const { killed, wrong } = await verdict(directory, mutation)
-  const name = `${mutation.file}: ${mutation.breaks}`.padEnd(100)
+  const { wrong, file, how, title } = await verdict(directory, mutation)
+  const by = `${file}: ${title}`
   if (wrong !== undefined) {
-    problems++
-    console.log(`${name} BROKEN, ${wrong}: ${mutation.find}`)
-  } else if (killed !== undefined) {
-    totals.killed++
-    console.log(`${name} killed by ${killed}`)
-  } else if (mutation.survives !== undefined) {
+    failed++
+    row(mutation, 'BROKEN', wrong)
+  } else if (file === undefined && mutation.survives !== undefined) {
     totals.explained++
-    console.log(`${name} survived, as expected: ${mutation.survives}`)
+    row(mutation, 'survives', mutation.survives)
+  } else if (file === undefined) {
+    failed++
+    row(mutation, 'SURVIVES', mutation.find)
+  } else if (mutation.survives !== undefined) {
+    failed++
+    row(mutation, 'KILLED, and listed as one that survives', by)
+  } else if (how !== 'assertion' && mutation.by !== how) {
+    failed++
+    row(mutation, how === 'crash' ? 'ENDS ITS PROCESS, and is not listed as such' : 'DOES NOT END, and is not listed as such', by)
   } else {
-    problems++
-    console.log(`${name} SURVIVED: ${mutation.find}`)
+    totals[how]++
+    row(mutation, how === 'assertion' ? 'killed' : how === 'crash' ? 'killed, ends the process' : 'killed, does not end', by)
   }
 })
-console.log(`${chosen.length} mutations: ${totals.killed} killed, ${totals.explained} survived as explained, ${problems} problems`)
-process.exitCode = problems === 0 ? 0 : 1
+
+console.log()
+for (const [verdict, file, breaks, by] of rows.sort(([, a], [, b]) => a < b ? -1 : a > b ? 1 : 0)) {
+  console.log(`${verdict.padEnd(24)} ${file.padEnd(28)} ${breaks}\n${' '.repeat(25)}${by}`)
+}
+console.log(`${chosen.length} mutations in ${seconds()}: ${totals.assertion} killed by a failing test, ${totals.crash} by the end of the process, ` +
+  `${totals.hang} by a test that does not end, ${totals.explained} survive for the reason given`)
+console.log(`${chosen.length - failed} passed, ${failed} failed`)
+process.exitCode = failed === 0 ? 0 : 1

@@ -8,14 +8,12 @@ import etag from '@fastify/etag'
 import helmet from '@fastify/helmet'
 import session from '@fastify/session'
 import type { DuplexConnection, DuplexKind } from '../lib/index.ts'
-import { ask, hear, LAST_CHUNK, onEachKind, piece, streamKinds, take } from './fixtures/kinds.ts'
+import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, statusOf, streamKinds, take } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
-import { gate, serve } from './fixtures/server.ts'
+import { everywhere, gate, onEach, serve, ways, type Way } from './fixtures/server.ts'
 import type { Head } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
-
-const statusOf = (kind: DuplexKind): number => kind === 'upgrade' ? 101 : 200
 
 /** The end of the request, where it has one of its own. */
 const lastOf = (kind: DuplexKind): string => kind === 'message' ? LAST_CHUNK : ''
@@ -24,18 +22,21 @@ const lastOf = (kind: DuplexKind): string => kind === 'message' ? LAST_CHUNK : '
 const framing = (head: Head): string[] => head.fields.map(([name]) => name.toLowerCase())
   .filter(name => /^(?:connection|upgrade|trailer|transfer-encoding|keep-alive|content-.*)$/.test(name))
 
-const framingOf: Record<DuplexKind, string[]> = {
+const framed: Record<DuplexKind, string[]> = {
   upgrade: ['connection', 'upgrade'],
   connect: [],
   hijack: ['connection'],
   message: ['connection', 'keep-alive', 'transfer-encoding']
 }
 
+/** HTTP/2 frames by itself, and has no fields that are about a connection. */
+const framingOf = (kind: DuplexKind, transport: Way): string[] => transport === 'h2' ? [] : framed[kind]
+
 const valuesOf = (head: Head, wanted: string): string[] =>
   head.fields.filter(([name]) => name.toLowerCase() === wanted).map(([, value]) => value)
 
-onEachKind(t, 'A2 headers of every hook are on the accept head, arrays as repeated fields', async (t, kind) => {
-  const { connect } = await serve(t, {}, app => {
+onEachKind(t, 'A2 headers of every hook are on the accept head, arrays as repeated fields', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.addHook('onRequest', async (_request, reply) => { reply.header('X-On-Request', '1') })
     app.addHook('preHandler', async (_request, reply) => { reply.header('x-list', ['one', 'two, three', 'four']) })
     app.addHook('onSend', async (_request, reply) => { reply.header('x-on-send', 3) })
@@ -45,7 +46,7 @@ onEachKind(t, 'A2 headers of every hook are on the accept head, arrays as repeat
   const wire = await connect()
   wire.send(ask(kind))
   const head = await wire.head()
-  t.equal(head.status, statusOf(kind))
+  t.equal(head.status, statusOf(kind, transport))
   t.strictSame(valuesOf(head, 'x-on-request'), ['1'])
   t.strictSame(valuesOf(head, 'x-list'), ['one', 'two, three', 'four'])
   t.strictSame(valuesOf(head, 'x-on-send'), ['3'])
@@ -53,8 +54,8 @@ onEachKind(t, 'A2 headers of every hook are on the accept head, arrays as repeat
   t.strictSame(valuesOf(head, 'x-route'), ['4'])
 })
 
-onEachKind(t, 'A2 a byte above 127 in a value is one byte on the accept head', async (t, kind) => {
-  const { connect } = await serve(t, {}, app => {
+onEachKind(t, 'A2 a byte above 127 in a value is one byte on the accept head', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     take(app, echo, true, { onRequest: async (_request, reply) => { reply.header('x-mine', 'caf\u00e9') } })
   })
   const wire = await connect()
@@ -62,11 +63,11 @@ onEachKind(t, 'A2 a byte above 127 in a value is one byte on the accept head', a
   t.equal((await wire.head()).headers['x-mine'], 'caf\u00e9')
 }, streamKinds)
 
-onEachKind(t, 'A2 an asynchronous onSend hook is waited for', async (t, kind) => {
+onEachKind(t, 'A2 an asynchronous onSend hook is waited for', async (t, kind, transport) => {
   const hook = gate()
   const inHook = gate()
   let entered = false
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     app.addHook('onSend', async (_request, reply) => {
       inHook.open()
       await hook.promise
@@ -88,16 +89,16 @@ onEachKind(t, 'A2 an asynchronous onSend hook is waited for', async (t, kind) =>
   t.equal((await wire.bytes(piece(kind, 'TAIL').length)).toString(), piece(kind, 'TAIL'))
 })
 
-onEachKind(t, 'A2 onSend hooks see no payload, and the reply as it is', async (t, kind) => {
+onEachKind(t, 'A2 onSend hooks see no payload, and the reply as it is', async (t, kind, transport) => {
   const seen: unknown[] = []
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     app.addHook('onSend', async (request, reply, payload) => { seen.push(payload ?? null, reply.statusCode, request.raw.url) })
     take(app, echo)
   })
   const wire = await connect()
   wire.send(ask(kind))
   await wire.head()
-  t.strictSame(seen.slice(0, 2), [null, statusOf(kind)])
+  t.strictSame(seen.slice(0, 2), [null, statusOf(kind, transport)])
 })
 
 const notNow = (): Error => Object.assign(new Error('not now'), { statusCode: 418 })
@@ -132,9 +133,9 @@ const failing: Record<string, () => unknown> = {
 }
 
 for (const [way, makeHook] of Object.entries(failing)) {
-  onEachKind(t, `A2 an onSend hook that ${way} gives the ordinary error response`, async (t, kind) => {
+  onEachKind(t, `A2 an onSend hook that ${way} gives the ordinary error response`, async (t, kind, transport) => {
     let entered = 0
-    const { connect, quiet, app } = await serve(t, {}, app => {
+    const { connect, quiet, app } = await serve(t, { transport }, app => {
       app.setErrorHandler(async (error: Error & { statusCode: number }, _request, reply) => {
         await turn()
         reply.code(error.statusCode)
@@ -154,8 +155,8 @@ for (const [way, makeHook] of Object.entries(failing)) {
   })
 }
 
-onEachKind(t, 'A2 cookies, a session, CORS and security headers are on the accept head', async (t, kind) => {
-  const { connect } = await serve(t, {}, async app => {
+onEachKind(t, 'A2 cookies, a session, CORS and security headers are on the accept head', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     await app.register(cookie)
     await app.register(session, { secret: 'a secret of no less than 32 characters', cookie: { secure: false } })
     await app.register(cors, { origin: 'https://app.example', credentials: true })
@@ -170,7 +171,7 @@ onEachKind(t, 'A2 cookies, a session, CORS and security headers are on the accep
   const wire = await connect()
   wire.send(ask(kind, 'Origin: https://app.example'))
   const head = await wire.head()
-  t.equal(head.status, statusOf(kind))
+  t.equal(head.status, statusOf(kind, transport))
   const cookies = valuesOf(head, 'set-cookie')
   t.equal(cookies.length, 3)
   t.strictSame(cookies.slice(0, 2), ['one=1; Path=/; SameSite=Lax', 'two=a%20b%3B%20c; HttpOnly; SameSite=Lax'])
@@ -179,7 +180,7 @@ onEachKind(t, 'A2 cookies, a session, CORS and security headers are on the accep
   t.equal(head.headers['access-control-allow-credentials'], 'true')
   t.ok(head.headers['strict-transport-security'])
   t.ok(head.headers['content-security-policy'])
-  t.strictSame(framing(head).filter(name => name !== 'content-security-policy'), framingOf[kind])
+  t.strictSame(framing(head).filter(name => name !== 'content-security-policy'), framingOf(kind, transport))
 })
 
 interface Visits {
@@ -189,8 +190,8 @@ interface Visits {
 
 const visitsOf = (request: object): Visits => (request as { session: Visits }).session
 
-t.test('A2 a session that was begun at one takeover is known at the next', async t => {
-  const { connect } = await serve(t, {}, async app => {
+onEach(t, 'A2 a session that was begun at one takeover is known at the next', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     await app.register(cookie)
     await app.register(session, { secret: 'a secret of no less than 32 characters', cookie: { secure: false } })
     take(app, async ({ writable }, request) => { writable.end(String(visitsOf(request).get('visits'))) }, true, {
@@ -205,10 +206,10 @@ t.test('A2 a session that was begun at one takeover is known at the next', async
   second.send(ask('hijack', `Cookie: ${setCookie.split(';', 1)[0]}`))
   await second.head()
   t.equal((await second.rest()).toString(), '2')
-})
+}, ways)
 
-onEachKind(t, 'A13 compress and etag touch neither the head nor the stream', async (t, kind) => {
-  const { connect } = await serve(t, {}, async app => {
+onEachKind(t, 'A13 compress and etag touch neither the head nor the stream', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     await app.register(compress, { global: true, threshold: 0 })
     await app.register(etag)
     take(app, echo, true, { onRequest: async (_request, reply) => { reply.type('text/plain') } })
@@ -216,7 +217,7 @@ onEachKind(t, 'A13 compress and etag touch neither the head nor the stream', asy
   const wire = await connect()
   wire.send(ask(kind, 'Accept-Encoding: gzip, br, deflate'))
   const head = await wire.head()
-  t.equal(head.status, statusOf(kind))
+  t.equal(head.status, statusOf(kind, transport))
   t.equal(head.headers['content-encoding'], undefined)
   t.equal(head.headers.etag, undefined)
   const text = 'compressible '.repeat(1000)
@@ -226,8 +227,8 @@ onEachKind(t, 'A13 compress and etag touch neither the head nor the stream', asy
   t.equal(await wire.until(lastOf(kind)), lastOf(kind))
 })
 
-onEachKind(t, 'A13 compress leaves alone what a handler writes under any content type', async (t, kind) => {
-  const { connect } = await serve(t, {}, async app => {
+onEachKind(t, 'A13 compress leaves alone what a handler writes under any content type', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     await app.register(compress, { global: true, threshold: 0 })
     take(app, async ({ writable }) => { writable.end('{"json":true}') }, true, {
       onRequest: async (_request, reply) => { reply.header('content-type', 'application/json') }
@@ -241,8 +242,8 @@ onEachKind(t, 'A13 compress leaves alone what a handler writes under any content
   t.equal((await wire.bytes(piece(kind, '{"json":true}').length)).toString(), piece(kind, '{"json":true}'))
 })
 
-onEachKind(t, 'A16 the status is fixed before the onSend hooks and restored after them', async (t, kind) => {
-  const { connect } = await serve(t, {}, async app => {
+onEachKind(t, 'A16 the status is fixed before the onSend hooks and restored after them', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     await app.register(etag)
     app.addHook('onRequest', async (_request, reply) => { reply.header('etag', '"mine"') })
     take(app, echo)
@@ -251,24 +252,24 @@ onEachKind(t, 'A16 the status is fixed before the onSend hooks and restored afte
     const wire = await connect()
     wire.send(ask(kind, `If-None-Match: ${match}`))
     const head = await wire.head()
-    t.equal(head.status, statusOf(kind), match)
-    t.strictSame(framing(head), framingOf[kind])
+    t.equal(head.status, statusOf(kind, transport), match)
+    t.strictSame(framing(head), framingOf(kind, transport))
     wire.send(piece(kind, 'echo'))
     t.equal((await wire.bytes(piece(kind, 'echo').length)).toString(), piece(kind, 'echo'))
   }
 })
 
 for (const status of [201, 204, 304, 404, 500]) {
-  onEachKind(t, `A16 a ${status} that an onSend hook sets is not on the wire`, async (t, kind) => {
-    const { connect } = await serve(t, {}, app => {
+  onEachKind(t, `A16 a ${status} that an onSend hook sets is not on the wire`, async (t, kind, transport) => {
+    const { connect } = await serve(t, { transport }, app => {
       take(app, echo, true, { onSend: async (_request, reply) => { reply.code(status) } })
     })
     const wire = await connect()
     wire.send(ask(kind))
     const head = await wire.head()
-    t.equal(head.status, statusOf(kind))
-    t.strictSame(framing(head), framingOf[kind])
-  })
+    t.equal(head.status, statusOf(kind, transport))
+    t.strictSame(framing(head), framingOf(kind, transport))
+  }, everyKind, status === 304 ? everywhere : ['tcp'])
 }
 
 const payloads: Record<string, (destroyed: () => void) => unknown> = {
@@ -288,25 +289,25 @@ const payloads: Record<string, (destroyed: () => void) => unknown> = {
 }
 
 for (const [name, payload] of Object.entries(payloads)) {
-  onEachKind(t, `A16 ${name} that an onSend hook makes is dropped`, async (t, kind) => {
+  onEachKind(t, `A16 ${name} that an onSend hook makes is dropped`, async (t, kind, transport) => {
     let destroyed = 0
-    const { connect } = await serve(t, {}, app => {
+    const { connect } = await serve(t, { transport }, app => {
       app.addHook('onSend', async () => payload(() => { destroyed++ }))
       take(app, echo)
     })
     const wire = await connect()
     wire.send(ask(kind) + piece(kind, 'mine'))
     const head = await wire.head()
-    t.equal(head.status, statusOf(kind))
-    t.strictSame(framing(head), framingOf[kind])
+    t.equal(head.status, statusOf(kind, transport))
+    t.strictSame(framing(head), framingOf(kind, transport))
     t.equal((await wire.bytes(piece(kind, 'mine').length)).toString(), piece(kind, 'mine'))
     t.equal(destroyed, name.endsWith('stream') ? 1 : 0)
   })
 }
 
-onEachKind(t, 'A16 trailers of a hook are dropped', async (t, kind) => {
+onEachKind(t, 'A16 trailers of a hook are dropped', async (t, kind, transport) => {
   let made = 0
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     const trailer = async (): Promise<string> => {
       made++
       return 'TRAILER'
@@ -318,7 +319,7 @@ onEachKind(t, 'A16 trailers of a hook are dropped', async (t, kind) => {
   const wire = await connect()
   wire.send(ask(kind))
   const head = await wire.head()
-  t.strictSame(framing(head), framingOf[kind])
+  t.strictSame(framing(head), framingOf(kind, transport))
   wire.send(piece(kind, 'mine') + lastOf(kind))
   if (kind !== 'message') wire.end()
   const expected = piece(kind, 'mine') + lastOf(kind)
@@ -329,11 +330,11 @@ onEachKind(t, 'A16 trailers of a hook are dropped', async (t, kind) => {
 })
 
 for (const timeout of ['handlerTimeout', 'handshakeTimeout'] as const) {
-  onEachKind(t, `A16 onSend hooks run once even when a ${timeout} strikes during them`, async (t, kind) => {
+  onEachKind(t, `A16 onSend hooks run once even when a ${timeout} strikes during them`, async (t, kind, transport) => {
     let ran = 0
     let entered = 0
     const hook = gate()
-    const { connect, quiet, app } = await serve(t, {}, app => {
+    const { connect, quiet, app } = await serve(t, { transport }, app => {
       app.addHook('onSend', async (_request, reply) => {
         ran++
         await hook.promise
@@ -347,7 +348,7 @@ for (const timeout of ['handlerTimeout', 'handshakeTimeout'] as const) {
     wire.send(ask(kind) + piece(kind, 'TAIL') + lastOf(kind))
     const { status, headers } = await wire.response()
     t.equal(status, 503)
-    if (kind !== 'message') t.equal(headers.connection, 'close')
+    if (kind !== 'message' && transport !== 'h2') t.equal(headers.connection, 'close')
     hook.open()
     for (let n = 0; n < 10; n++) await turn()
     wire.end()
@@ -359,12 +360,12 @@ for (const timeout of ['handlerTimeout', 'handshakeTimeout'] as const) {
   })
 }
 
-onEachKind(t, 'A16 a client that vanishes while onSend hooks run leaves nothing, and no handler is entered', async (t, kind) => {
+onEachKind(t, 'A16 a client that vanishes while onSend hooks run leaves nothing, and no handler is entered', async (t, kind, transport) => {
   let ran = 0
   let entered = 0
   const hook = gate()
   const inHook = gate()
-  const { connect, quiet } = await serve(t, {}, app => {
+  const { connect, quiet } = await serve(t, { transport }, app => {
     app.addHook('onSend', async () => {
       ran++
       inHook.open()
@@ -381,4 +382,4 @@ onEachKind(t, 'A16 a client that vanishes while onSend hooks run leaves nothing,
   for (let n = 0; n < 10; n++) await turn()
   t.equal(ran, 1)
   t.equal(entered, 0)
-})
+}, everyKind, ['tcp', 'tls', 'injected', 'h2'])

@@ -3,15 +3,15 @@ import type { ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import Fastify from 'fastify'
 import duplex, { type DuplexConnection, type DuplexKind, type DuplexProtocolChooser, type DuplexRouteSettings } from '../lib/index.ts'
-import { ask, hear, LAST_CHUNK, onEachKind, piece, streamKinds, take } from './fixtures/kinds.ts'
+import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, streamKinds, take } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
-import { gate, serve } from './fixtures/server.ts'
+import { everywhere, gate, onEach, serve, ways, type Way } from './fixtures/server.ts'
 import type { Head } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
 /** All field lines of a head that are not about time. */
-const fieldsOf = (head: Head): Head['fields'] => head.fields.filter(([name]) => name !== 'Date')
+const fieldsOf = (head: Head): Head['fields'] => head.fields.filter(([name]) => name.toLowerCase() !== 'date')
 
 /** The fields of an accept head on which nothing was set. */
 const plainFields: Record<DuplexKind, Head['fields']> = {
@@ -24,27 +24,28 @@ const plainFields: Record<DuplexKind, Head['fields']> = {
   ]
 }
 
-const firstLines: Record<DuplexKind, string> = {
-  upgrade: 'HTTP/1.1 101 Switching Protocols',
-  connect: 'HTTP/1.1 200 OK',
-  hijack: 'HTTP/1.1 200 OK',
-  message: 'HTTP/1.1 200 OK'
-}
+/** HTTP/2 frames by itself, and has no fields that are about a connection. */
+const plainFieldsOf = (kind: DuplexKind, transport: Way): Head['fields'] => transport !== 'h2'
+  ? plainFields[kind]
+  : kind === 'message' ? [['x-accel-buffering', 'no'], ['incremental', '?1']] : []
+
+const firstLine = (kind: DuplexKind, transport: Way): string =>
+  transport === 'h2' ? 'HTTP/2 200' : kind === 'upgrade' ? 'HTTP/1.1 101 Switching Protocols' : 'HTTP/1.1 200 OK'
 
 const codeOf = (body: string): unknown => (JSON.parse(body) as { code?: string }).code
 
-t.test('A1 a 101 has one Connection: Upgrade and one Upgrade, and nothing that frames a body', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A1 a 101 has one Connection: Upgrade and one Upgrade, and nothing that frames a body', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send(ask('upgrade'))
   const head = await wire.head()
   t.equal(head.line, 'HTTP/1.1 101 Switching Protocols')
   t.strictSame(fieldsOf(head), [['Connection', 'Upgrade'], ['Upgrade', 'foo']])
   t.equal(head.fields.filter(([name]) => name === 'Date').length, 1)
-})
+}, ways)
 
-t.test('A1 the same after an upgrade with a body, and behind another request', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'A1 the same after an upgrade with a body, and behind another request', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/plain', async () => 'plain')
     app.post('/it', { duplex: true, schema: { body: { type: 'object' } } }, echo)
   })
@@ -54,10 +55,10 @@ t.test('A1 the same after an upgrade with a body, and behind another request', a
   t.equal((await wire.response()).body, 'plain')
   t.strictSame(fieldsOf(await wire.head()), [['Connection', 'Upgrade'], ['Upgrade', 'foo']])
   t.equal(await wire.until('TAIL'), 'TAIL')
-})
+}, ways)
 
-onEachKind(t, 'A3 what the app says about framing and switching is not on the accept head', async (t, kind) => {
-  const { connect } = await serve(t, {}, app => {
+onEachKind(t, 'A3 what the app says about framing and switching is not on the accept head', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.addHook('onRequest', async (_request, reply) => {
       reply.headers({ Connection: 'x-mine', Upgrade: 'bar', 'Content-Length': 5, 'Transfer-Encoding': 'gzip', 'Keep-Alive': 'timeout=9' })
     })
@@ -73,15 +74,15 @@ onEachKind(t, 'A3 what the app says about framing and switching is not on the ac
   const wire = await connect()
   wire.send(ask(kind) + piece(kind, 'longer than five'))
   const head = await wire.head()
-  t.equal(head.line, firstLines[kind])
-  t.strictSame(fieldsOf(head), plainFields[kind])
+  t.equal(head.line, firstLine(kind, transport))
+  t.strictSame(fieldsOf(head), plainFieldsOf(kind, transport))
   t.equal(await wire.until('longer than five'), kind === 'message' ? '10\r\nlonger than five' : 'longer than five')
 })
 
 for (const [name, value] of Object.entries({ CR: 'a\rb', LF: 'a\nb', CRLF: 'a\r\nX-Evil: 1', NUL: 'a\0b' })) {
-  onEachKind(t, `A4 a header value with ${name} is an ordinary 500, and nothing else is on the wire`, async (t, kind) => {
+  onEachKind(t, `A4 a header value with ${name} is an ordinary 500, and nothing else is on the wire`, async (t, kind, transport) => {
     let entered = 0
-    const { connect, quiet } = await serve(t, {}, app => {
+    const { connect, quiet } = await serve(t, { transport }, app => {
       app.addHook('onRequest', async (_request, reply) => { reply.header('x-mine', value) })
       app.setErrorHandler((error, _request, reply) => {
         reply.removeHeader('x-mine')
@@ -98,26 +99,26 @@ for (const [name, value] of Object.entries({ CR: 'a\rb', LF: 'a\nb', CRLF: 'a\r\
     t.equal(await wire.remains(), '')
     t.equal(entered, 0)
     await quiet()
-  })
+  }, everyKind, name === 'CRLF' ? everywhere : ['tcp'])
 }
 
-onEachKind(t, 'A4 the same where nobody takes the header away again', async (t, kind) => {
+onEachKind(t, 'A4 the same where nobody takes the header away again', async (t, kind, transport) => {
   let entered = 0
-  const { connect, quiet } = await serve(t, {}, app => {
+  const { connect, quiet } = await serve(t, { transport }, app => {
     app.addHook('onSend', async (_request, reply) => { reply.header('x-mine', ['fine', 'a\r\nX-Evil: 1']) })
     take(app, () => { entered++ })
   })
   const wire = await connect()
   wire.end(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
   const answer = await wire.remains()
-  t.match(answer, /^HTTP\/1\.1 500 /)
+  t.match(answer, /^HTTP\/\S+ 500\s/)
   t.notMatch(answer, /x-evil/i)
   t.equal(entered, 0)
   await quiet()
 })
 
-t.test('A4 a protocol with CR and LF from a function is a 500, and never on the wire', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'A4 a protocol with CR and LF from a function is a 500, and never on the wire', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', { duplex: { protocols: () => 'foo\r\nX-Evil: 1' } }, echo)
   })
   const wire = await connect()
@@ -127,7 +128,7 @@ t.test('A4 a protocol with CR and LF from a function is a 500, and never on the 
   t.equal(codeOf(body), 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED')
   t.notOk('x-evil' in headers)
   t.equal(await wire.remains(), '')
-})
+}, ways)
 
 t.test('A4 a protocol with CR, LF, NUL or a space in a list fails at boot', async t => {
   for (const wrong of ['foo\r\nX-Evil: 1', 'foo\n', 'fo\0o', 'foo bar', '', 'foo/', '/2', 'f\u00f6\u00f6']) {
@@ -168,9 +169,9 @@ const choices: Choice[] = [
 ]
 
 for (const { it, offer, protocols, chosen } of choices) {
-  t.test(`A5 chosen is ${it}`, async t => {
+  onEach(t, `A5 chosen is ${it}`, async (t, transport) => {
     const settings: DuplexRouteSettings = protocols === undefined ? {} : { protocols }
-    const { connect } = await serve(t, {}, app => {
+    const { connect } = await serve(t, { transport }, app => {
       app.get('/it', { duplex: settings }, async ({ protocol, writable }) => { writable.end(`protocol ${String(protocol)}`) })
     })
     const wire = await connect()
@@ -179,12 +180,12 @@ for (const { it, offer, protocols, chosen } of choices) {
     t.equal(head.status, chosen === undefined ? 426 : 101)
     t.equal(head.headers.upgrade, chosen ?? protocols?.join(', '))
     if (chosen !== undefined) t.equal((await wire.rest()).toString(), `protocol ${chosen}`)
-  })
+  }, ways)
 }
 
-t.test('A5 a function sees the tokens in the order and spelling of the client, and chooses', async t => {
+onEach(t, 'A5 a function sees the tokens in the order and spelling of the client, and chooses', async (t, transport) => {
   const seen: unknown[] = []
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', {
       duplex: {
         async protocols (offered, request) {
@@ -200,7 +201,7 @@ t.test('A5 a function sees the tokens in the order and spelling of the client, a
   t.equal((await wire.head()).headers.upgrade, 'BAR')
   t.equal((await wire.rest()).toString(), 'protocol BAR')
   t.strictSame(seen, [['Foo/2', 'h2c', 'BAR'], '/it'])
-})
+}, ways)
 
 const answers: [it: string, choose: DuplexProtocolChooser, status: number, code: string][] = [
   ['false is a 426', () => false, 426, 'FST_ERR_DUPLEX_UPGRADE_REQUIRED'],
@@ -212,9 +213,9 @@ const answers: [it: string, choose: DuplexProtocolChooser, status: number, code:
 ]
 
 for (const [it, choose, status, code] of answers) {
-  t.test(`A5 of a function, ${it}`, async t => {
+  onEach(t, `A5 of a function, ${it}`, async (t, transport) => {
     let entered = 0
-    const { connect, quiet } = await serve(t, {}, app => {
+    const { connect, quiet } = await serve(t, { transport }, app => {
       app.get('/it', { duplex: { protocols: choose } }, () => { entered++ })
     })
     const wire = await connect()
@@ -225,7 +226,7 @@ for (const [it, choose, status, code] of answers) {
     t.equal(response.headers.connection, 'close')
     t.equal(entered, 0)
     await quiet()
-  })
+  }, ways)
 }
 
 for (const [fields, kind] of [
@@ -247,21 +248,21 @@ for (const [fields, kind] of [
   [['Connection: Upgrade', 'Content-Length: 0'], 'message'],
   [['Upgrade: foo', 'Content-Length: 0'], 'message']
 ] as const) {
-  t.test(`A6 "${fields.join('; ')}" is ${kind}`, async t => {
-    const { connect } = await serve(t, {}, app => take(app, async ({ kind, protocol, writable }) => { writable.end(`${kind} ${String(protocol)}.`) }))
+  onEach(t, `A6 "${fields.join('; ')}" is ${kind}`, async (t, transport) => {
+    const { connect } = await serve(t, { transport }, app => take(app, async ({ kind, protocol, writable }) => { writable.end(`${kind} ${String(protocol)}.`) }))
     const wire = await connect()
     wire.send(['GET /it HTTP/1.1', 'Host: a', ...fields, '', ''].join('\r\n'))
     const head = await wire.head()
-    t.equal(head.line, firstLines[kind])
+    t.equal(head.line, firstLine(kind, transport))
     t.equal(head.headers.upgrade, kind === 'upgrade' ? 'foo' : undefined)
     const expected = `${kind} ${kind === 'upgrade' ? 'foo' : 'undefined'}.`
     t.equal(await wire.until('.'), kind === 'message' ? `12\r\n${expected}` : expected)
-  })
+  }, ways)
 }
 
 for (const [field, status] of [['Connection: Upgrade', 200], ['Upgrade: foo', 200]] as const) {
-  t.test(`A6 "${field}" alone at a plain route is an ordinary request`, async t => {
-    const { connect } = await serve(t, {}, app => { app.get('/plain', async () => 'plain') })
+  onEach(t, `A6 "${field}" alone at a plain route is an ordinary request`, async (t, transport) => {
+    const { connect } = await serve(t, { transport }, app => { app.get('/plain', async () => 'plain') })
     const wire = await connect()
     for (let n = 0; n < 2; n++) {
       wire.send(`GET /plain HTTP/1.1\r\nHost: a\r\n${field}\r\n\r\n`)
@@ -270,13 +271,13 @@ for (const [field, status] of [['Connection: Upgrade', 200], ['Upgrade: foo', 20
       t.equal(response.body, 'plain')
       t.equal(response.headers.connection, 'keep-alive')
     }
-  })
+  }, ways)
 }
 
 for (const token of ['websocket', 'WebSocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2', 'http/1.1', 'tls/1.0, h2c']) {
-  t.test(`A7 "${token}" is not taken unless it is listed`, async t => {
+  onEach(t, `A7 "${token}" is not taken unless it is listed`, async (t, transport) => {
     let entered = 0
-    const { connect } = await serve(t, {}, app => {
+    const { connect } = await serve(t, { transport }, app => {
       app.get('/it', { duplex: true }, () => { entered++ })
       app.get('/listed', { duplex: { protocols: ['foo', ...token.split(', ')] } }, echo)
     })
@@ -290,18 +291,18 @@ for (const token of ['websocket', 'WebSocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2
     const listed = await connect()
     listed.send(request('/listed', token))
     t.equal((await listed.head()).headers.upgrade, token.split(', ')[0])
-  })
+  }, ways)
 }
 
-t.test('A7 a token that is not reserved is taken from among reserved ones', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A7 a token that is not reserved is taken from among reserved ones', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send('GET /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c, h2cx, TLS/1.2\r\n\r\n')
   t.equal((await wire.head()).headers.upgrade, 'h2cx')
-})
+}, ways)
 
-t.test('A7 a reserved token on a request with a body leaves a message', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A7 a reserved token on a request with a body leaves a message', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   for (const offer of ['h2c', 'websocket']) {
     const wire = await connect()
     wire.send(`POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: ${offer}\r\nHTTP2-Settings: AA\r\nContent-Length: 4\r\n\r\nBODY`)
@@ -310,29 +311,29 @@ t.test('A7 a reserved token on a request with a body leaves a message', async t 
     t.strictSame(fieldsOf(head), plainFields.message)
     t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
   }
-})
+}, ways)
 
-onEachKind(t, 'A8 the head of each kind has the framing that the kind has, and nothing else', async (t, kind) => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEachKind(t, 'A8 the head of each kind has the framing that the kind has, and nothing else', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send(ask(kind))
   const head = await wire.head()
-  t.equal(head.line, firstLines[kind])
-  t.strictSame(fieldsOf(head), plainFields[kind])
+  t.equal(head.line, firstLine(kind, transport))
+  t.strictSame(fieldsOf(head), plainFieldsOf(kind, transport))
 })
 
-t.test('A8 a CONNECT of HTTP/1.0 gets a 200 without framing', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A8 a CONNECT of HTTP/1.0 gets a 200 without framing', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.end('CONNECT it.example:443 HTTP/1.0\r\n\r\nTAIL')
   const head = await wire.head()
   t.equal(head.line, 'HTTP/1.1 200 OK')
   t.strictSame(fieldsOf(head), [])
   t.equal((await wire.rest()).toString(), 'TAIL')
-})
+}, ways)
 
-t.test('A8 a message keeps its connection, with Content-Length and chunked alike', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A8 a message keeps its connection, with Content-Length and chunked alike', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   for (const request of [
     'POST /it HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nBODY',
@@ -344,30 +345,30 @@ t.test('A8 a message keeps its connection, with Content-Length and chunked alike
     t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
   }
   t.notOk(wire.ended)
-})
+}, ways)
 
-t.test('A8 a message with Connection: close is framed, and the connection ends', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A8 a message with Connection: close is framed, and the connection ends', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send(ask('message', 'Connection: close') + piece('message', 'BODY') + LAST_CHUNK)
   const { headers } = await wire.head()
   t.equal(headers.connection, 'close')
   t.equal(headers['transfer-encoding'], 'chunked')
   t.equal((await wire.rest()).toString(), piece('message', 'BODY') + LAST_CHUNK)
-})
+}, ways)
 
-t.test('A8 a message of HTTP/1.0 is ended by the end of the connection', async t => {
-  const { connect } = await serve(t, {}, app => take(app, echo))
+onEach(t, 'A8 a message of HTTP/1.0 is ended by the end of the connection', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send('POST /it HTTP/1.0\r\nContent-Length: 4\r\n\r\nBODY')
   const { headers } = await wire.head()
   t.equal(headers.connection, 'close')
   t.notOk('transfer-encoding' in headers)
   t.equal((await wire.rest()).toString(), 'BODY')
-})
+}, ways)
 
-t.test('A8 what the app says about buffering stays', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'A8 what the app says about buffering stays', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     take(app, echo, true, { onRequest: async (_request, reply) => { reply.headers({ 'x-accel-buffering': 'yes', Incremental: '?0' }) } })
   })
   const wire = await connect()
@@ -375,18 +376,19 @@ t.test('A8 what the app says about buffering stays', async t => {
   const head = await wire.head()
   const about = head.fields.filter(([name]) => /^(?:x-accel-buffering|incremental)$/i.test(name))
   t.strictSame(about, [['x-accel-buffering', 'yes'], ['incremental', '?0']])
-})
+}, ways)
 
-onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte into the stream', async (t, kind) => {
+onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte into the stream', async (t, kind, transport) => {
   const late = gate()
-  const { connect, quiet } = await serve(t, {}, app => {
+  const { connect, quiet } = await serve(t, { transport }, app => {
     take(app, async ({ reply, writable, readable }) => {
       reply.send('SENT')
       reply.code(500).send(new Error('SENT'))
       if (kind !== 'message') {
         const raw = reply.raw as ServerResponse
         raw.writeContinue()
-        raw.writeProcessing()
+        // Only HTTP/1 has it.
+        if (transport !== 'h2') raw.writeProcessing()
         raw.writeEarlyHints({ link: '</x>; rel=preload' })
         raw.writeHead(500, { 'x-mine': 'RAW' })
         raw.flushHeaders()
@@ -406,7 +408,7 @@ onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte 
   })
   const wire = await connect()
   wire.send(ask(kind))
-  t.equal((await wire.head()).line, firstLines[kind])
+  t.equal((await wire.head()).line, firstLine(kind, transport))
   wire.send(piece(kind, 'yours') + (kind === 'message' ? LAST_CHUNK : ''))
   t.equal(await hear(wire, kind, 'mineyours'), 'mineyours')
   if (kind === 'message') await wire.until(LAST_CHUNK)
@@ -415,9 +417,9 @@ onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte 
   await quiet()
 })
 
-onEachKind(t, 'A10 a handlerTimeout after acceptance puts no byte into the stream', async (t, kind) => {
+onEachKind(t, 'A10 a handlerTimeout after acceptance puts no byte into the stream', async (t, kind, transport) => {
   const accepted = gate()
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/slow', { handlerTimeout: 50 }, async () => await new Promise(() => {}))
     take(app, async ({ readable, writable }) => {
       accepted.open()
@@ -436,9 +438,9 @@ onEachKind(t, 'A10 a handlerTimeout after acceptance puts no byte into the strea
   t.equal(await wire.until(piece(kind, 'alive')), piece(kind, 'alive'))
 })
 
-onEachKind(t, 'A10 a handler that throws after acceptance reaches no error handler, and no byte is sent', async (t, kind) => {
+onEachKind(t, 'A10 a handler that throws after acceptance reaches no error handler, and no byte is sent', async (t, kind, transport) => {
   let handled = 0
-  const { connect, quiet } = await serve(t, {}, app => {
+  const { connect, quiet } = await serve(t, { transport }, app => {
     app.setErrorHandler(async () => {
       handled++
       return 'HANDLED'
@@ -453,9 +455,9 @@ onEachKind(t, 'A10 a handler that throws after acceptance reaches no error handl
   await quiet()
 })
 
-onEachKind(t, 'A10 a reply from a hook that is still running puts no byte into the stream', async (t, kind) => {
+onEachKind(t, 'A10 a reply from a hook that is still running puts no byte into the stream', async (t, kind, transport) => {
   const hook = gate()
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     take(app, echo, true, {
       onRequest: async (_request, reply) => {
         void hook.promise.then(() => {
@@ -474,8 +476,8 @@ onEachKind(t, 'A10 a reply from a hook that is still running puts no byte into t
   t.equal((await wire.bytes(piece(kind, 'mine').length)).toString(), piece(kind, 'mine'))
 })
 
-onEachKind(t, 'A14 what the handler writes at once comes after the accept head', async (t, kind) => {
-  const { connect } = await serve(t, {}, app => take(app, async ({ writable }) => {
+onEachKind(t, 'A14 what the handler writes at once comes after the accept head', async (t, kind, transport) => {
+  const { connect } = await serve(t, { transport }, app => take(app, async ({ writable }) => {
     writable.write('first, ')
     writable.write('second')
     writable.end()
@@ -483,14 +485,14 @@ onEachKind(t, 'A14 what the handler writes at once comes after the accept head',
   for (let n = 0; n < 20; n++) {
     const wire = await connect()
     wire.send(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
-    t.equal((await wire.head()).line, firstLines[kind])
+    t.equal((await wire.head()).line, firstLine(kind, transport))
     t.equal(await hear(wire, kind, 'first, second'), 'first, second')
   }
 })
 
-t.test('A14 the handler of every kind is called in the turn of acceptance when no hook makes it wait', async t => {
+onEach(t, 'A14 the handler of every kind is called in the turn of acceptance when no hook makes it wait', async (t, transport) => {
   const order: string[] = []
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     take(app, async ({ kind }) => {
       order.push(kind)
     }, true, {
@@ -506,4 +508,4 @@ t.test('A14 the handler of every kind is called in the turn of acceptance when n
     await wire.head()
   }
   t.strictSame(order, streamKinds.flatMap(kind => [kind, 'after the hooks']))
-})
+}, ways)

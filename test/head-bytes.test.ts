@@ -157,7 +157,7 @@ onEachKind(t, 'H2 split at every offset of head and tail, nothing is lost', asyn
     wire.destroy()
   }
   t.strictSame([...answers], [piece(kind, 'ABCDEFGH') + last])
-})
+}, everyKind, ['tcp'])
 
 t.test('H2 split in three at every pair of offsets around the end of the head, nothing is lost', async t => {
   const { link } = await serveLinks(t, 'tcp', app => take(app, repeat))

@@ -49,7 +49,7 @@ async function taken (
 for (const tls of [false, true]) {
   const name = tls ? 'TLS' : 'cleartext'
 
-  t.test(`T1 an extended CONNECT is what an Upgrade is over HTTP/1, ${name}`, async t => {
+  t.test(`T1 an extended CONNECT is what an Upgrade is over HTTP/1, ${name} [h2]`, async t => {
     const { stream, connection } = await taken(t, { tls }, echo)
     t.match(connection, { kind: 'upgrade', protocol: 'foo', authority: undefined, httpVersion: '2.0', head: Buffer.alloc(0) })
     t.match(connection.reply.request, { method: 'GET', url: '/it' })
@@ -62,7 +62,7 @@ for (const tls of [false, true]) {
     t.match(await connection.closed, { reason: 'end', bytesRead: 6, bytesWritten: 6, error: undefined })
   })
 
-  t.test(`T3 a CONNECT has an authority, and is routed by it, ${name}`, async t => {
+  t.test(`T3 a CONNECT has an authority, and is routed by it, ${name} [h2]`, async t => {
     const { stream, connection } = await taken(t, { tls, headers: { ':method': 'CONNECT', ':authority': 'It.Example:443' } }, echo)
     t.match(connection, { kind: 'connect', protocol: undefined, authority: { host: 'it.example', port: 443 } })
     t.equal(connection.reply.request.originalUrl, 'It.Example:443')
@@ -71,7 +71,7 @@ for (const tls of [false, true]) {
     t.equal((await connection.closed).reason, 'end')
   })
 
-  t.test(`T4 a POST is a message, answered while it arrives, ${name}`, async t => {
+  t.test(`T4 a POST is a message, answered while it arrives, ${name} [h2]`, async t => {
     const { stream, connection } = await taken(t, { tls, headers: POST }, async ({ readable, writable }) => {
       for await (const chunk of readable) writable.write(String(chunk).toUpperCase())
       writable.write('.')
@@ -86,7 +86,7 @@ for (const tls of [false, true]) {
     t.equal((await connection.closed).reason, 'end')
   })
 
-  t.test(`T4 half-closed by the server first, the whole of a message arrives, ${name}`, async t => {
+  t.test(`T4 half-closed by the server first, the whole of a message arrives, ${name} [h2]`, async t => {
     const body = pattern(MiB)
     const got = gate<Buffer>()
     const { stream } = await taken(t, { tls, headers: POST }, async ({ readable, writable }) => {
@@ -100,7 +100,7 @@ for (const tls of [false, true]) {
   })
 }
 
-t.test('T1 a handler that reads only after it has ended its side gets all of it', async t => {
+t.test('T1 a handler that reads only after it has ended its side gets all of it [h2]', async t => {
   const goOn = gate()
   const got = gate<Buffer>()
   const { stream, connection } = await taken(t, {}, async ({ readable, writable }) => {
@@ -116,7 +116,7 @@ t.test('T1 a handler that reads only after it has ended its side gets all of it'
   t.equal((await connection.closed).reason, 'end')
 })
 
-t.test('T1 DATA and its end that come during an asynchronous hook wait for the handler', async t => {
+t.test('T1 DATA and its end that come during an asynchronous hook wait for the handler [h2]', async t => {
   const goOn = gate()
   const inHook = gate()
   const preHandler = async (): Promise<void> => {
@@ -137,7 +137,7 @@ t.test('T1 DATA and its end that come during an asynchronous hook wait for the h
   t.equal(app.duplex.connections.size <= 1, true)
 })
 
-t.test('T1 an end with nothing before it, during an asynchronous hook, waits for a listener', async t => {
+t.test('T1 an end with nothing before it, during an asynchronous hook, waits for a listener [h2]', async t => {
   const goOn = gate()
   const inHook = gate()
   const preHandler = async (): Promise<void> => {
@@ -159,7 +159,7 @@ t.test('T1 an end with nothing before it, during an asynchronous hook, waits for
 })
 
 for (const code of [0, NGHTTP2_CANCEL]) {
-  t.test(`T9 RST_STREAM(${code}) is an error to those who listen, and no end`, async t => {
+  t.test(`T9 RST_STREAM(${code}) is an error to those who listen, and no end [h2]`, async t => {
     const heard: string[] = []
     const over = gate()
     const listening = gate()
@@ -182,7 +182,7 @@ for (const code of [0, NGHTTP2_CANCEL]) {
   })
 }
 
-t.test('T1 protocols are negotiated as over HTTP/1', async t => {
+t.test('T1 protocols are negotiated as over HTTP/1 [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     app.get('/list', { duplex: { protocols: ['Echo', 'bar/2'] } }, connection => { connection.writable.end(connection.protocol) })
     app.get('/chooser', { duplex: { protocols: offered => offered[0] === 'yes' ? 'yes' as const : false } },
@@ -209,7 +209,7 @@ t.test('T1 protocols are negotiated as over HTTP/1', async t => {
   t.match(JSON.parse(body), { code: 'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED' })
 })
 
-t.test('T2 extended CONNECT is advertised with extendedConnect, and else not', async t => {
+t.test('T2 extended CONNECT is advertised with extendedConnect, and else not [h2]', async t => {
   for (const extendedConnect of [true, false]) {
     const { session } = await serveHttp2(t, { plugin: { extendedConnect } }, app => take(app, echo))
     const { remoteSettings } = await session()
@@ -217,13 +217,13 @@ t.test('T2 extended CONNECT is advertised with extendedConnect, and else not', a
   }
 })
 
-t.test('T2 extendedConnect without HTTP/2 fails at boot', async t => {
+t.test('T2 extendedConnect without HTTP/2 fails at boot [h2]', async t => {
   const app = Fastify()
   t.teardown(() => app.close())
   await t.rejects(async () => { await app.register(duplex, { extendedConnect: true }) }, { code: 'FST_ERR_DUPLEX_INVALID_OPTION' })
 })
 
-t.test('T2 where it is not advertised, an extended CONNECT is reset and the session lives', async t => {
+t.test('T2 where it is not advertised, an extended CONNECT is reset and the session lives [h2]', async t => {
   const { frames } = await serveHttp2(t, { plugin: { extendedConnect: false } }, app => take(app, () => t.fail('entered')))
   const wire = await frames()
   await wire.next('SETTINGS', 0)
@@ -242,7 +242,7 @@ for (const [what, headers] of Object.entries({
   'a Connection field': { ...POST, connection: 'keep-alive' },
   'an Upgrade field': { ...POST, upgrade: 'foo' }
 })) {
-  t.test(`T2 ${what}: reset, and the session lives`, async t => {
+  t.test(`T2 ${what}: reset, and the session lives [h2]`, async t => {
     const { frames } = await serveHttp2(t, {}, app => take(app, ({ kind }) => kind === 'message' ? undefined : t.fail('entered')))
     const wire = await frames()
     await wire.next('SETTINGS', 0)
@@ -254,7 +254,7 @@ for (const [what, headers] of Object.entries({
   })
 }
 
-t.test('T2 unknown, reserved and malformed protocols are refused, and the session lives', async t => {
+t.test('T2 unknown, reserved and malformed protocols are refused, and the session lives [h2]', async t => {
   const { session, app } = await serveHttp2(t, {}, app => take(app, () => t.fail('entered')))
   const client = await session()
   for (const protocol of ['websocket', 'h2c', 'HTTP/2.0', 'TLS/1.2', 'a b', 'foo, bar', '"foo"']) {
@@ -266,7 +266,7 @@ t.test('T2 unknown, reserved and malformed protocols are refused, and the sessio
   t.equal(app.duplex.connections.size, 0)
 })
 
-t.test('T2 an extended CONNECT is routed by its path and never to its authority', async t => {
+t.test('T2 an extended CONNECT is routed by its path and never to its authority [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     app.route({ method: 'CONNECT', url: '*', duplex: true, handler: () => t.fail('a tunnel') })
     app.get('/it', { duplex: true }, ({ writable, authority }) => { writable.end(String(authority)) })
@@ -277,7 +277,7 @@ t.test('T2 an extended CONNECT is routed by its path and never to its authority'
   t.equal((await request(client, { ...EXTENDED, ':path': '/victim.example/22' })).status, 404)
 })
 
-t.test('T3 no CONNECT gets a 2xx but by acceptance', async t => {
+t.test('T3 no CONNECT gets a 2xx but by acceptance [h2]', async t => {
   const { session, app } = await serveHttp2(t, {}, app => {
     app.all('/plain', () => 'plain')
     app.setNotFoundHandler(() => 'a page')
@@ -296,7 +296,7 @@ t.test('T3 no CONNECT gets a 2xx but by acceptance', async t => {
   t.equal(app.duplex.connections.size, 0)
 })
 
-t.test('T3 targets that are none, and bodies that cannot be, are 400', async t => {
+t.test('T3 targets that are none, and bodies that cannot be, are 400 [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => take(app, () => t.fail('entered')))
   const client = await session()
   for (const authority of ['a', 'a:0', 'a:65536', 'u@a:1', 'a%2e:1', ':1', '[::1:1', 'a:1?x']) {
@@ -310,7 +310,7 @@ t.test('T3 targets that are none, and bodies that cannot be, are 400', async t =
   }
 })
 
-t.test('T4 every plain request is a message, and a GET one that has ended', async t => {
+t.test('T4 every plain request is a message, and a GET one that has ended [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => take(app, async ({ kind, readable, writable }) => {
     writable.write(`${kind}:`)
     writable.end(await all(readable))
@@ -325,7 +325,35 @@ t.test('T4 every plain request is a message, and a GET one that has ended', asyn
   t.equal((await whole(open.stream)).toString(), 'message:a GET with a body')
 })
 
-t.test('T4 HEAD is answered, and a kind that the route does not take is not found', async t => {
+t.test('R5 what a client sends before it is refused keeps neither its stream nor its session [h2]', async t => {
+  for (const sends of ['before', 'during', 'after'] as const) {
+    const waiting = gate()
+    const refuse = gate()
+    const onRequest = async (): Promise<never> => {
+      waiting.open()
+      if (sends === 'during') await refuse.promise
+      throw Object.assign(new Error('no'), { statusCode: 401 })
+    }
+    const server = await serveHttp2(t, {}, app => take(app, () => {}, true, { onRequest }))
+    for (const headers of Object.values(requests)) {
+      const closed = once(server.app.server, 'stream').then(([stream]) => once(stream as http2.ServerHttp2Stream, 'close'))
+      const session = await server.session()
+      const stream = session.request(headers, { endStream: false })
+      if (sends !== 'after') stream.end('unread')
+      await waiting.promise
+      refuse.open()
+      const [answer] = await once(stream, 'response') as [http2.IncomingHttpHeaders & http2.IncomingHttpStatusHeader]
+      t.equal(answer[':status'], 401)
+      if (sends === 'after') stream.end('unread')
+      t.match((await whole(stream)).toString(), /"no"/)
+      await closed
+      session.close()
+      await once(session, 'close')
+    }
+  }
+})
+
+t.test('T4 HEAD is answered, and a kind that the route does not take is not found [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     take(app, () => t.fail('entered'))
     app.route({ method: ['GET', 'POST'], url: '/upgrade', duplex: { kinds: ['upgrade'] }, handler: () => t.fail('entered') })
@@ -344,7 +372,7 @@ t.test('T4 HEAD is answered, and a kind that the route does not take is not foun
   t.equal((await whole(taken.stream)).toString(), 'duplex')
 })
 
-t.test('T4 the body is what the last preParsing hook made of it', async t => {
+t.test('T4 the body is what the last preParsing hook made of it [h2]', async t => {
   const preParsing = (_request: unknown, _reply: unknown, payload: Readable, done: (error: Error | null, body: Readable) => void): void => {
     const shout = new PassThrough({ transform (chunk, _encoding, next) { next(null, String(chunk).toUpperCase()) } })
     done(null, payload.pipe(shout))
@@ -355,7 +383,7 @@ t.test('T4 the body is what the last preParsing hook made of it', async t => {
   t.equal((await connection.closed).reason, 'end')
 })
 
-t.test('T5 RST_STREAM ends one stream and no other', async t => {
+t.test('T5 RST_STREAM ends one stream and no other [h2]', async t => {
   const { client, connection, stream, app } = await taken(t, {}, ({ signal }) => once(signal, 'abort'))
   const other = await request(client, { ...EXTENDED })
   t.equal(app.duplex.connections.size, 2)
@@ -366,7 +394,7 @@ t.test('T5 RST_STREAM ends one stream and no other', async t => {
   t.equal(other.stream.closed, false)
 })
 
-t.test('T5 GOAWAY lets a stream finish, and the end of the session settles closed', async t => {
+t.test('T5 GOAWAY lets a stream finish, and the end of the session settles closed [h2]', async t => {
   const { client, connection, stream } = await taken(t, {}, echo)
   client.goaway()
   stream.end('after the GOAWAY')
@@ -378,7 +406,7 @@ t.test('T5 GOAWAY lets a stream finish, and the end of the session settles close
   t.match(await lost.connection.closed, { reason: 'abort' })
 })
 
-t.test('T5 trailers end a tunnel with a protocol error, and belong to a message', async t => {
+t.test('T5 trailers end a tunnel with a protocol error, and belong to a message [h2]', async t => {
   for (const [kind, headers] of Object.entries(requests)) {
     const entered = gate<DuplexConnection>()
     const { frames } = await serveHttp2(t, {}, app => take(app, async connection => {
@@ -402,7 +430,7 @@ t.test('T5 trailers end a tunnel with a protocol error, and belong to a message'
   }
 })
 
-t.test('T5 trailers on a tunnel that a pipeline() reads are a protocol error all the same, and close() has nothing to wait for', async t => {
+t.test('T5 trailers on a tunnel that a pipeline() reads are a protocol error all the same, and close() has nothing to wait for [h2]', async t => {
   for (const headers of [EXTENDED, CONNECT]) {
     const { app, frames } = await serveHttp2(t, { close: false }, app => take(app, echo))
     const wire = await frames()
@@ -416,7 +444,7 @@ t.test('T5 trailers on a tunnel that a pipeline() reads are a protocol error all
   }
 })
 
-t.test('T9 a reset without an error, after the client has ended its side, is no end', async t => {
+t.test('T9 a reset without an error, after the client has ended its side, is no end [h2]', async t => {
   for (const [kind, headers] of Object.entries(requests)) {
     const entered = gate<DuplexConnection>()
     const { frames } = await serveHttp2(t, {}, app => take(app, connection => {
@@ -432,7 +460,7 @@ t.test('T9 a reset without an error, after the client has ended its side, is no 
   }
 })
 
-t.test('T9 a reset without an error, before acceptance, aborts the pending connection', async t => {
+t.test('T9 a reset without an error, before acceptance, aborts the pending connection [h2]', async t => {
   for (const headers of Object.values(requests)) {
     const there = gate<PendingDuplex>()
     const { frames } = await serveHttp2(t, {}, app => take(app, (async (pending: PendingDuplex) => {
@@ -447,7 +475,7 @@ t.test('T9 a reset without an error, before acceptance, aborts the pending conne
   }
 })
 
-t.test('S11 a handler without a promise that reads nothing: its stream is over when both sides have ended', async t => {
+t.test('S11 a handler without a promise that reads nothing: its stream is over when both sides have ended [h2]', async t => {
   for (const [kind, headers] of Object.entries(requests)) {
     const entered = gate<DuplexConnection>()
     const { frames } = await serveHttp2(t, { plugin: { finTimeout: 50 } }, app => take(app, connection => {
@@ -460,7 +488,7 @@ t.test('S11 a handler without a promise that reads nothing: its stream is over w
   }
 })
 
-t.test('S11 a message that was answered whole is drained within a bound, and its client is asked to stop', async t => {
+t.test('S11 a message that was answered whole is drained within a bound, and its client is asked to stop [h2]', async t => {
   const { client, stream, connection } = await taken(t, { headers: POST }, async ({ writable }) => { writable.end('no, thanks') })
   const piece = Buffer.alloc(64 * 1024)
   const send = (): void => { while (!stream.closed && stream.write(piece)); }
@@ -475,7 +503,7 @@ t.test('S11 a message that was answered whole is drained within a bound, and its
 })
 
 for (const [what, headers] of Object.entries({ 'a second value of a single field': { etag: ['"a"', '"b"'] }, 'a list of content types': { 'content-type': ['a/b', 'c/d'] } })) {
-  t.test(`A4 an accept head with ${what}, which Node refuses, is a 500 and frees its slot`, async t => {
+  t.test(`A4 an accept head with ${what}, which Node refuses, is a 500 and frees its slot [h2]`, async t => {
     const { session, over } = await serveHttp2(t, { plugin: { maxConnections: 1 } }, app => take(app, (async (pending: PendingDuplex) => {
       await t.rejects(pending.accept({ headers: headers as never }), { code: 'ERR_HTTP2_HEADER_SINGLE_VALUE' })
     }) as never, { accept: 'manual' } as never))
@@ -490,7 +518,7 @@ for (const [what, headers] of Object.entries({ 'a second value of a single field
   })
 }
 
-t.test('R15 an extended CONNECT to a host that only a plain route has is not found', async t => {
+t.test('R15 an extended CONNECT to a host that only a plain route has is not found [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     app.get('/it', { duplex: { protocols: ['bar'] }, constraints: { host: 'foo.com' } }, echo)
     app.get('/it', { constraints: { host: 'bar.com' } }, () => 'plain')
@@ -500,7 +528,7 @@ t.test('R15 an extended CONNECT to a host that only a plain route has is not fou
   t.equal((await request(client, { ...EXTENDED, ':authority': 'foo.com' })).status, 400)
 })
 
-t.test('T6 nothing is sent into a window of 0, and all of it when that opens', async t => {
+t.test('T6 nothing is sent into a window of 0, and all of it when that opens [h2]', async t => {
   const size = 100_000
   const blocked = gate<boolean>()
   const { frames } = await serveHttp2(t, {}, app => take(app, async ({ writable }) => {
@@ -520,7 +548,7 @@ t.test('T6 nothing is sent into a window of 0, and all of it when that opens', a
   t.equal(sha256(received), sha256(pattern(size)))
 })
 
-t.test('T6 64 MiB each way through an echo, to a client that reads slowly', async t => {
+t.test('T6 64 MiB each way through an echo, to a client that reads slowly [h2]', async t => {
   const size = 64 * MiB
   const chunk = pattern(MiB)
   let most = 0
@@ -546,7 +574,7 @@ t.test('T6 64 MiB each way through an echo, to a client that reads slowly', asyn
   t.ok(most < 2 * MiB, `${most} bytes waited at most`)
 })
 
-t.test('T6 what nobody reads stays with the client', async t => {
+t.test('T6 what nobody reads stays with the client [h2]', async t => {
   const { stream, connection } = await taken(t, {}, ({ signal }) => once(signal, 'abort'))
   let accepted = 0
   const chunk = Buffer.alloc(64 * 1024)
@@ -557,7 +585,7 @@ t.test('T6 what nobody reads stays with the client', async t => {
   t.ok(accepted <= 256 * 1024, `${accepted} bytes were taken`)
 })
 
-t.test('T7 nothing that is about a connection is in a head over HTTP/2', async t => {
+t.test('T7 nothing that is about a connection is in a head over HTTP/2 [h2]', async t => {
   const about = { connection: 'upgrade', upgrade: 'foo', 'keep-alive': '1', 'transfer-encoding': 'chunked', 'proxy-connection': 'close', te: 'gzip', 'http2-settings': 'x' }
   const onRequest = async (_request: unknown, reply: { headers: (fields: object) => void }): Promise<void> => {
     reply.headers({ ...about, 'x-own': 'yes', 'set-cookie': ['a=1', 'b=2'], 'content-length': '7' })
@@ -573,7 +601,7 @@ t.test('T7 nothing that is about a connection is in a head over HTTP/2', async t
   }
 })
 
-t.test('T8 both protocols on one port, and every kind of both', async t => {
+t.test('T8 both protocols on one port, and every kind of both [h2]', async t => {
   const { app, port, session } = await serveHttp2(t, { tls: true }, app => take(app, async ({ kind, httpVersion, readable, writable }) => {
     writable.write(`${kind}/${httpVersion}:`)
     for await (const chunk of readable) writable.write(chunk as Buffer)
@@ -604,7 +632,7 @@ t.test('T8 both protocols on one port, and every kind of both', async t => {
   t.equal(app.duplex.connections.size, 0)
 })
 
-t.test('T8 app.close() with both protocols on one port', async t => {
+t.test('T8 app.close() with both protocols on one port [h2]', async t => {
   const { app, port, session } = await serveHttp2(t, { tls: true, close: false, plugin: { drainTimeout: 100 } }, app => take(app, ({ signal }) => once(signal, 'abort')))
   const client = await session()
   await request(client, EXTENDED)
@@ -620,7 +648,7 @@ const resets = [0, 2, NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, 'tcp'] as const
 for (const how of resets) {
   const name = how === 'tcp' ? 'a TCP reset' : `RST_STREAM(${how})`
   for (const kind of ['upgrade', 'connect', 'message'] as const) {
-    t.test(`T9 ${name} in a hook, in the handler, while it decides, and behind its end [${kind}]`, async t => {
+    t.test(`T9 ${name} in a hook, in the handler, while it decides, and behind its end [${kind}] [h2]`, async t => {
       for (const phase of ['onRequest', 'onSend', 'handler', 'deciding', 'ended'] as const) {
         const there = gate()
         const goOn = gate()
@@ -665,7 +693,7 @@ for (const how of resets) {
   }
 }
 
-t.test('T9 accept() after the reset is a coded rejection', async t => {
+t.test('T9 accept() after the reset is a coded rejection [h2]', async t => {
   const there = gate<PendingDuplex>()
   const outcome = gate<unknown>()
   const { frames } = await serveHttp2(t, {}, app => take(app, (async (pending: PendingDuplex) => {
@@ -681,7 +709,7 @@ t.test('T9 accept() after the reset is a coded rejection', async t => {
 })
 
 for (const [what, name, value] of [['CR and LF', 'x-evil', 'a\r\nb: c'], ['LF', 'x-evil', 'a\nb'], ['NUL', 'x-evil', 'a\0b'], ['LF in a name', 'x\nevil', 'a']] as const) {
-  t.test(`T10 ${what} in an accept header throws, and the client gets a 500`, async t => {
+  t.test(`T10 ${what} in an accept header throws, and the client gets a 500 [h2]`, async t => {
     const { session, over } = await serveHttp2(t, {}, app => {
       app.get('/it', { duplex: { accept: 'manual' } }, async pending => {
         await t.rejects(pending.accept({ headers: { [name]: value } }), { code: 'FST_ERR_DUPLEX_INVALID_HEADER' })
@@ -695,7 +723,7 @@ for (const [what, name, value] of [['CR and LF', 'x-evil', 'a\r\nb: c'], ['LF', 
   })
 }
 
-t.test('A15 a status of the app is kept for every kind over HTTP/2', async t => {
+t.test('A15 a status of the app is kept for every kind over HTTP/2 [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => take(app, (async (pending: PendingDuplex) => {
     await t.rejects(pending.accept({ statusCode: 204 }), { code: 'FST_ERR_DUPLEX_INVALID_STATUS' })
     await t.rejects(pending.accept({ statusCode: 101 }), { code: 'FST_ERR_DUPLEX_INVALID_STATUS' })
@@ -711,7 +739,7 @@ t.test('A15 a status of the app is kept for every kind over HTTP/2', async t => 
   }
 })
 
-t.test('A2 the onSend hooks of the route make the accept head, and A10 nothing of the reply gets into the stream', async t => {
+t.test('A2 the onSend hooks of the route make the accept head, and A10 nothing of the reply gets into the stream [h2]', async t => {
   let calls = 0
   const onSend = async (_request: unknown, reply: { header: (name: string, value: string) => void }): Promise<string> => {
     calls++
@@ -733,7 +761,7 @@ t.test('A2 the onSend hooks of the route make the accept head, and A10 nothing o
   t.equal((await connection.closed).reason, 'end')
 })
 
-t.test('L7 onResponse and its log line come once, at the end, with the status of the accept head', async t => {
+t.test('L7 onResponse and its log line come once, at the end, with the status of the accept head [h2]', async t => {
   for (const how of ['end', 'abort'] as const) {
     const { lines, logger } = logLines()
     let responses = 0
@@ -778,7 +806,7 @@ const failures: [how: string, reason: string, code: number, plugin: object, fail
   ['whose peer never ends', 'fin', NGHTTP2_CANCEL, { finTimeout: 50 }, async ({ writable }) => { writable.write('all') }]
 ]
 for (const [how, reason, code, plugin, fail] of failures) {
-  t.test(`L14 a handler ${how}: the stream is reset, and nothing before that looks like its end`, async t => {
+  t.test(`L14 a handler ${how}: the stream is reset, and nothing before that looks like its end [h2]`, async t => {
     for (const [kind, headers] of Object.entries(requests)) {
       const entered = gate<DuplexConnection>()
       const { frames } = await serveHttp2(t, { plugin }, app => take(app, connection => {
@@ -795,7 +823,28 @@ for (const [how, reason, code, plugin, fail] of failures) {
   })
 }
 
-t.test('L5 the timeouts of the server do not end what was taken over, and come back behind it', async t => {
+t.test('L14 a stream that a pipeline() has is reset as any other, by a timeout, by destroy() and at the end of a drain [h2]', async t => {
+  const ends: Record<string, (server: Http2TestServer, connection: DuplexConnection) => unknown> = {
+    lifetime: () => {},
+    destroyed: (_server, connection) => connection.destroy(),
+    shutdown: ({ app }) => app.close()
+  }
+  for (const [reason, end] of Object.entries(ends)) {
+    for (const headers of Object.values(requests)) {
+      const extras = reason === 'lifetime' ? { maxLifetime: 50 } : {}
+      const { stream, connection, ...server } = await taken(t, { plugin: { drainTimeout: 50, ...extras }, headers }, echo)
+      stream.write('one')
+      t.equal(await bytes(stream, 3), 'one')
+      const ending = end(server, connection)
+      await once(stream, 'close')
+      t.equal(stream.rstCode, NGHTTP2_CANCEL, reason)
+      t.match(await connection.closed, { reason })
+      await ending
+    }
+  }
+})
+
+t.test('L5 the timeouts of the server do not end what was taken over, and come back behind it [h2]', async t => {
   const { client, stream, connection } = await taken(t, { fastify: { connectionTimeout: 50, http2SessionTimeout: 50 } as object }, echo)
   await new Promise(resolve => setTimeout(resolve, 250))
   stream.end('still here')
@@ -804,7 +853,7 @@ t.test('L5 the timeouts of the server do not end what was taken over, and come b
   await once(client, 'close')
 })
 
-t.test('L6 the stream above maxConnections gets 503, and a slot comes back', async t => {
+t.test('L6 the stream above maxConnections gets 503, and a slot comes back [h2]', async t => {
   const { session, over } = await serveHttp2(t, { plugin: { maxConnections: 1 } }, app => take(app, echo))
   const client = await session()
   const first = await request(client, EXTENDED)
@@ -817,7 +866,7 @@ t.test('L6 the stream above maxConnections gets 503, and a slot comes back', asy
   t.equal((await request(client, EXTENDED)).status, 200)
 })
 
-t.test('L13 handshakeTimeout: 503, and the handler is not entered', async t => {
+t.test('L13 handshakeTimeout: 503, and the handler is not entered [h2]', async t => {
   const goOn = gate()
   const { session } = await serveHttp2(t, { plugin: { handshakeTimeout: 50 } }, app => take(app, () => t.fail('entered'), true, { preHandler: () => goOn.promise }))
   const client = await session()
@@ -825,7 +874,7 @@ t.test('L13 handshakeTimeout: 503, and the handler is not entered', async t => {
   goOn.open()
 })
 
-t.test('L8 app.close() with streams that are idle, half-closed, undecided, deaf, and a client that does not read', async t => {
+t.test('L8 app.close() with streams that are idle, half-closed, undecided, deaf, and a client that does not read [h2]', async t => {
   const never = gate()
   const { app, session, frames } = await serveHttp2(t, { close: false, plugin: { drainTimeout: 100 } }, app => {
     take(app, ({ writable }) => {
@@ -856,7 +905,7 @@ t.test('L8 app.close() with streams that are idle, half-closed, undecided, deaf,
   never.open()
 })
 
-t.test('L15 the drain is told, and what is under way arrives whole', async t => {
+t.test('L15 the drain is told, and what is under way arrives whole [h2]', async t => {
   const { app, stream, connection } = await taken(t, { close: false }, async ({ draining, signal, writable, readable }) => {
     await once(draining, 'abort')
     t.match(draining.reason, { code: 'FST_ERR_DUPLEX_SHUTDOWN' })
@@ -872,7 +921,7 @@ t.test('L15 the drain is told, and what is under way arrives whole', async t => 
   await closing
 })
 
-t.test('L15 a stream that outlasts the drain is reset', async t => {
+t.test('L15 a stream that outlasts the drain is reset [h2]', async t => {
   const { app, stream, connection } = await taken(t, { close: false, plugin: { drainTimeout: 50 } }, ({ signal }) => once(signal, 'abort'))
   const closed = once(stream, 'close')
   await app.close()
@@ -881,7 +930,7 @@ t.test('L15 a stream that outlasts the drain is reset', async t => {
   t.equal(stream.rstCode, NGHTTP2_CANCEL)
 })
 
-t.test('A3 detach() is not for a stream of HTTP/2', async t => {
+t.test('A3 detach() is not for a stream of HTTP/2 [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => {
     app.get('/it', { duplex: { accept: 'manual' } }, async pending => { pending.detach() })
   })
@@ -890,7 +939,7 @@ t.test('A3 detach() is not for a stream of HTTP/2', async t => {
   t.match(JSON.parse((await whole(stream)).toString()), { code: 'FST_ERR_DUPLEX_CANNOT_DETACH' })
 })
 
-t.test('S12 web() over HTTP/2: half-close both ways', async t => {
+t.test('S12 web() over HTTP/2: half-close both ways [h2]', async t => {
   const { stream, connection } = await taken(t, {}, async connection => {
     const { readable, writable } = connection.web()
     await readable.pipeTo(writable)
@@ -900,7 +949,7 @@ t.test('S12 web() over HTTP/2: half-close both ways', async t => {
   t.equal((await connection.closed).reason, 'end')
 })
 
-t.test('T9 the last chunk and its end are not taken for a failure', async t => {
+t.test('T9 the last chunk and its end are not taken for a failure [h2]', async t => {
   const results: (Error | null | undefined)[] = []
   const { stream, connection } = await taken(t, {}, async ({ readable, writable }) => {
     await all(readable)
@@ -915,7 +964,7 @@ t.test('T9 the last chunk and its end are not taken for a failure', async t => {
   t.same(results.filter(Boolean), [])
 })
 
-t.test('T2 an extended CONNECT at a server whose routes are all plain is 404', async t => {
+t.test('T2 an extended CONNECT at a server whose routes are all plain is 404 [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => { app.get('/it', () => 'plain') })
   const client = await session()
   t.equal((await request(client, EXTENDED)).status, 404)

@@ -30,6 +30,11 @@ const ask: Record<DuplexKind, InjectDuplexOptions> = {
   message: { method: 'POST', url: '/it', headers: { 'transfer-encoding': 'chunked' } }
 }
 
+/** A test for each kind, written once. */
+function onEachInjected (t: Test, title: string, run: (t: Test, kind: DuplexKind) => Promise<unknown>, which = everyKind): void {
+  onEachKind(t, title, run, which, ['injected'])
+}
+
 interface Settings {
   fastify?: object
   plugin?: FastifyDuplexOptions
@@ -107,7 +112,7 @@ onBoth(t, 'I1 accepted: the status, the accept head, and a pair that is live bot
   await nothingLeft(app)
 })
 
-onEachKind(t, 'I1 early bytes come first, in one chunk with the head', async (t, kind) => {
+onEachInjected(t, 'I1 early bytes come first, in one chunk with the head', async (t, kind) => {
   const chunks: string[] = []
   const heads: string[] = []
   const app = await build(t, app => {

@@ -4,10 +4,10 @@ import https from 'node:https'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyServerFactory } from 'fastify'
-import { ask, everyKind, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeManually } from './fixtures/kinds.ts'
 import { all, MiB, pattern, sha256 } from './fixtures/takeover.ts'
 import { accepted, every, howItLooks, timersLeft, readSlowly } from './fixtures/lifetime.ts'
-import { gate, onEach, serve, tlsOptions } from './fixtures/server.ts'
+import { everywhere, gate, onEach, serve, tlsOptions, transports } from './fixtures/server.ts'
 import type { DuplexClosed, DuplexConnection, PendingDuplex } from '../lib/index.ts'
 
 const codeOf = (error: unknown): string | undefined => (error as { code?: string } | undefined)?.code
@@ -23,10 +23,10 @@ onEach(t, 'L1 a handler that resolves with writes pending loses none of them', a
   t.equal(sha256(await wire.rest()), sha256(bytes))
   wire.end()
   t.match(await connection.closed, { reason: 'end', error: undefined, bytesWritten: bytes.length })
-})
+}, everywhere)
 
-onEachKind(t, 'L1 writes, then FIN, and closed says end', async (t, kind) => {
-  const { wire, connection } = await accepted(t, { kind }, async ({ readable, writable }) => {
+onEachKind(t, 'L1 writes, then FIN, and closed says end', async (t, kind, transport) => {
+  const { wire, connection } = await accepted(t, { kind, transport }, async ({ readable, writable }) => {
     await all(readable)
     writable.write('last words')
   })
@@ -37,7 +37,7 @@ onEachKind(t, 'L1 writes, then FIN, and closed says end', async (t, kind) => {
   t.match(closed, { reason: 'end', bytesRead: 5, bytesWritten: 10 })
   t.notOk('error' in closed)
   t.equal(connection.signal.aborted, false)
-})
+}, everyKind, resettable)
 
 onEach(t, 'L1 close() flushes and ends like a handler that resolves', async (t, transport) => {
   const closed = gate<DuplexClosed>()
@@ -49,7 +49,7 @@ onEach(t, 'L1 close() flushes and ends like a handler that resolves', async (t, 
   wire.end()
   t.equal((await closed.promise).reason, 'end')
   t.equal(await closed.promise, await connection.closed, 'the very same result')
-})
+}, everywhere)
 
 for (const order of ['server', 'client'] as const) {
   onEach(t, `L1 a handler without a promise that reads nothing: over when both sides have ended, the ${order} first`, async (t, transport) => {
@@ -68,7 +68,7 @@ for (const order of ['server', 'client'] as const) {
     }
     t.match(await connection.closed, { reason: 'end', error: undefined })
     t.ok((await connection.closed).duration < 25_000, 'and not for finTimeout')
-  })
+  }, everywhere)
 }
 
 t.test('L1 await using closes the connection at the end of the block', async t => {
@@ -94,7 +94,7 @@ onEach(t, 'L2 a peer that neither ends nor sends is destroyed after finTimeout',
   t.ok(closed.duration >= 100)
   t.equal(connection.signal.reason, closed.error)
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'L2 while the peer still sends the connection lives', async (t, transport) => {
   const { wire, connection } = await accepted(t, { transport, duplex: { finTimeout: 100 } }, async ({ writable }) => {
@@ -104,7 +104,7 @@ onEach(t, 'L2 while the peer still sends the connection lives', async (t, transp
   await every(20, 400, () => wire.send('x'))
   t.equal(connection.signal.aborted, false, 'four times as long as finTimeout')
   t.match(await connection.closed, { reason: 'fin', bytesRead: 20 })
-})
+}, everywhere)
 
 onEach(t, 'L2 a peer that reads slowly what is being flushed is not cut', async (t, transport) => {
   const bytes = pattern(32 * MiB)
@@ -125,7 +125,7 @@ onEach(t, 'L2 a peer that stops reading what is being flushed is cut', async (t,
   wire.socket.pause()
   t.equal((await connection.closed).reason, 'fin')
   await quiet()
-})
+}, everywhere)
 
 t.test('L2 a writable that the handler ended itself starts finTimeout too', async t => {
   const { wire, connection } = await accepted(t, { duplex: { finTimeout: 100 } }, ({ writable }) => {
@@ -230,13 +230,13 @@ onEach(t, 'L4 silence in both directions ends the connection after idleTimeout',
   t.ok(closed.duration >= 100 && closed.duration < 1000)
   t.equal(await howItLooks(wire), transport === 'unix' ? 'ended' : 'broken', 'a Unix socket has no reset')
   await quiet()
-})
+}, everywhere)
 
-onEachKind(t, 'L4 idleTimeout holds for every kind', async (t, kind) => {
-  const { connection, quiet } = await accepted(t, { kind, duplex: { idleTimeout: 60 } }, () => new Promise(() => {}))
+onEachKind(t, 'L4 idleTimeout holds for every kind', async (t, kind, transport) => {
+  const { connection, quiet } = await accepted(t, { kind, transport, duplex: { idleTimeout: 60 } }, () => new Promise(() => {}))
   t.match(await connection.closed, { reason: 'idle' })
   await quiet()
-})
+}, everyKind, resettable)
 
 onEach(t, 'L4 bytes of the client alone keep the connection alive', async (t, transport) => {
   const { wire, connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, ({ readable }) => {
@@ -246,14 +246,14 @@ onEach(t, 'L4 bytes of the client alone keep the connection alive', async (t, tr
   await every(20, 400, () => wire.send('x'))
   t.equal(connection.signal.aborted, false)
   t.match(await connection.closed, { reason: 'idle', bytesRead: 20, bytesWritten: 0 })
-})
+}, everywhere)
 
 onEach(t, 'L4 bytes of the server alone keep the connection alive', async (t, transport) => {
   const { connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, () => new Promise(() => {}))
   await every(20, 400, () => connection.writable.write('x'))
   t.equal(connection.signal.aborted, false)
   t.match(await connection.closed, { reason: 'idle', bytesRead: 0, bytesWritten: 20 })
-})
+}, everywhere)
 
 onEach(t, 'L4 bytes that came while the event loop stood still are traffic', async (t, transport) => {
   const { wire, connection } = await accepted(t, { transport, duplex: { idleTimeout: 100 } }, ({ readable }) => {
@@ -267,7 +267,7 @@ onEach(t, 'L4 bytes that came while the event loop stood still are traffic', asy
   }
   t.equal(connection.signal.aborted, false, 'two and a half times as long as idleTimeout')
   t.match(await connection.closed, { reason: 'idle', bytesRead: 3 })
-})
+}, everywhere)
 
 for (const [transport, kind] of [['tls', 'upgrade'], ['tcp', 'message']] as const) {
   t.test(`L4 one long write that is read slowly is traffic [${transport}, ${kind}]`, async t => {
@@ -306,14 +306,14 @@ onEach(t, 'L5 maxLifetime ends a connection that is busy', async (t, transport) 
   t.ok(closed.duration >= 1190)
   // A Unix socket has no reset: its peer is seen to end, or to be gone by the next write.
   t.match(await howItLooks(wire), transport === 'unix' ? /./ : 'broken')
-})
+}, everywhere)
 
-onEachKind(t, 'L5 maxLifetime holds for every kind', async (t, kind) => {
-  const { connection, quiet } = await accepted(t, { kind, duplex: { maxLifetime: 60 } }, () => new Promise(() => {}))
+onEachKind(t, 'L5 maxLifetime holds for every kind', async (t, kind, transport) => {
+  const { connection, quiet } = await accepted(t, { kind, transport, duplex: { maxLifetime: 60 } }, () => new Promise(() => {}))
   t.equal((await connection.closed).reason, 'lifetime')
   t.equal(codeOf(connection.signal.reason), 'FST_ERR_DUPLEX_MAX_LIFETIME')
   await quiet()
-})
+}, everyKind, resettable)
 
 onEach(t, 'L5 the timers of the HTTP server do not end a takeover', async (t, transport) => {
   const timers = { requestTimeout: 400, headersTimeout: 400, keepAliveTimeout: 400, connectionsCheckingInterval: 50 }
@@ -344,7 +344,7 @@ onEach(t, 'L5 the timers of the HTTP server do not end a takeover', async (t, tr
   await Promise.all([idle.remains(), stalled.remains()])
   for (const wire of [first, second]) t.equal(await wire.send('alive').until('alive'), 'alive')
   t.equal(app.duplex.connections.size, 2)
-})
+}, transports)
 
 t.test('L5 tcpKeepAlive is set at takeover, and 0 leaves it', async t => {
   const set: [boolean | undefined, number | undefined][] = []
@@ -393,8 +393,8 @@ const endings: Record<string, {
 }
 
 for (const [reason, { code, duplex, handler, client, drain }] of Object.entries(endings)) {
-  onEachKind(t, `L11 closed settles once, with ${reason}`, async (t, kind) => {
-    const { wire, connection, app, quiet } = await accepted(t, { kind, ...(duplex && { duplex }) }, connection => {
+  onEachKind(t, `L11 closed settles once, with ${reason}`, async (t, kind, transport) => {
+    const { wire, connection, app, quiet } = await accepted(t, { kind, transport, ...(duplex && { duplex }) }, connection => {
       if (handler === undefined) return new Promise(() => {})
       return handler(connection)
     })
@@ -415,7 +415,7 @@ for (const [reason, { code, duplex, handler, client, drain }] of Object.entries(
     wire.end()
     await quiet()
     t.equal(settled, 1)
-  })
+  }, everyKind, resettable)
 }
 
 onEach(t, 'L11 closed settles when the peer resets, on every transport', async (t, transport) => {
@@ -425,7 +425,7 @@ onEach(t, 'L11 closed settles when the peer resets, on every transport', async (
   // A Unix socket has no reset: its peer is seen to end, or to be gone when something is written to it.
   t.match(await connection.closed, { reason: transport === 'unix' ? /^(?:end|abort)$/ : 'abort' })
   await quiet()
-})
+}, everywhere)
 
 t.test('L11 closed that nobody asked for in time still tells', async t => {
   const { wire, connection, quiet } = await accepted(t, {}, async () => {})
@@ -434,9 +434,9 @@ t.test('L11 closed that nobody asked for in time still tells', async t => {
   t.match(await connection.closed, { reason: 'end' })
 })
 
-onEachKind(t, 'L11 closed settles for a pending connection that is refused', async (t, kind) => {
+onEachKind(t, 'L11 closed settles for a pending connection that is refused', async (t, kind, transport) => {
   const seen = gate<PendingDuplex>()
-  const { connect, quiet } = await serve(t, {}, app => takeManually(app, async pending => {
+  const { connect, quiet } = await serve(t, { transport }, app => takeManually(app, async pending => {
     seen.open(pending)
     pending.reply.code(403)
     return { no: 1 }
@@ -450,12 +450,12 @@ onEachKind(t, 'L11 closed settles for a pending connection that is refused', asy
   t.match(await closed, { reason: 'end', error: undefined, bytesWritten: 0 })
   wire.end()
   await quiet()
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L11 closed settles for a pending connection whose client goes away', async (t, kind) => {
+onEachKind(t, 'L11 closed settles for a pending connection whose client goes away', async (t, kind, transport) => {
   const seen = gate<PendingDuplex>()
   const accepting = gate<unknown>()
-  const { connect, quiet } = await serve(t, {}, app => takeManually(app, async pending => {
+  const { connect, quiet } = await serve(t, { transport }, app => takeManually(app, async pending => {
     seen.open(pending)
     await pending.closed
     await pending.accept().catch(accepting.open)
@@ -468,7 +468,7 @@ onEachKind(t, 'L11 closed settles for a pending connection whose client goes awa
   t.equal(codeOf(signal.reason), 'FST_ERR_DUPLEX_ABORTED')
   t.equal(codeOf(await accepting.promise), 'FST_ERR_DUPLEX_ABORTED', 'and it cannot be accepted any more')
   await quiet()
-})
+}, everyKind, resettable)
 
 t.test('L11 closed settles for a message that was pipelined behind a response when its client goes away', async t => {
   const slow = gate()

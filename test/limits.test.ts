@@ -2,7 +2,7 @@ import t from 'tap'
 import { EventEmitter, once } from 'node:events'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
-import { ask, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeManually } from './fixtures/kinds.ts'
 import { timersLeft, serveBriefly } from './fixtures/lifetime.ts'
 import { codeOf } from './fixtures/requests.ts'
 import { gate, onEach, type TestServer } from './fixtures/server.ts'
@@ -19,9 +19,9 @@ async function attempt (server: TestServer, kind: Parameters<typeof ask>[0] = 'u
   return { wire, status: (await wire.head()).status }
 }
 
-onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After', async (t, kind) => {
+onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After', async (t, kind, transport) => {
   let entered = 0
-  const server = await serveBriefly(t, {}, app => take(app, () => {
+  const server = await serveBriefly(t, { transport }, app => take(app, () => {
     entered++
     return forever()
   }, { maxConnections: 2 }))
@@ -36,7 +36,7 @@ onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After',
   first.wire.reset()
   while (server.app.duplex.connections.size > 1) await turn()
   t.equal((await attempt(server, kind)).status, first.status, 'and there is room again')
-})
+}, everyKind, resettable)
 
 onEach(t, 'L6 maxConnections holds on every transport', async (t, transport) => {
   const server = await serveBriefly(t, { transport }, app => take(app, ({ readable }) => all(readable), { maxConnections: 1 }))
@@ -122,9 +122,9 @@ const fates: Record<string, {
 }
 
 for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
-  onEachKind(t, `L6 the slot is free again when the connection ${fate}`, async (t, kind) => {
+  onEachKind(t, `L6 the slot is free again when the connection ${fate}`, async (t, kind, transport) => {
     const entered = new EventEmitter()
-    const { app, connect } = await serveBriefly(t, { plugin: { maxConnections: 1 } }, app => {
+    const { app, connect } = await serveBriefly(t, { transport, plugin: { maxConnections: 1 } }, app => {
       if (onSend === true) {
         app.addHook('onSend', async (_request, reply) => {
           if (reply.statusCode >= 300) return
@@ -155,7 +155,7 @@ for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
     next.send(ask(kind))
     const refused = next.until('MAX_CONNECTIONS').then(() => 'refused', () => 'over')
     t.not(await Promise.race([second.then(() => 'entered'), refused]), 'refused')
-  })
+  }, everyKind, resettable)
 }
 
 t.test('L6 a refused message has no slot while its body is still coming', async t => {
@@ -201,12 +201,12 @@ t.test('L6 1000 cycles leave no slot taken', async t => {
 const stages = ['onRequest', 'preParsing', 'preValidation', 'preHandler', 'onSend'] as const
 
 for (const stage of stages) {
-  onEachKind(t, `L13 a slow ${stage} hook is cut short by handshakeTimeout`, async (t, kind) => {
+  onEachKind(t, `L13 a slow ${stage} hook is cut short by handshakeTimeout`, async (t, kind, transport) => {
     const slow = gate()
     let entered = false
     const hook = (_request: unknown, reply: { statusCode: number }): Promise<void> | undefined =>
       stage !== 'onSend' || reply.statusCode < 300 ? slow.promise : undefined
-    const { connect, quiet } = await serveBriefly(t, { plugin: { handshakeTimeout: 80 } }, app => {
+    const { connect, quiet } = await serveBriefly(t, { transport, plugin: { handshakeTimeout: 80 } }, app => {
       app.addHook(stage as 'onRequest', async (request, reply) => { await hook(request, reply) })
       take(app, () => { entered = true })
     })
@@ -220,7 +220,7 @@ for (const stage of stages) {
     slow.open()
     await quiet()
     t.equal(entered, false)
-  })
+  }, everyKind, resettable)
 }
 
 onEach(t, 'L13 handshakeTimeout strikes while the body of an upgrade is awaited', async (t, transport) => {
@@ -253,10 +253,11 @@ t.test('L13 handshakeTimeout strikes in a slow hook after the body of an upgrade
   t.equal(entered, false)
 })
 
-onEachKind(t, 'L13 a manual handler that does not accept in time is answered for, and cannot accept any more', async (t, kind) => {
+onEachKind(t, 'L13 a manual handler that does not accept in time is answered for, and cannot accept any more', async (t, kind, transport) => {
   const late = gate()
   const code = gate<string | undefined>()
-  const { connect, quiet } = await serveBriefly(t, { plugin: { handshakeTimeout: 80 } }, app => takeManually(app, async pending => {
+  const plugin = { handshakeTimeout: 80 }
+  const { connect, quiet } = await serveBriefly(t, { transport, plugin }, app => takeManually(app, async pending => {
     await late.promise
     await pending.accept().catch((error: { code?: string }) => code.open(error.code))
   }))
@@ -269,7 +270,7 @@ onEachKind(t, 'L13 a manual handler that does not accept in time is answered for
   wire.end()
   await quiet()
   t.equal(wire.pending, '', 'not a byte more')
-})
+}, everyKind, resettable)
 
 t.test('L13 the 503 goes through the error handler and the hooks of the app', async t => {
   const { connect } = await serveBriefly(t, { plugin: { handshakeTimeout: 50 } }, app => {
@@ -283,12 +284,12 @@ t.test('L13 the 503 goes through the error handler and the hooks of the app', as
   t.equal(response.headers['x-hook'], 'ran')
 })
 
-onEachKind(t, 'L13 a handler is not entered while the answer of handshakeTimeout is being made', async (t, kind) => {
+onEachKind(t, 'L13 a handler is not entered while the answer of handshakeTimeout is being made', async (t, kind, transport) => {
   const slow = gate()
   const answering = gate()
   const sent = gate()
   let entered = false
-  const { connect } = await serveBriefly(t, { plugin: { handshakeTimeout: 60 } }, app => {
+  const { connect } = await serveBriefly(t, { transport, plugin: { handshakeTimeout: 60 } }, app => {
     app.addHook('preHandler', () => slow.promise)
     app.addHook('onSend', async () => {
       answering.open()
@@ -306,7 +307,7 @@ onEachKind(t, 'L13 a handler is not entered while the answer of handshakeTimeout
   await wire.remains()
   t.equal(entered, false)
   t.equal(wire.pending, '')
-})
+}, everyKind, resettable)
 
 t.test('L13 a takeover that waits behind a slow response is refused when its time is over', async t => {
   const slow = gate()
@@ -330,9 +331,9 @@ t.test('L13 a takeover that waits behind a slow response is refused when its tim
   t.equal(entered, false)
 })
 
-onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async (t, kind) => {
+onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async (t, kind, transport) => {
   const refuse = (request: FastifyRequest): void => { if (request.headers.refuse !== undefined) throw new Error('no') }
-  const server = await serveBriefly(t, { plugin: { handshakeTimeout: 60_000 } }, app => {
+  const server = await serveBriefly(t, { transport, plugin: { handshakeTimeout: 60_000 } }, app => {
     app.addHook('onRequest', async request => refuse(request))
     take(app, forever)
   })
@@ -343,7 +344,7 @@ onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async
   t.equal((await wire.send(ask(kind, 'Refuse: yes')).response()).status, 500)
   wire.end(kind === 'message' ? LAST_CHUNK : '')
   t.equal(await timersLeft(), 0, 'refused')
-})
+}, everyKind, resettable)
 
 t.test('L13 the timer of handshakeTimeout ends when the client goes away', async t => {
   const hook = gate()

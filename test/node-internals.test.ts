@@ -13,7 +13,7 @@ import {
   allowSetEncoding, assertNodeInternals, bytesInFlight, clearFields, decodeRefusals, hasEnd, holdEnd, isPassedOn,
   iterateWithoutDestroying, lendAddress, onEndStream, resetStream,
   mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
-  peerIsGone, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, takeResetForEnd, tellResetFromEnd, tolerateHalfClose,
+  peerIsGone, resetByPeer, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, takeResetForEnd, tellResetFromEnd, tolerateHalfClose,
   unfinishedResponse, watchBeyondResponse, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
@@ -106,8 +106,8 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
   t.strictSame(functions.sort(), [
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'hasEnd', 'holdEnd', 'isPassedOn',
     'iterateWithoutDestroying', 'lendAddress', 'mayHaveLostHeaders', 'onEndStream', 'onRequestHead', 'onWhole', 'outliveResponse',
-    'outliveServerEnd', 'peerIsGone', 'resetStream', 'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody', 'takeResetForEnd',
-    'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
+    'outliveServerEnd', 'peerIsGone', 'resetByPeer', 'resetStream', 'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody',
+    'takeResetForEnd', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
   ])
 })
 
@@ -529,6 +529,17 @@ onBoth('bytesInFlight is what the kernel has not taken, and nothing once it has 
 
 t.test('bytesInFlight is 0 for a stream in memory', async t => {
   t.equal(bytesInFlight(new PassThrough()), 0)
+})
+
+t.test('resetByPeer makes the error that Node itself gives for a reset', async t => {
+  const { link } = await listen(t)
+  const { wire, socket } = await link()
+  const told = once(socket, 'error')
+  socket.resume()
+  wire.reset()
+  const [error] = await told as [Error]
+  t.strictSame({ ...resetByPeer() }, { ...error })
+  t.equal(resetByPeer().message, error.message)
 })
 
 /** What isPassedOn says of the error that a socket is destroyed with. */

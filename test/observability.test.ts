@@ -9,9 +9,9 @@ import { pipeline } from 'node:stream/promises'
 import { fileURLToPath } from 'node:url'
 import type { FastifyReply, FastifyRequest, FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import { ask, LAST_CHUNK, onEachKind, piece, streamKinds, take, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, streamKinds, take, takeManually } from './fixtures/kinds.ts'
 import { serveBriefly } from './fixtures/lifetime.ts'
-import { gate, onEach } from './fixtures/server.ts'
+import { everywhere, gate, onEach } from './fixtures/server.ts'
 import { all } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 import type { DuplexClosed, DuplexConnection, DuplexKind, PendingDuplex } from '../lib/index.ts'
@@ -53,10 +53,10 @@ function heard<M> (t: Test, name: string): M[] {
   return messages
 }
 
-onEachKind(t, 'L7 onResponse and request completed come once, at the end of the connection', async (t, kind) => {
+onEachKind(t, 'L7 onResponse and request completed come once, at the end of the connection', async (t, kind, transport) => {
   const { fastify, having } = logged()
   const ended: { statusCode: number, elapsed: number }[] = []
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => {
     app.addHook('onResponse', async (_request, reply) => { ended.push({ statusCode: reply.statusCode, elapsed: reply.elapsedTime }) })
     take(app, ({ readable, writable }) => pipeline(readable, writable))
   })
@@ -77,12 +77,12 @@ onEachKind(t, 'L7 onResponse and request completed come once, at the end of the 
   t.equal(more.length, 0)
   t.equal(line?.res?.statusCode, statusOf(kind))
   t.ok((line?.responseTime ?? 0) >= lived)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 onResponse and the last line of the request come once after an abort too', async (t, kind) => {
+onEachKind(t, 'L7 onResponse and the last line of the request come once after an abort too', async (t, kind, transport) => {
   const { fastify, having } = logged()
   const ended: number[] = []
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => {
     app.addHook('onResponse', async (_request, reply) => { ended.push(reply.statusCode) })
     take(app, ({ readable }) => all(readable))
   })
@@ -92,12 +92,12 @@ onEachKind(t, 'L7 onResponse and the last line of the request come once after an
   await quiet()
   t.same(ended, [statusOf(kind)])
   t.equal(having('request completed').length + having('request errored').length, 1)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 onResponse and request completed come once after a refusal', async (t, kind) => {
+onEachKind(t, 'L7 onResponse and request completed come once after a refusal', async (t, kind, transport) => {
   const { fastify, having } = logged()
   const ended: number[] = []
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => {
     app.addHook('onResponse', async (_request, reply) => { ended.push(reply.statusCode) })
     app.addHook('preHandler', async (_request, reply) => { await reply.code(401).send('no') })
     take(app, forever)
@@ -109,7 +109,7 @@ onEachKind(t, 'L7 onResponse and request completed come once after a refusal', a
   t.same(ended, [401])
   t.equal(having('request completed').length, 1)
   t.equal(having('duplex connection closed').length, 0, 'there was no connection')
-})
+}, everyKind, resettable)
 
 for (const kind of streamKinds) {
   t.test(`L7 onResponse comes once when the client leaves before acceptance [${kind}]`, async t => {
@@ -150,11 +150,11 @@ onEach(t, 'L7 one line sums the connection up', async (t, transport) => {
   t.match(line, { level: INFO, duplex: { kind: 'upgrade', protocol: 'foo', reason: 'end', bytesRead: 5, bytesWritten: 5, duration: Number } })
   t.notOk('err' in (line ?? {}))
   t.equal(line?.reqId, lines.find(({ msg }) => msg === 'incoming request')?.reqId, 'by the log of the request')
-})
+}, everywhere)
 
-onEachKind(t, 'L7 the line says what was wrong', async (t, kind) => {
+onEachKind(t, 'L7 the line says what was wrong', async (t, kind, transport) => {
   const { fastify, having } = logged()
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => take(app, forever, { idleTimeout: 50 }))
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => take(app, forever, { idleTimeout: 50 }))
   const wire = await connect()
   await wire.send(ask(kind)).head()
   await wire.remains()
@@ -163,12 +163,12 @@ onEachKind(t, 'L7 the line says what was wrong', async (t, kind) => {
   const [line] = having('duplex connection closed')
   t.match(line, { duplex: { kind, reason: 'idle' }, err: { code: 'FST_ERR_DUPLEX_IDLE_TIMEOUT' } })
   t.equal(line?.duplex?.protocol, kind === 'upgrade' ? 'foo' : undefined)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 a handler that fails is logged once as an error, and runs the onError hooks once', async (t, kind) => {
+onEachKind(t, 'L7 a handler that fails is logged once as an error, and runs the onError hooks once', async (t, kind, transport) => {
   const { fastify, lines } = logged()
   const errors: [Error, number][] = []
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => {
     app.addHook('onError', async (_request, reply, error) => { errors.push([error, reply.statusCode]) })
     take(app, async ({ readable }) => {
       await once(readable, 'data')
@@ -184,12 +184,12 @@ onEachKind(t, 'L7 a handler that fails is logged once as an error, and runs the 
   t.match(errors, [[{ message: 'midway' }, statusOf(kind)]])
   t.match(lines.filter(({ level, msg }) => level === ERROR && msg === 'duplex handler failed'), [{ err: { message: 'midway' } }])
   t.equal(lines.filter(({ msg }) => msg === 'duplex handler failed').length, 1)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 a client that goes away is no error of the server', async (t, kind) => {
+onEachKind(t, 'L7 a client that goes away is no error of the server', async (t, kind, transport) => {
   const { fastify, lines } = logged()
   const errors: Error[] = []
-  const { connect, quiet } = await serveBriefly(t, { fastify }, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport, fastify }, app => {
     app.addHook('onError', async (_request, _reply, error) => { errors.push(error) })
     take(app, ({ readable, writable }) => pipeline(readable, writable))
   })
@@ -201,7 +201,7 @@ onEachKind(t, 'L7 a client that goes away is no error of the server', async (t, 
   t.same(errors, [])
   t.same(lines.filter(({ msg }) => msg === 'duplex handler failed'), [])
   t.match(lines.filter(({ msg }) => msg === 'duplex connection closed'), [{ level: INFO, duplex: { reason: 'abort' } }])
-})
+}, everyKind, resettable)
 
 interface Told {
   connection: DuplexConnection
@@ -209,12 +209,12 @@ interface Told {
   closed?: DuplexClosed
 }
 
-onEachKind(t, 'L7 diagnostics_channel tells of acceptance and of the end', async (t, kind) => {
+onEachKind(t, 'L7 diagnostics_channel tells of acceptance and of the end', async (t, kind, transport) => {
   const accepted = heard<Told>(t, 'fastify-duplex:accept')
   const refused = heard(t, 'fastify-duplex:refuse')
   const closed = heard<Told>(t, 'fastify-duplex:close')
   const entered = gate<[DuplexConnection, FastifyRequest, number]>()
-  const { connect } = await serveBriefly(t, {}, app => take(app, ({ readable, writable, ...rest }, request) => {
+  const { connect } = await serveBriefly(t, { transport }, app => take(app, ({ readable, writable, ...rest }, request) => {
     const [connection] = request.server.duplex.connections as ReadonlySet<DuplexConnection>
     entered.open([connection as DuplexConnection, request, accepted.length])
     return pipeline(readable, writable)
@@ -233,13 +233,13 @@ onEachKind(t, 'L7 diagnostics_channel tells of acceptance and of the end', async
   t.equal(closed[0]?.request, request)
   t.equal(closed[0]?.closed, result)
   t.same([accepted.length, refused.length], [1, 0])
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 diagnostics_channel tells of a refusal, and of no end of it', async (t, kind) => {
+onEachKind(t, 'L7 diagnostics_channel tells of a refusal, and of no end of it', async (t, kind, transport) => {
   const accepted = heard(t, 'fastify-duplex:accept')
   const refused = heard<{ request: FastifyRequest, statusCode: number, kind: string }>(t, 'fastify-duplex:refuse')
   const closed = heard(t, 'fastify-duplex:close')
-  const { connect, quiet } = await serveBriefly(t, {}, app => {
+  const { connect, quiet } = await serveBriefly(t, { transport }, app => {
     app.addHook('onRequest', async (request, reply) => { if (request.headers.how === 'hook') await reply.code(401).send('no') })
     takeManually(app, async pending => {
       pending.reply.code(403)
@@ -254,7 +254,7 @@ onEachKind(t, 'L7 diagnostics_channel tells of a refusal, and of no end of it', 
   await quiet()
   t.match(refused, [{ statusCode: 401, kind }, { statusCode: 403, kind, request: { headers: { how: 'handler' } } }])
   t.same([accepted.length, refused.length, closed.length], [0, 2, 0])
-})
+}, everyKind, resettable)
 
 t.test('L7 diagnostics_channel tells of what is refused before there is a route', async t => {
   const refused = heard<{ raw: { url: string }, statusCode: number, kind: string }>(t, 'fastify-duplex:refuse')
@@ -294,10 +294,10 @@ t.test('L7 a HEAD is answered, and that is no refusal', async t => {
   t.same(refused, [])
 })
 
-onEachKind(t, 'L7 a client that leaves before there was an answer was neither accepted nor refused', async (t, kind) => {
+onEachKind(t, 'L7 a client that leaves before there was an answer was neither accepted nor refused', async (t, kind, transport) => {
   const channels = ['accept', 'refuse', 'close'].map(name => heard(t, `fastify-duplex:${name}`))
   const entered = gate()
-  const { connect, quiet } = await serveBriefly(t, {}, app => takeManually(app, () => {
+  const { connect, quiet } = await serveBriefly(t, { transport }, app => takeManually(app, () => {
     entered.open()
     return forever()
   }))
@@ -307,7 +307,7 @@ onEachKind(t, 'L7 a client that leaves before there was an answer was neither ac
   wire.reset()
   await quiet()
   t.same(channels, [[], [], []])
-})
+}, everyKind, resettable)
 
 t.test('L7 a detached socket is accepted and closed as any other', async t => {
   const accepted = heard<Told>(t, 'fastify-duplex:accept')
@@ -432,9 +432,9 @@ function inContext (app: { addHook: (name: 'onRequest', hook: (request: FastifyR
 }
 
 for (const hooks of ['no', 'asynchronous'] as const) {
-  onEachKind(t, `L7 the handler and what it awaits run in the context of the request, with ${hooks} onSend hooks`, async (t, kind) => {
+  onEachKind(t, `L7 the handler and what it awaits run in the context of the request, with ${hooks} onSend hooks`, async (t, kind, transport) => {
     const stores: Record<string, (string | undefined)[]> = { a: [], b: [] }
-    const { connect } = await serveBriefly(t, {}, app => {
+    const { connect } = await serveBriefly(t, { transport }, app => {
       inContext(app)
       if (hooks !== 'no') app.addHook('onSend', async () => { await new Promise(resolve => setImmediate(resolve)) })
       take(app, async ({ readable, writable }, request) => {
@@ -461,12 +461,12 @@ for (const hooks of ['no', 'asynchronous'] as const) {
       await wire.rest()
     }
     t.same(stores, { a: ['a', 'a', 'a', 'a'], b: ['b', 'b', 'b', 'b'] })
-  })
+  }, everyKind, resettable)
 }
 
-onEachKind(t, 'L7 a manual handler is in the context of the request before and after accept()', async (t, kind) => {
+onEachKind(t, 'L7 a manual handler is in the context of the request before and after accept()', async (t, kind, transport) => {
   const seen: (string | undefined)[] = []
-  const { connect } = await serveBriefly(t, {}, app => {
+  const { connect } = await serveBriefly(t, { transport }, app => {
     inContext(app)
     app.addHook('onSend', async () => {
       seen.push(storage.getStore())
@@ -485,14 +485,15 @@ onEachKind(t, 'L7 a manual handler is in the context of the request before and a
   finish(wire, kind)
   await wire.rest()
   t.same(seen, ['mine', 'mine', 'mine', 'mine'])
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L7 onResponse, the last log line and the close channel are in the context of the request', async (t, kind) => {
+onEachKind(t, 'L7 onResponse, the last log line and the close channel are in the context of the request', async (t, kind, transport) => {
   const seen: Record<string, string | undefined> = {}
   const listener = (): void => { seen.channel = storage.getStore() }
   diagnostics.subscribe('fastify-duplex:close', listener)
   t.teardown(() => diagnostics.unsubscribe('fastify-duplex:close', listener))
   const { connect, quiet } = await serveBriefly(t, {
+    transport,
     fastify: { logger: { stream: { write (line: string) { if (line.includes('duplex connection closed')) seen.line = storage.getStore() } } } }
   }, app => {
     inContext(app)
@@ -504,7 +505,7 @@ onEachKind(t, 'L7 onResponse, the last log line and the close channel are in the
   finish(wire, kind)
   await quiet()
   t.same(seen, { channel: 'mine', line: 'mine', hook: 'mine' })
-})
+}, everyKind, resettable)
 
 for (const kind of streamKinds) {
   t.test(`L7 a takeover that waited behind another response has no part in the context of that [${kind}]`, async t => {

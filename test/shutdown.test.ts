@@ -6,10 +6,10 @@ import { pipeline } from 'node:stream/promises'
 import { setImmediate as turn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { FastifyInstance, FastifyRequest } from 'fastify'
-import { ask, LAST_CHUNK, onEachKind, piece, take, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeManually } from './fixtures/kinds.ts'
 import { howItLooks } from './fixtures/lifetime.ts'
 import { codeOf } from './fixtures/requests.ts'
-import { gate, onEach, serve, transports, type TestServer, type Transport } from './fixtures/server.ts'
+import { everywhere, gate, onEach, serve, transports, type TestServer, type Way } from './fixtures/server.ts'
 import { MiB } from './fixtures/takeover.ts'
 import { connectTcp, type Wire } from './fixtures/wire.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
@@ -105,7 +105,7 @@ const clients: Record<string, (wire: Wire) => unknown> = {
 
 const forces = [undefined, true, false, 'idle'] as const
 
-async function serveAll (t: Parameters<typeof serve>[0], transport: Transport, force: typeof forces[number]): Promise<TestServer> {
+async function serveAll (t: Parameters<typeof serve>[0], transport: Way, force: typeof forces[number]): Promise<TestServer> {
   return await serve(t, {
     transport,
     close: false,
@@ -114,9 +114,12 @@ async function serveAll (t: Parameters<typeof serve>[0], transport: Transport, f
   }, declare)
 }
 
-/** The server has seen everything that this client sent. */
-async function settled (server: TestServer, before: number): Promise<void> {
-  while (await server.sockets() <= before) await turn()
+/** A client begins, and the server has seen it. One that came before may have gone by then: sockets cannot be counted. */
+async function begun (server: TestServer, transport: Way, begin: (wire: Wire) => unknown): Promise<void> {
+  const arrived = once(server.app.server, transport === 'tls' ? 'secureConnection' : 'connection')
+  const wire = await server.connect()
+  await begin(wire)
+  await arrived
   for (let turns = 0; turns < 5; turns++) await turn()
 }
 
@@ -124,9 +127,7 @@ for (const [what, begin] of Object.entries(clients)) {
   t.test(`L8 close() resolves when a client ${what}`, async t => {
     for (const force of forces) {
       const server = await serveAll(t, 'tcp', force)
-      const wire = await server.connect()
-      await begin(wire)
-      await settled(server, 0)
+      await begun(server, 'tcp', begin)
       const took = await timeToClose(server.app)
       t.ok(took < DRAIN + 1000, `forceCloseConnections ${force}: ${took} ms`)
       t.equal(server.app.duplex.connections.size, 0)
@@ -139,12 +140,7 @@ for (const transport of transports) {
   for (const force of forces) {
     t.test(`L8 close() resolves with all of them at once, forceCloseConnections ${force} [${transport}]`, async t => {
       const server = await serveAll(t, transport, force)
-      for (const begin of Object.values(clients)) {
-        const before = await server.sockets()
-        const wire = await server.connect()
-        await begin(wire)
-        await settled(server, before)
-      }
+      for (const begin of Object.values(clients)) await begun(server, transport, begin)
       const [took] = await Promise.all([timeToClose(server.app), server.app.close()])
       t.ok(took < DRAIN + 1000, `${took} ms`)
       t.equal(server.app.duplex.connections.size, 0)
@@ -216,9 +212,9 @@ t.test('L8 a process whose last sockets are half-closed lives until close() has 
   t.equal(await said, 'onClose ran\nclose() resolved\n')
 })
 
-onEachKind(t, 'L8 a takeover that comes while the server drains gets 503, and its connection is closed', async (t, kind) => {
+onEachKind(t, 'L8 a takeover that comes while the server drains gets 503, and its connection is closed', async (t, kind, transport) => {
   let entered = false
-  const { app, connect } = await serve(t, { plugin: { drainTimeout: DRAIN } }, app => take(app, () => { entered = true }))
+  const { app, connect } = await serve(t, { transport, plugin: { drainTimeout: DRAIN } }, app => take(app, () => { entered = true }))
   const wire = await connect()
   void app.duplex.drain()
   const response = await wire.send(ask(kind)).response()
@@ -227,11 +223,11 @@ onEachKind(t, 'L8 a takeover that comes while the server drains gets 503, and it
   t.equal(codeOf(response.body), 'FST_ERR_DUPLEX_SHUTDOWN')
   t.equal((await wire.rest()).length, 0)
   t.equal(entered, false)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L8 a takeover on a kept connection gets 503 while the server closes', async (t, kind) => {
+onEachKind(t, 'L8 a takeover on a kept connection gets 503 while the server closes', async (t, kind, transport) => {
   let entered = false
-  const { app, connect } = await serve(t, { close: false, plugin: { drainTimeout: DRAIN } }, app => {
+  const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: DRAIN } }, app => {
     take(app, () => { entered = true })
     app.get('/hold', { duplex: true }, forever)
   })
@@ -245,13 +241,13 @@ onEachKind(t, 'L8 a takeover on a kept connection gets 503 while the server clos
   await wire.remains()
   await closing
   t.equal(entered, false)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L8 a request whose hook ends during the drain is refused', async (t, kind) => {
+onEachKind(t, 'L8 a request whose hook ends during the drain is refused', async (t, kind, transport) => {
   const hook = gate()
   const inHook = gate()
   let entered = false
-  const { app, connect } = await serve(t, { plugin: { drainTimeout: 5000 } }, app => {
+  const { app, connect } = await serve(t, { transport, plugin: { drainTimeout: 5000 } }, app => {
     app.addHook('preHandler', () => {
       inHook.open()
       return hook.promise
@@ -271,12 +267,12 @@ onEachKind(t, 'L8 a request whose hook ends during the drain is refused', async 
   wire.end(kind === 'message' ? LAST_CHUNK : '')
   t.ok(await closing < 3000, 'and nobody waits for it')
   t.equal(entered, false)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L8 accept() during the drain is refused', async (t, kind) => {
+onEachKind(t, 'L8 accept() during the drain is refused', async (t, kind, transport) => {
   const dialled = gate()
   const entered = gate<PendingDuplex>()
-  const { app, connect } = await serve(t, { plugin: { drainTimeout: 5000 } }, app => takeManually(app, async pending => {
+  const { app, connect } = await serve(t, { transport, plugin: { drainTimeout: 5000 } }, app => takeManually(app, async pending => {
     entered.open(pending)
     await dialled.promise
     await pending.accept()
@@ -294,12 +290,12 @@ onEachKind(t, 'L8 accept() during the drain is refused', async (t, kind) => {
   t.equal(codeOf(response.body), 'FST_ERR_DUPLEX_SHUTDOWN')
   wire.end(kind === 'message' ? LAST_CHUNK : '')
   t.ok(await closing < 3000)
-})
+}, everyKind, resettable)
 
-onEachKind(t, 'L8 a connection whose accept head is being made when the drain starts is told at once', async (t, kind) => {
+onEachKind(t, 'L8 a connection whose accept head is being made when the drain starts is told at once', async (t, kind, transport) => {
   const hook = gate()
   const inHook = gate()
-  const { app, connect } = await serve(t, { plugin: { drainTimeout: 5000 } }, app => {
+  const { app, connect } = await serve(t, { transport, plugin: { drainTimeout: 5000 } }, app => {
     app.addHook('onSend', () => {
       inHook.open()
       return hook.promise
@@ -315,7 +311,7 @@ onEachKind(t, 'L8 a connection whose accept head is being made when the drain st
   await wire.until('true')
   wire.end(kind === 'message' ? LAST_CHUNK : '')
   await drained
-})
+}, everyKind, resettable)
 
 onEach(t, 'L10 a detached socket is counted, told and ended', async (t, transport) => {
   const seen = gate<PendingDuplex>()
@@ -365,9 +361,9 @@ t.test('L10 a detached socket that ends by itself is not waited for', async t =>
   t.ok(await timeToClose(app) < 5000)
 })
 
-onEachKind(t, 'L15 draining aborts at the start, and signal at the end', async (t, kind) => {
+onEachKind(t, 'L15 draining aborts at the start, and signal at the end', async (t, kind, transport) => {
   const seen = gate<DuplexConnection>()
-  const { app, connect } = await serve(t, { close: false, plugin: { drainTimeout: DRAIN } }, app => take(app, connection => {
+  const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: DRAIN } }, app => take(app, connection => {
     seen.open(connection)
     connection.readable.on('data', chunk => connection.writable.write(chunk))
     return forever()
@@ -387,7 +383,7 @@ onEachKind(t, 'L15 draining aborts at the start, and signal at the end', async (
   t.equal((signal.reason as { code: string }).code, 'FST_ERR_DUPLEX_SHUTDOWN')
   t.match(await closed, { reason: 'shutdown' })
   await closing
-})
+}, everyKind, resettable)
 
 onEach(t, 'L15 a message in flight when the drain starts arrives whole', async (t, transport) => {
   const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: 20_000 } }, declare)
@@ -400,7 +396,7 @@ onEach(t, 'L15 a message in flight when the drain starts arrives whole', async (
   wire.send(piece('message', 'two') + LAST_CHUNK)
   t.equal((await wire.rest()).toString(), piece('message', 'two') + LAST_CHUNK)
   t.ok(await closing < 5000, 'and its connection is not kept alive')
-})
+}, everywhere)
 
 onEach(t, 'L15 a message that is not done when the drain ends is cut, and not ended', async (t, transport) => {
   const seen = gate<DuplexConnection>()
@@ -417,7 +413,7 @@ onEach(t, 'L15 a message that is not done when the drain ends is cut, and not en
   t.ok(await timeToClose(app) < DRAIN + 1000)
   t.equal(await wire.remains(), '', 'no last chunk')
   t.match(await closed, { reason: 'shutdown' })
-})
+}, everywhere)
 
 onEach(t, 'L15 a stream that is not done when the drain ends is broken, and not ended', async (t, transport) => {
   const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: DRAIN } }, declare)
@@ -425,7 +421,7 @@ onEach(t, 'L15 a stream that is not done when the drain ends is broken, and not 
   await wire.send(upgrade('/echo')).head()
   await app.close()
   t.equal(await howItLooks(wire), transport === 'unix' ? 'ended' : 'broken', 'a Unix socket has no reset')
-})
+}, everywhere)
 
 t.test('L15 drain() refuses new connections, spares other routes, and resolves when none is left', async t => {
   const { app, connect } = await serve(t, {}, declare)

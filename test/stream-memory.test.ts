@@ -1,5 +1,5 @@
 import t from 'tap'
-import { onEach } from './fixtures/server.ts'
+import { onEach, transports } from './fixtures/server.ts'
 import { acceptHead, hashOf, heavyServer, receiveMuch, sendMuch } from './fixtures/heavy.ts'
 import { all, MiB } from './fixtures/takeover.ts'
 
@@ -19,7 +19,7 @@ onEach(t, 'S5 64 MiB both ways at once, in bounded memory', async (t, transport)
   t.same(await echo(64 * MiB), { bytes: 64 * MiB, hash: hashOf(64 * MiB) })
   const growth = await peak() - before
   t.ok(growth < 64 * MiB, `${Math.round(growth / MiB)} MiB more`)
-})
+}, transports)
 
 onEach(t, 'S6 a client that reads late holds the server back, and gets everything', async (t, transport) => {
   const { connect, reset, peak } = await heavyServer(t, transport)
@@ -32,7 +32,7 @@ onEach(t, 'S6 a client that reads late holds the server back, and gets everythin
   t.same(await receiveMuch(socket), { bytes: 96 * MiB, hash: hashOf(96 * MiB) })
   const growth = await peak() - before
   t.ok(growth < 64 * MiB, `${Math.round(growth / MiB)} MiB more`)
-})
+}, transports)
 
 onEach(t, 'S6 a handler that reads late and slowly holds the client back, and gets everything', async (t, transport) => {
   const { connect, reset, peak, sip } = await heavyServer(t, transport)
@@ -47,4 +47,4 @@ onEach(t, 'S6 a handler that reads late and slowly holds the client back, and ge
   t.equal((await all(socket)).toString(), hashOf(96 * MiB))
   const growth = await peak() - before
   t.ok(growth < 64 * MiB, `${Math.round(growth / MiB)} MiB more`)
-})
+}, transports)

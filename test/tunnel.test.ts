@@ -5,7 +5,7 @@ import { PassThrough, type Readable } from 'node:stream'
 import type { Test } from 'tap'
 import { tunnel, type DuplexConnection, type FastifyDuplexOptions, type TunnelResult } from '../lib/index.ts'
 import { chunk, chunkedBody, LAST_CHUNK } from './fixtures/chunked.ts'
-import { gate, onEach, serve, type Transport } from './fixtures/server.ts'
+import { everywhere, gate, onEach, serve, type Way } from './fixtures/server.ts'
 import { all, MiB, pattern, sha256, takeover, UPGRADE } from './fixtures/takeover.ts'
 import { upstream } from './fixtures/upstream.ts'
 import type { Wire } from './fixtures/wire.ts'
@@ -26,7 +26,7 @@ interface Tunnel {
 }
 
 /** A client with a tunnel to a server: dialled first, then accepted. */
-async function open (t: Test, transport: Transport = 'tcp', plugin: FastifyDuplexOptions = {}, early = ''): Promise<Tunnel> {
+async function open (t: Test, transport: Way = 'tcp', plugin: FastifyDuplexOptions = {}, early = ''): Promise<Tunnel> {
   const { dial, accepted } = await upstream(t)
   const made = gate<Omit<Tunnel, 'client' | 'server' | 'quiet'>>()
   const { connect, quiet } = await serve(t, { transport, plugin }, app => {
@@ -65,7 +65,7 @@ onEach(t, 'S13 the client ends at once: the server sees it, and its late answer 
   t.same(await result, { bytesToUpstream: 8, bytesFromUpstream: MiB })
   t.equal((await connection.closed).reason, 'end')
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 the server ends at once: the client sees it, and its late 1 MiB arrives', async (t, transport) => {
   const late = pattern(MiB)
@@ -77,7 +77,7 @@ onEach(t, 'S13 the server ends at once: the client sees it, and its late 1 MiB a
   t.same(await result, { bytesToUpstream: MiB, bytesFromUpstream: 8 })
   t.equal((await connection.closed).reason, 'end')
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 the client ends after the reply, then the server', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -92,7 +92,7 @@ onEach(t, 'S13 the client ends after the reply, then the server', async (t, tran
   t.same(await result, { bytesToUpstream: 8, bytesFromUpstream: 6 })
   t.equal((await connection.closed).reason, 'end')
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 the server ends after the reply, then the client', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -105,7 +105,7 @@ onEach(t, 'S13 the server ends after the reply, then the client', async (t, tran
   t.same(await result, { bytesToUpstream: 14, bytesFromUpstream: 6 })
   t.equal((await connection.closed).reason, 'end')
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 both end at the same moment', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -116,7 +116,7 @@ onEach(t, 'S13 both end at the same moment', async (t, transport) => {
   t.same(await result, { bytesToUpstream: 7, bytesFromUpstream: 9 })
   t.equal((await connection.closed).reason, 'end')
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 early bytes of the client go first', async (t, transport) => {
   const { client, server, result } = await open(t, transport, {}, 'early, ')
@@ -124,7 +124,7 @@ onEach(t, 'S13 early bytes of the client go first', async (t, transport) => {
   t.equal((await server.rest()).toString(), 'early, late')
   server.end()
   t.equal((await result).bytesToUpstream, 11)
-})
+}, everywhere)
 
 onEach(t, 'S13 what the server says before the tunnel is accepted comes behind the accept head', async (t, transport) => {
   const { dial, accepted } = await upstream(t)
@@ -151,7 +151,7 @@ onEach(t, 'S13 what the server says before the tunnel is accepted comes behind t
   t.equal(await client.until('\r\n'), '220 ready\r\n')
   client.end('QUIT\r\n')
   t.equal((await client.rest()).toString(), '221 bye\r\n')
-})
+}, everywhere)
 
 onEach(t, 'S13 a reset of the server is a reset for the client', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -162,7 +162,7 @@ onEach(t, 'S13 a reset of the server is a reset for the client', async (t, trans
   if (transport !== 'unix') t.equal(await client.gone(), 'broken')
   t.match(await connection.closed, { reason: 'error', error: { code: 'ECONNRESET' } })
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 a reset of the server that comes with its last bytes is no end', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -171,7 +171,7 @@ onEach(t, 'S13 a reset of the server that comes with its last bytes is no end', 
   if (transport !== 'unix') t.equal(await client.gone(), 'broken')
   t.match(await connection.closed, { reason: 'error', error: { code: 'ECONNRESET' } })
   await quiet()
-})
+}, everywhere)
 
 onEach(t, 'S13 a reset of the client that comes with its last bytes is no end', async (t, transport) => {
   const { client, server, connection, result, quiet } = await open(t, transport)
@@ -299,7 +299,7 @@ onEach(t, 'S13 a client that does not read holds the server back', async (t, tra
   t.equal((await connection.closed).reason, 'idle')
   t.ok(socket.bytesRead < 32 * MiB, `${socket.bytesRead} of 128 MiB were read`)
   t.ok(socket.bytesRead - connection.bytesWritten <= MiB)
-})
+}, everywhere)
 
 onEach(t, 'S13 a server that does not read holds the client back', async (t, transport) => {
   const { client, server, connection, result } = await open(t, transport, { idleTimeout: 300 })
@@ -309,7 +309,7 @@ onEach(t, 'S13 a server that does not read holds the client back', async (t, tra
   const { reason, bytesRead } = await connection.closed
   t.equal(reason, 'idle')
   t.ok(bytesRead < 32 * MiB, `${bytesRead} of 128 MiB were read`)
-})
+}, everywhere)
 
 onEach(t, 'S13 4 MiB both ways, past readers that pause', async (t, transport) => {
   const bytes = pattern(4 * MiB)
@@ -325,7 +325,7 @@ onEach(t, 'S13 4 MiB both ways, past readers that pause', async (t, transport) =
   t.equal(sha256(await server.rest()), sha256(bytes))
   t.equal(sha256(await client.rest()), sha256(bytes))
   t.same(await result, { bytesToUpstream: bytes.length, bytesFromUpstream: bytes.length })
-})
+}, everywhere)
 
 t.test('S13 an upstream that was paused until the tunnel is there', async t => {
   const { dial, accepted } = await upstream(t)

@@ -248,11 +248,13 @@ export class Http2Carrier implements Carrier {
 
   /**
    * Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. Those of a
-   * message that nobody has begun to read when the response is over, nobody wants: as Node does it over HTTP/1.
+   * message that nobody has begun to read when the response is over, nobody wants: as Node does it over HTTP/1. Nor
+   * those before a refusal: Node closes such a stream while its client still sends, but waits for a reader of the rest.
    */
   #endWhatWasLeft (): void {
     if (!this.outputFlushed) return
-    if ((this.#left && !this.#tunnel) || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
+    const unwanted = this.#accepted ? this.#left && !this.#tunnel : this.inputEnded
+    if (unwanted || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
   }
 
   readonly #onInputEnd = (): void => {

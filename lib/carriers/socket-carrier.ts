@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import {
-  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, socketBeneath, takeResetForEnd,
+  allowSetEncoding, bytesInFlight, holdEnd, isPassedOn, iterateWithoutDestroying, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd,
   tellResetFromEnd, type HttpSocket
 } from '../node-internals.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
@@ -151,7 +151,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   peerHasVanished (): void {
-    this.peerError = Object.assign(new Error('read ECONNRESET'), { code: 'ECONNRESET', syscall: 'read' })
+    this.peerError = resetByPeer()
     this.socket.destroy(this.peerError)
   }
 
