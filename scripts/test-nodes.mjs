@@ -8,7 +8,7 @@ import { join } from 'node:path'
 const MAJORS = process.argv.length > 2 ? process.argv.slice(2) : ['20', '22', '24', '26']
 const JOBS = 2
 /** In milliseconds, for one file, and for the download of a Node. */
-const LONGEST = 180_000
+const LONGEST = 300_000
 const LONGEST_DOWNLOAD = 300_000
 /** How much is shown of a file that did not come to its end. */
 const LAST_LINES = 30
