@@ -86,7 +86,7 @@ const refusals: Refusal[] = [
     code: 'FST_ERR_DUPLEX_SHUTDOWN',
     declare: app => {
       app.get('/it', { duplex: true }, echo)
-      app.addHook('onListen', async () => { void app.duplex.drain() })
+      app.addHook('onReady', async () => { void app.duplex.drain() })
     }
   }, {
     why: 'the drain, before a manual handler is entered',
@@ -95,7 +95,7 @@ const refusals: Refusal[] = [
     code: 'FST_ERR_DUPLEX_SHUTDOWN',
     declare: app => {
       app.get('/it', { duplex: { accept: 'manual' } }, async ({ reply }) => reply.code(403).send({ code: 'ENTERED' }))
-      app.addHook('onListen', async () => { void app.duplex.drain() })
+      app.addHook('onReady', async () => { void app.duplex.drain() })
     }
   }, {
     why: 'a malformed URL',
