@@ -440,16 +440,22 @@ onEachKind(t, 'A10 a handlerTimeout after acceptance puts no byte into the strea
 
 onEachKind(t, 'A10 a handler that throws after acceptance reaches no error handler, and no byte is sent', async (t, kind, transport) => {
   let handled = 0
+  const headRead = gate()
   const { connect, quiet } = await serve(t, { transport }, app => {
     app.setErrorHandler(async () => {
       handled++
       return 'HANDLED'
     })
-    take(app, async () => { throw new Error('after acceptance') })
+    take(app, async () => {
+      // Over HTTP/2 a client on Node 26 that finds the reset together with the head tells of the reset alone.
+      await headRead.promise
+      throw new Error('after acceptance')
+    })
   })
   const wire = await connect()
   wire.send(ask(kind))
   await wire.head()
+  headRead.open()
   t.equal(await wire.remains(), '')
   t.equal(handled, 0)
   await quiet()
