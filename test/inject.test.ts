@@ -817,7 +817,7 @@ onBothVersions(t, 'I1 a thousand injections leave no listener and no memory', as
   }
   const count = (): number => [app.server, process].reduce((sum, emitter) =>
     sum + emitter.eventNames().reduce((total, name) => total + emitter.listenerCount(name), 0), 0)
-  for (let n = 0; n < 40; n++) await round()
+  for (let n = 0; n < 120; n++) await round()
   const listeners = count()
   let least = Infinity
   const rounds = 30
