@@ -54,8 +54,8 @@ for (const [target, host, port] of [
   ['under_score-dash.example.:1', 'under_score-dash.example.', 1],
   ['host:00443', 'host', 443]
 ] as const) {
-  t.test(`R10 ${target} is ${host} and ${port}, in authority and in the parameters`, async t => {
-    const { connect } = await serve(t, {}, app => {
+  onEach(t, `R10 ${target} is ${host} and ${port}, in authority and in the parameters`, async (t, transport) => {
+    const { connect } = await serve(t, { transport }, app => {
       app.route({
         method: 'CONNECT',
         url: '/:host/:port',
@@ -83,9 +83,9 @@ for (const [what, target] of [
   ['IPv4 in brackets', '[1.2.3.4]:1'], ['empty brackets', '[]:1'], ['IPv6 without brackets', '::1:443'], ['two hosts', 'a:1,b:2'],
   ['a byte above ASCII', 'h\xe9:1']
 ] as const) {
-  t.test(`R10 a target with ${what} is 400 and closed, and nothing is routed`, async t => {
+  onEach(t, `R10 a target with ${what} is 400 and closed, and nothing is routed`, async (t, transport) => {
     const ran: string[] = []
-    const { connect, quiet } = await serve(t, {}, declare(ran))
+    const { connect, quiet } = await serve(t, { transport }, declare(ran))
     const wire = await connect()
     wire.send(Buffer.from(request(`CONNECT ${target}`) + request('GET /ran'), 'latin1'))
     t.equal((await wire.head()).status, 400)
@@ -96,8 +96,8 @@ for (const [what, target] of [
   })
 }
 
-t.test('R10 a bad target is told by its code, and Connection: close', async t => {
-  const { connect } = await serve(t, {}, declare())
+onEach(t, 'R10 a bad target is told by its code, and Connection: close', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, declare())
   const wire = await connect()
   const answer = await exchange(wire, 'CONNECT a')
   t.match(answer, { status: 400, headers: { connection: 'close' } })
@@ -105,8 +105,8 @@ t.test('R10 a bad target is told by its code, and Connection: close', async t =>
   t.equal((await wire.rest()).length, 0)
 })
 
-t.test('R10 routes for CONNECT choose by host and port', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R10 routes for CONNECT choose by host and port', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     const say = (text: string) => async ({ writable }: DuplexConnection) => { writable.write(text) }
     app.route({ method: 'CONNECT', url: '/internal.example/:port', duplex: true, handler: say('internal') })
     app.route({ method: 'CONNECT', url: '/:host/443', duplex: true, handler: say('https') })

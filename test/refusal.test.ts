@@ -5,7 +5,7 @@ import { pipeline } from 'node:stream/promises'
 import type { FastifyInstance, FastifyReply } from 'fastify'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { codeOf, exchange, request, UPGRADE } from './fixtures/requests.ts'
-import { gate, onEach, serve, transports, type ServerSettings } from './fixtures/server.ts'
+import { gate, onEach, serve, type ServerSettings } from './fixtures/server.ts'
 import { MiB } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 
@@ -157,8 +157,8 @@ for (const { why, status, code, line, fields = [], settings = {}, declare } of r
     t.equal(await sockets(), 0)
   })
 
-  t.test(`R6 refused by ${why}: a request in the same segment never runs`, async t => {
-    const { connect, ran } = await start(t)
+  onEach(t, `R6 refused by ${why}: a request in the same segment never runs`, async (t, transport) => {
+    const { connect, ran } = await start(t, transport)
     const wire = await connect()
     wire.send(text + request('GET /ran'))
     t.equal((await wire.response()).status, status)
@@ -166,8 +166,8 @@ for (const { why, status, code, line, fields = [], settings = {}, declare } of r
     t.equal(ran(), 0)
   })
 
-  t.test(`R6 refused by ${why}: a request in a later segment never runs`, async t => {
-    const { connect, quiet, ran } = await start(t)
+  onEach(t, `R6 refused by ${why}: a request in a later segment never runs`, async (t, transport) => {
+    const { connect, quiet, ran } = await start(t, transport)
     const wire = await connect()
     wire.send(text)
     t.equal((await wire.response()).status, status)
@@ -178,8 +178,8 @@ for (const { why, status, code, line, fields = [], settings = {}, declare } of r
     t.equal(ran(), 0)
   })
 
-  t.test(`R7 refused by ${why}: a request that comes while the refusal is made never runs`, async t => {
-    const { connect, ran } = await start(t)
+  onEach(t, `R7 refused by ${why}: a request that comes while the refusal is made never runs`, async (t, transport) => {
+    const { connect, ran } = await start(t, transport)
     const wire = await connect()
     wire.send(text)
     await turns(2)
@@ -376,21 +376,19 @@ t.test('R5 close() does not wait for refused clients that never close', async t 
 
 // What is answered without a route.
 
-for (const transport of transports) {
-  t.test(`R2 an Upgrade at an unknown URL is the app's 404, and the connection goes on [${transport}]`, async t => {
-    const { connect, quiet } = await serve(t, { transport }, app => {
-      app.setNotFoundHandler(async ({ method, url, headers }, reply) => reply.code(404).send(`${method} ${url} ${headers.upgrade ?? 'no upgrade'}`))
-      app.get('/it', { duplex: true }, echo)
-      app.get('/plain', async () => 'plain')
-    })
-    const wire = await connect()
-    const answer = await exchange(wire, 'GET /unknown', ...UPGRADE)
-    t.match(answer, { status: 404, body: 'GET /unknown no upgrade', headers: { connection: 'keep-alive' } })
-    t.match(await exchange(wire, 'GET /plain'), { status: 200, body: 'plain' })
-    wire.end()
-    await quiet()
+onEach(t, 'R2 an Upgrade at an unknown URL is the app\'s 404, and the connection goes on', async (t, transport) => {
+  const { connect, quiet } = await serve(t, { transport }, app => {
+    app.setNotFoundHandler(async ({ method, url, headers }, reply) => reply.code(404).send(`${method} ${url} ${headers.upgrade ?? 'no upgrade'}`))
+    app.get('/it', { duplex: true }, echo)
+    app.get('/plain', async () => 'plain')
   })
-}
+  const wire = await connect()
+  const answer = await exchange(wire, 'GET /unknown', ...UPGRADE)
+  t.match(answer, { status: 404, body: 'GET /unknown no upgrade', headers: { connection: 'keep-alive' } })
+  t.match(await exchange(wire, 'GET /plain'), { status: 200, body: 'plain' })
+  wire.end()
+  await quiet()
+})
 
 t.test('R2 the 404 of an Upgrade leaves nothing that close() would wait for', async t => {
   const { app, connect } = await serve(t, { close: false }, () => {})
@@ -416,9 +414,9 @@ for (const [what, line, fields] of [
   ['a message', 'POST /it', ['Content-Length: 40']]
 ] as const) {
   for (const where of ['first', 'last']) {
-    t.test(`R20 ${what} with more fields than the parser takes is 431 and closed, the decisive fields ${where}`, async t => {
+    onEach(t, `R20 ${what} with more fields than the parser takes is 431 and closed, the decisive fields ${where}`, async (t, transport) => {
       const ran: string[] = []
-      const { connect, quiet } = await serve(t, {}, app => {
+      const { connect, quiet } = await serve(t, { transport }, app => {
         app.addHook('onRequest', async ({ method, url }) => { ran.push(`${method} ${url}`) })
         app.route({ method: ['GET', 'POST'], url: '/it', duplex: true, handler: echo })
         app.route({ method: 'CONNECT', url: '*', duplex: true, handler: echo })
@@ -437,8 +435,8 @@ for (const [what, line, fields] of [
   }
 }
 
-t.test('R20 as many fields as the parser can take at most are fine', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R20 as many fields as the parser can take at most are fine', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', { duplex: true }, echo)
     app.post('/plain', async ({ body }) => body)
   })

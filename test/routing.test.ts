@@ -242,8 +242,8 @@ t.test('R4 a listener for \'connect\' of somebody else gets the CONNECT that no 
 
 // A kind that the route does not take.
 
-t.test('R9 a plain request at a route for listed upgrades only is 426, with the list', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R9 a plain request at a route for listed upgrades only is 426, with the list', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', { duplex: { kinds: ['upgrade'], protocols: ['foo', 'Bar/2'] } }, echo)
   })
   const wire = await connect()
@@ -253,8 +253,8 @@ t.test('R9 a plain request at a route for listed upgrades only is 426, with the 
   t.equal((await exchange(wire, 'GET /it')).status, 426, 'the connection of a plain request goes on')
 })
 
-t.test('R9 a client that asked for the connection to be closed after its 426 gets that', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R9 a client that asked for the connection to be closed after its 426 gets that', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', { duplex: { kinds: ['upgrade'], protocols: ['foo'] } }, echo)
   })
   const closing = await connect()
@@ -265,8 +265,8 @@ t.test('R9 a client that asked for the connection to be closed after its 426 get
   t.equal((await old.rest()).length, 0)
 })
 
-t.test('R9 a body at a route for listed upgrades only is 426 as well', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R9 a body at a route for listed upgrades only is 426 as well', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.post('/it', { duplex: { kinds: ['upgrade'], protocols: ['foo'] } }, echo)
   })
   const wire = await connect()
@@ -274,8 +274,8 @@ t.test('R9 a body at a route for listed upgrades only is 426 as well', async t =
   t.match(await wire.response(), { status: 426, headers: { upgrade: 'foo' } })
 })
 
-t.test('R9 a kind that the route does not take is the app\'s 404, where no protocols are listed', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R9 a kind that the route does not take is the app\'s 404, where no protocols are listed', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.setNotFoundHandler(async (_request, reply) => reply.code(404).send('not here'))
     app.get('/upgrade', { duplex: { kinds: ['upgrade'] } }, echo)
     app.post('/hijack', { duplex: { kinds: ['hijack'] } }, echo)
@@ -288,8 +288,8 @@ t.test('R9 a kind that the route does not take is the app\'s 404, where no proto
   t.match(await wire.response(), { status: 404, body: 'not here' })
 })
 
-t.test('R9 kinds of the plugin are the default of its routes', async t => {
-  const { connect } = await serve(t, { plugin: { kinds: ['upgrade'] } }, app => {
+onEach(t, 'R9 kinds of the plugin are the default of its routes', async (t, transport) => {
+  const { connect } = await serve(t, { transport, plugin: { kinds: ['upgrade'] } }, app => {
     app.get('/default', { duplex: true }, say(({ kind }) => kind))
     app.get('/own', { duplex: { kinds: ['hijack'] } }, say(({ kind }) => kind))
   })
@@ -298,9 +298,9 @@ t.test('R9 kinds of the plugin are the default of its routes', async t => {
   t.equal(await taken(await connect(), 'GET /own'), 'hijack')
 })
 
-t.test('R9 an Upgrade that is not acceptable is 426 at a default route, and never a hijack', async t => {
+onEach(t, 'R9 an Upgrade that is not acceptable is 426 at a default route, and never a hijack', async (t, transport) => {
   let entered = 0
-  const { connect } = await serve(t, {}, app => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/it', { duplex: true }, async () => { entered++ })
     app.get('/listed', { duplex: { protocols: ['foo'] } }, async () => { entered++ })
   })
@@ -394,8 +394,8 @@ t.test('R13 two takeovers in one packet: the second is the data of the first', a
 
 // Whatever the app's router does, duplex routes do.
 
-t.test('R15 prefixes, encapsulated plugins and their hooks apply', async t => {
-  const { connect } = await serve(t, {}, async app => {
+onEach(t, 'R15 prefixes, encapsulated plugins and their hooks apply', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, async app => {
     app.get('/outside', { duplex: true }, say((_connection, { headers }) => `x-inner ${headers['x-inner'] ?? 'none'}`))
     await app.register(async inner => {
       inner.decorateRequest('seat', 7)
@@ -411,8 +411,8 @@ t.test('R15 prefixes, encapsulated plugins and their hooks apply', async t => {
   t.equal(await taken(await connect(), 'GET /inner/nothing', ...UPGRADE), '404')
 })
 
-t.test('R15 parameters, wildcards, regular expressions, queries and absolute URLs are routed', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R15 parameters, wildcards, regular expressions, queries and absolute URLs are routed', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     const params = say((_connection, { params, query }) => `${JSON.stringify(params)} ${JSON.stringify(query)}`)
     app.get('/rooms/:room/seats/:seat', { duplex: true }, params)
     app.get('/files/*', { duplex: true }, params)
@@ -435,8 +435,8 @@ t.test('R15 parameters, wildcards, regular expressions, queries and absolute URL
   }
 })
 
-t.test('R15 a more specific plain route is chosen before a duplex wildcard, and the reverse', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R15 a more specific plain route is chosen before a duplex wildcard, and the reverse', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/a/*', { duplex: true }, say(() => 'wildcard'))
     app.get('/a/plain', async () => 'plain')
     app.get('/b/*', async () => 'plain')
@@ -448,25 +448,25 @@ t.test('R15 a more specific plain route is chosen before a duplex wildcard, and 
   t.equal(await taken(await connect(), 'GET /b/duplex'), 'duplex')
 })
 
-t.test('R15 ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive: false apply', async t => {
+onEach(t, 'R15 ignoreTrailingSlash, ignoreDuplicateSlashes and caseSensitive: false apply', async (t, transport) => {
   const fastify = { routerOptions: { ignoreTrailingSlash: true, ignoreDuplicateSlashes: true, caseSensitive: false } }
-  const { connect } = await serve(t, { fastify }, app => { app.get('/Deep/it', { duplex: true }, say(() => 'taken')) })
+  const { connect } = await serve(t, { transport, fastify }, app => { app.get('/Deep/it', { duplex: true }, say(() => 'taken')) })
   for (const url of ['/Deep/it', '/deep/IT/', '/deep//it', '//DEEP/it']) {
     t.equal(await taken(await connect(), `GET ${url}`, ...UPGRADE), 'taken', url)
     t.equal(await taken(await connect(), `GET ${url}`), 'taken', `${url} without an Upgrade`)
   }
 })
 
-t.test('R15 without these options the URL has to be the same', async t => {
-  const { connect } = await serve(t, {}, app => { app.get('/Deep/it', { duplex: true }, say(() => 'taken')) })
+onEach(t, 'R15 without these options the URL has to be the same', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => { app.get('/Deep/it', { duplex: true }, say(() => 'taken')) })
   for (const url of ['/deep/it', '/Deep/it/', '/Deep//it', '/Deep/ite']) {
     t.equal(await taken(await connect(), `GET ${url}`, ...UPGRADE), '404', url)
   }
 })
 
 for (const specific of ['first', 'last']) {
-  t.test(`R15 host constraints choose among duplex routes and plain ones, the specific one ${specific}`, async t => {
-    const { connect } = await serve(t, {}, app => {
+  onEach(t, `R15 host constraints choose among duplex routes and plain ones, the specific one ${specific}`, async (t, transport) => {
+    const { connect } = await serve(t, { transport }, app => {
       const declare = [
         () => app.get('/it', { duplex: true }, say(() => 'any host')),
         () => app.get('/it', { duplex: true, constraints: { host: 'b.example' } }, say(() => 'b')),
@@ -493,8 +493,8 @@ for (const specific of ['first', 'last']) {
   })
 }
 
-t.test('R15 version constraints choose among duplex routes', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R15 version constraints choose among duplex routes', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     for (const version of ['1.2.0', '2.0.0']) app.get('/it', { duplex: true, constraints: { version } }, say(() => version))
     app.get('/it', async () => 'unversioned')
   })
@@ -520,10 +520,10 @@ const tenant = {
 }
 
 for (const where of ['constructor', 'addConstraintStrategy'] as const) {
-  t.test(`R15 a synchronous constraint of the app, by ${where}, chooses among duplex routes`, async t => {
+  onEach(t, `R15 a synchronous constraint of the app, by ${where}, chooses among duplex routes`, async (t, transport) => {
     const fastify = where === 'constructor' ? { routerOptions: { constraints: { tenant: tenant as never } } } : {}
     const before = (app: FastifyInstance): void => { if (where !== 'constructor') app.addConstraintStrategy(tenant as never) }
-    const { connect } = await serve(t, { fastify, before }, app => {
+    const { connect } = await serve(t, { transport, fastify, before }, app => {
       for (const tenant of ['one', 'two']) app.get('/it', { duplex: true, constraints: { tenant } as never }, say(() => tenant))
     })
     t.equal(await taken(await connect(), 'GET /it', ...UPGRADE, 'X-Tenant: one'), 'one')
@@ -612,7 +612,7 @@ for (const transport of ['tcp', 'h2'] as const) {
   })
 }
 
-t.test('R15 of a plain and a duplex route the more specific one answers, in either order, and of equal ones that for the kind', async t => {
+onEach(t, 'R15 of a plain and a duplex route the more specific one answers, in either order, and of equal ones that for the kind', async (t, transport) => {
   // A wildcard is one version to the router, the highest of all routes: other versions are not there then.
   const names = Object.keys(constraintSets).filter(name => name !== 'major' && name !== 'tenant')
   const both = pairs(names, true)
@@ -624,7 +624,7 @@ t.test('R15 of a plain and a duplex route the more specific one answers, in eith
       for (const name of [plain, duplex]) app.get(`/${plain}/${duplex}`, { constraints: constraintsOf(name) }, async () => name)
     }
   })
-  const { connect } = await serve(t, { fastify: withTenants }, app => {
+  const { connect } = await serve(t, { transport, fastify: withTenants }, app => {
     for (const [plain, duplex] of both) {
       const declare = [
         (url: string) => app.get(url, { constraints: constraintsOf(plain) }, async () => 'plain'),
@@ -656,8 +656,8 @@ t.test('R15 of a plain and a duplex route the more specific one answers, in eith
   }
 })
 
-t.test('R15 what a duplex route with constraints cannot take is the plain route\'s that has the same ones', async t => {
-  const { connect } = await serve(t, { fastify: withTenants }, app => {
+onEach(t, 'R15 what a duplex route with constraints cannot take is the plain route\'s that has the same ones', async (t, transport) => {
+  const { connect } = await serve(t, { transport, fastify: withTenants }, app => {
     const host = 'a.com'
     app.get('/it', { duplex: { protocols: ['foo'] }, constraints: { host } }, say(() => 'foo'))
     app.get('/it', { constraints: { host } }, async () => '')
@@ -679,8 +679,8 @@ t.test('R15 what a duplex route with constraints cannot take is the plain route\
   t.equal(await at('b.com', '/alone'), 'any')
 })
 
-t.test('R15 a duplex route whose constraints do not hold leaves its URL to routes for more URLs', async t => {
-  const { app, connect } = await serve(t, { fastify: withTenants }, app => {
+onEach(t, 'R15 a duplex route whose constraints do not hold leaves its URL to routes for more URLs', async (t, transport) => {
+  const { app, connect } = await serve(t, { transport, fastify: withTenants }, app => {
     app.get('/w/it', { duplex: true, constraints: { tenant: 't1' } as never }, say(() => 'of a tenant'))
     app.get('/w/it', { duplex: true, constraints: { host: 'a.com' } }, say(() => 'duplex'))
     app.get('/w/*', { duplex: true }, say(() => 'wildcard'))
@@ -703,8 +703,8 @@ t.test('R15 a duplex route whose constraints do not hold leaves its URL to route
   t.equal((await app.inject({ url: '/s/it', headers: { host: 'b.com' } })).statusCode, 200)
 })
 
-t.test('R15 where no route has constraints the router is asked once for a request, and for another URL not at all', async t => {
-  const { app, connect } = await serve(t, {}, app => {
+onEach(t, 'R15 where no route has constraints the router is asked once for a request, and for another URL not at all', async (t, transport) => {
+  const { app, connect } = await serve(t, { transport }, app => {
     app.get('/rooms/:room', { duplex: true }, say(() => 'duplex'))
     app.get('/rooms/:room', async () => '')
     app.get('/other', async () => '')
@@ -723,8 +723,8 @@ t.test('R15 where no route has constraints the router is asked once for a reques
   t.equal(asked, 2)
 })
 
-t.test('R15 with ignoreDuplicateSlashes the URL of a route may have doubled slashes', async t => {
-  const { connect } = await serve(t, { fastify: { routerOptions: { ignoreDuplicateSlashes: true } } }, app => {
+onEach(t, 'R15 with ignoreDuplicateSlashes the URL of a route may have doubled slashes', async (t, transport) => {
+  const { connect } = await serve(t, { transport, fastify: { routerOptions: { ignoreDuplicateSlashes: true } } }, app => {
     app.get('/a//b', { duplex: true }, say(() => 'taken'))
     app.get('/shared//it', { duplex: true }, say(() => 'taken'))
     app.get('/shared/it', async () => '')
@@ -737,9 +737,9 @@ t.test('R15 with ignoreDuplicateSlashes the URL of a route may have doubled slas
   t.equal(await answer(connect, '/shared/it', ['Host: a', ...UPGRADE]), 'taken')
 })
 
-t.test('R15 rewriteUrl is applied, and the URL as it came is kept', async t => {
+onEach(t, 'R15 rewriteUrl is applied, and the URL as it came is kept', async (t, transport) => {
   const rewriteUrl = (req: http.IncomingMessage): string => (req.url as string).replace(/^\/v1\//, '/')
-  const { connect } = await serve(t, { fastify: { rewriteUrl } }, app => {
+  const { connect } = await serve(t, { transport, fastify: { rewriteUrl } }, app => {
     app.get('/it', { duplex: true }, say((_connection, { url, originalUrl }) => `${url} from ${originalUrl}`))
     app.get('/plain', async ({ originalUrl }) => originalUrl)
   })
@@ -748,8 +748,8 @@ t.test('R15 rewriteUrl is applied, and the URL as it came is kept', async t => {
   t.equal((await exchange(await connect(), 'GET /v1/plain', ...UPGRADE)).body, '/v1/plain')
 })
 
-t.test('R15 a rewriteUrl of the app sees a CONNECT as a path, and it is routed as that', async t => {
-  const { connect } = await serve(t, { fastify: { rewriteUrl: req => (req.url as string).replace('/old.example/', '/new.example/') } }, app => {
+onEach(t, 'R15 a rewriteUrl of the app sees a CONNECT as a path, and it is routed as that', async (t, transport) => {
+  const { connect } = await serve(t, { transport, fastify: { rewriteUrl: req => (req.url as string).replace('/old.example/', '/new.example/') } }, app => {
     app.route({
       method: 'CONNECT', url: '/:host/:port', duplex: true, handler: say((_connection, { params }) => JSON.stringify(params))
     })
@@ -760,8 +760,8 @@ t.test('R15 a rewriteUrl of the app sees a CONNECT as a path, and it is routed a
 
 // HEAD, Expect, bodies.
 
-t.test('R16 HEAD is 200 where the route takes message or hijack, else 426, and the connection goes on', async t => {
-  const { connect } = await serve(t, {}, app => {
+onEach(t, 'R16 HEAD is 200 where the route takes message or hijack, else 426, and the connection goes on', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
     app.get('/all', { duplex: true }, echo)
     app.get('/message', { duplex: { kinds: ['message'] } }, echo)
     app.get('/upgrade', { duplex: { kinds: ['upgrade'], protocols: ['foo'] } }, echo)
@@ -1013,8 +1013,8 @@ t.test('R15 a constraint that is found out asynchronously fails at boot, when a 
   await t.rejects(async () => await app.ready(), { code: 'FST_ERR_DUPLEX_ASYNC_CONSTRAINT', message: /tenant .*\/it/ })
 })
 
-t.test('R15 such a constraint on plain routes leaves duplex routes alone', async t => {
-  const { connect } = await serve(t, { fastify: { routerOptions: { constraints: { tenant: later as never } } } }, app => {
+onEach(t, 'R15 such a constraint on plain routes leaves duplex routes alone', async (t, transport) => {
+  const { connect } = await serve(t, { transport, fastify: { routerOptions: { constraints: { tenant: later as never } } } }, app => {
     app.get('/plain', { constraints: { tenant: 'one' } as never }, async () => 'plain one')
     app.get('/it', { duplex: true }, say(() => 'duplex'))
   })
