@@ -45,7 +45,8 @@ export class Http1Gate {
   judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean): Verdict {
     if (sawUpgrade(req)) {
       if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
-      return req.method === 'CONNECT' ? this.#connect(req, hasOthers) : this.#upgrade(req, hasOthers)
+      if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
+      return namesProtocols(req) ? this.#upgrade(req, hasOthers) : { then: 'ignore-upgrade' }
     }
     if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
     // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
@@ -139,9 +140,14 @@ function declaresBody (req: IncomingMessage): boolean {
   return req.headers['content-length'] !== undefined || req.headers['transfer-encoding'] !== undefined
 }
 
+/** The parser takes a list of empty members for an Upgrade, and one without a value for none. RFC 9110 section 5.6.1: both are empty. */
+function namesProtocols ({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
+  return /[^\t ,]/.test(headers.upgrade ?? '')
+}
+
 /** The parser overlooks the option where a tab follows it, which is white space like any other, RFC 9110 section 5.6.3. */
-function asksForUpgrade ({ headers }: IncomingMessage): boolean {
-  return Boolean(headers.upgrade) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
+function asksForUpgrade ({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
+  return namesProtocols({ headers }) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
 }
 
 /** `Content-Length: 0` is no body before an upgraded stream. */

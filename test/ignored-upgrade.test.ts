@@ -278,6 +278,25 @@ t.test('U7 Upgrade without Connection, Connection without Upgrade, and names tha
   }
 })
 
+onEach(t, 'U7 an Upgrade that names nothing is none, however it is spelt', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, app => {
+    app.route({ method: ['GET', 'POST'], url: '/it', duplex: true, handler: ({ kind, writable }) => { writable.end(`${kind}\n`) } })
+    app.get('/up', { duplex: { kinds: ['upgrade'], protocols: ['foo'] } }, () => {})
+    app.get('/plain', async () => 'plain')
+  })
+  for (const fields of [['Upgrade:'], ['Upgrade: '], ['Upgrade: ,'], ['Upgrade: \t,,'], ['Upgrade:', 'Upgrade:']]) {
+    const wire = await connect()
+    wire.send(request('GET /plain', 'Connection: Upgrade', ...fields) + request('GET /up', 'Connection: Upgrade', ...fields))
+    t.match(await wire.response(), { status: 200, body: 'plain', headers: { connection: 'keep-alive' } }, fields.join())
+    t.match(await wire.response(), { status: 426, headers: { upgrade: 'foo' } }, fields.join())
+    wire.send(request('POST /it', 'Connection: Upgrade', ...fields, 'Content-Length: 0'))
+    t.match(await wire.until('0\r\n\r\n'), '\r\nmessage\n', fields.join())
+    wire.send(request('GET /it', 'Connection: Upgrade', ...fields))
+    t.equal((await wire.head()).status, 200, fields.join())
+    t.equal((await wire.rest()).toString(), 'hijack\n', fields.join())
+  }
+})
+
 // The connection that was given back is as good as new.
 
 // On a socket without a handle Node itself leaves two listeners behind with each; an injected connection has one request.

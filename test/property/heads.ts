@@ -367,17 +367,19 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   const all = seen()
   const ordinary = verdict.then === 'answer'
   const maybeLost = ordinary && c.eager
+  // On a Unix socket a write to who has closed fails at once, and Node then throws away what it has not read yet.
+  const unread = verdict.then !== 'take' && c.transport === 'unix' && client.error?.code === 'EPIPE'
   must(maybeLost || runs('before') === c.before, `${runs('before')} of ${c.before} requests ran that come before`)
   must(all.slice(0, c.before).every(({ body }) => body === 'canary'), 'the requests before have other answers than theirs')
   const answer = all[c.before]
   if (answer === undefined) {
-    must(maybeLost, 'there is no answer')
+    must(maybeLost || unread, 'there is no answer')
     return
   }
   must(!/ 100 /.test(client.received.toString('latin1').slice(0, 30)) || c.expect !== undefined, 'there is a 100 that nobody expected')
   if (verdict.then !== 'take') {
     must(verdict.statuses.includes(answer.status), `the status is ${answer.status}`)
-    must(maybeLost || answer.complete, 'the answer is not complete')
+    must(maybeLost || unread || answer.complete, 'the answer is not complete')
     if (verdict.then === 'close') must(/close/i.test(answer.headers.connection ?? ''), 'a refusal does not say close')
     return
   }
