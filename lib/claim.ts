@@ -1,5 +1,6 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
+import type { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
 import { forgetAcceptStatus, interruptSendHooks } from './accept-hooks.ts'
 import { Http2Carrier } from './carriers/http2-carrier.ts'
@@ -7,9 +8,10 @@ import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
-import { clearFields, onWhole, watchBeyondResponse, type HttpSocket } from './node-internals.ts'
+import { clearFields, onWhole, outliveResponse, watchVanishing, type HttpSocket } from './node-internals.ts'
 import { RefusalResponse, sayClose, sendRefusal, silence } from './refusal.ts'
 import { kClaim } from './symbols.ts'
+import { discardRefused, isRead } from './unread-body.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
 
 /** What a duplex route has to say to a request that it cannot take over. */
@@ -51,6 +53,8 @@ export class Claim {
   /** Known from the onRequest hook of the route on. */
   reply: FastifyReply | undefined
   accepted = false
+  /** What the last preParsing hook made of the request: itself, or decompressed. */
+  body: Readable
   /** The time for the handshake is over, and this is or will be the answer. */
   late: InstanceType<typeof FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT> | undefined
   readonly #refused: (claim: Claim) => void
@@ -64,6 +68,7 @@ export class Claim {
     this.#refused = refused
     this.route = facts.route
     this.req = facts.req
+    this.body = facts.req
     this.carrier = facts.carrier
     this.#socket = facts.carrier?.stream ?? facts.req.socket
     this.kind = facts.kind
@@ -153,12 +158,24 @@ export class Claim {
       ended()
     }
     this.res = res
-    watchBeyondResponse(req, res)
-    res.once('finish', () => this.#told())
+    const { socket } = req
+    // Node would read without bound what is left of the body of a refused message, or reset what it has not read.
+    const isOurs = (): boolean => this.accepted || !isRead(this.body)
+    const whole = this.kind === 'message' ? outliveResponse(req, res, socket, isOurs) : undefined
+    res.once('finish', () => {
+      watchVanishing(req, socket)
+      this.#told()
+      if (whole !== undefined && !this.accepted && !req.complete && !req.destroyed && isOurs()) {
+        discardRefused(req, socket, this.route.settings.finTimeout)
+      }
+    })
     res.once('close', check)
     req.once('close', check)
     // A request that has arrived, and that its handler paused and never reads, does not close.
-    onWhole(req, check)
+    onWhole(req, () => {
+      whole?.()
+      check()
+    })
   }
 
   /** The request is a stream of HTTP/2, which is its response too. `ended` is called when it is over. */

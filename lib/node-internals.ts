@@ -131,14 +131,16 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
  * read, and behind the last response of a connection it destroys the socket. With this the request goes
  * on to its own end. A response that has no other end than the socket's is ended all the same.
  *
+ * @param applies asked when the response is over
  * @returns what is to be called when the request has arrived whole
  */
-export function outliveResponse (req: IncomingMessage, res: ServerResponse, socket: Socket): () => void {
+export function outliveResponse (req: IncomingMessage, res: ServerResponse, socket: Socket, applies: () => boolean): () => void {
   const { destroySoon } = socket
   let last = false
   // Node decides in its own listener, which stands between these two.
   res.prependOnceListener('finish', () => {
-    (req as unknown as { _dump: () => void })._dump = () => {}
+    if (!applies()) return
+    ;(req as unknown as { _dump: () => void })._dump = () => {}
     if (req.complete) return
     socket.destroySoon = () => {
       last = true
@@ -149,15 +151,12 @@ export function outliveResponse (req: IncomingMessage, res: ServerResponse, sock
   return () => { if (last) socket.destroySoon() }
 }
 
-/** Node tells a request that its client has vanished, but only until the response is over. This does it from then on. */
-export function watchBeyondResponse (req: IncomingMessage, res: ServerResponse): void {
-  const { socket } = req
-  res.once('finish', () => {
-    if (req.complete || socket.destroyed) return
-    const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
-    socket.once('close', vanished)
-    req.once('close', () => socket.removeListener('close', vanished))
-  })
+/** Node tells a request that its client has vanished, but only until the response is over. From then on this does. */
+export function watchVanishing (req: IncomingMessage, socket: Socket): void {
+  if (req.complete || socket.destroyed) return
+  const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
+  socket.once('close', vanished)
+  req.once('close', () => socket.removeListener('close', vanished))
 }
 
 /** The TCP socket beneath a TLS socket. */

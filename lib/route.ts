@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { acceptanceFailed, dropPayload, interruptSendHooks } from './accept-hooks.ts'
@@ -184,15 +184,13 @@ function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
   return new FST_ERR_DUPLEX_UPGRADE_REQUIRED()
 }
 
-const bodies = new WeakMap<IncomingMessage, Readable>()
-
 /** The last preParsing hook: on a message the stream that it gets is the body, and nothing parses it. */
 function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
 ): void {
-  const { raw } = request
-  if (claimOf(raw)?.kind === 'message') {
-    bodies.set(raw, payload)
+  const claim = claimOf(request.raw)
+  if (claim?.kind === 'message') {
+    claim.body = payload
     // Fastify looks for a body once, right after this, and then everybody sees the headers again.
     const headers = request as { headers: unknown }
     headers.headers = {
@@ -233,8 +231,7 @@ function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest,
 }
 
 function carrierOf (claim: Claim, reply: FastifyReply): Carrier | undefined {
-  const { carrier, kind, req } = claim
-  const body = bodies.get(req) ?? req
+  const { carrier, kind, req, body } = claim
   if (kind === 'message' && carrier === undefined) return new MessageCarrier(req, reply.raw as ServerResponse, body)
   // Over HTTP/2 the request is Node's reader of the stream, which is the pair itself.
   if (carrier instanceof Http2Carrier && body !== req) carrier.readFrom(body)

@@ -3,13 +3,14 @@ import diagnostics from 'node:diagnostics_channel'
 import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { Readable } from 'node:stream'
+import { PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { FastifyInstance } from 'fastify'
 import type { DuplexConnection } from '../lib/index.ts'
 import { serveLinks, turn } from './fixtures/links.ts'
 import { codeOf, exchange, request, UPGRADE } from './fixtures/requests.ts'
 import { gate, onEach, serve, type TestServer } from './fixtures/server.ts'
+import type { Wire } from './fixtures/wire.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
@@ -316,10 +317,92 @@ t.test('U13 a message whose handler is done without its body is cut within a bou
   wire.send(request('POST /done', 'Content-Length: 1000000000'))
   t.equal((await wire.head()).status, 200)
   await wire.until('done')
-  const flood = setInterval(() => { if (!wire.closed && wire.socket.writableLength < 1e6) wire.send(Buffer.alloc(1e6)) })
+  const flooding = flood(wire)
   await new Promise<void>(resolve => { socket.once('close', () => resolve()) })
-  clearInterval(flood)
+  clearInterval(flooding)
   t.ok(socket.bytesRead < 4 * 1024 * 1024, `${socket.bytesRead} bytes read`)
+})
+
+/** Sends as fast as the server reads, until the wire is over. */
+function flood (wire: Wire): NodeJS.Timeout {
+  return setInterval(() => { if (!wire.closed && wire.socket.writableLength < 1e6) wire.send(Buffer.alloc(1e6)) })
+}
+
+/** Routes that refuse a message at every stage before its handler could accept it. */
+function refusing (app: FastifyInstance): void {
+  const no = async (): Promise<void> => { throw Object.assign(new Error('no'), { statusCode: 401 }) }
+  const handler = async (): Promise<void> => { t.fail('entered') }
+  app.post('/onRequest', { duplex: true, onRequest: no, handler })
+  app.post('/preHandler', { duplex: true, preHandler: no, handler })
+  app.post('/query', { duplex: true, schema: { querystring: { type: 'object', required: ['n'] } }, handler })
+  app.post('/kind', { duplex: { kinds: ['upgrade'] }, handler })
+  app.post('/decoded', {
+    duplex: true,
+    preParsing: async (_request: unknown, _reply: unknown, payload: Readable) => payload.pipe(new PassThrough()),
+    preHandler: no,
+    handler
+  })
+  app.post('/manual', { duplex: { accept: 'manual' } }, async ({ reply }) => reply.code(409).send('no'))
+}
+
+onEach(t, 'U13 a refused message is read within a bound of bytes, and below that its connection serves on', async (t, transport) => {
+  const sockets = new Map<string, Socket>()
+  const server = await serve(t, { transport }, app => {
+    app.addHook('onRequest', async ({ url, raw }) => { sockets.set(url, raw.socket) })
+    declare()(app)
+    refusing(app)
+  })
+  const statuses = { onRequest: 401, preHandler: 401, query: 400, kind: 404, decoded: 401, manual: 409 }
+  await Promise.all(Object.entries(statuses).map(async ([path, status]) => {
+    const wire = await server.connect()
+    wire.send(request(`POST /${path}`, 'Content-Length: 900000') + 'some of it')
+    t.match(await wire.response(), { status })
+    wire.send(Buffer.alloc(900000 - 10))
+    wire.send(request(`POST /${path}`, 'Content-Length: 100000000000') + 'some of it')
+    t.match(await wire.response(), { status }, `/${path} again`)
+    const socket = sockets.get(`/${path}`) as Socket
+    const before = socket.bytesRead
+    const flooding = flood(wire)
+    t.equal(await wire.remains(), '')
+    clearInterval(flooding)
+    t.ok(socket.bytesRead - before < 4 * 1024 * 1024, `/${path}: ${socket.bytesRead - before} bytes read`)
+    wire.destroy()
+  }))
+  await unharmed(t, server)
+}, ['tcp', 'tls', 'unix'])
+
+t.test('U13 a refused message whose client neither sends nor ends goes by finTimeout', async t => {
+  const server = await serve(t, { plugin: { finTimeout: 100 } }, app => {
+    declare()(app)
+    refusing(app)
+  })
+  const wire = await server.connect()
+  wire.send(request('POST /onRequest', 'Content-Length: 10') + 'half')
+  t.equal((await wire.response()).status, 401)
+  t.equal(await wire.remains(), '')
+  wire.destroy()
+  await unharmed(t, server)
+})
+
+t.test('U13 a refusal that closes leaves its client the time to read it', async t => {
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.post('/close', {
+      duplex: true,
+      onRequest: async (_request, reply) => { await reply.code(401).header('connection', 'close').send('x'.repeat(100_000)) },
+      handler: async () => { t.fail('entered') }
+    })
+  })
+  const wire = await server.connect()
+  wire.send(request('POST /close', 'Content-Length: 3000000'))
+  wire.send(Buffer.alloc(500_000))
+  const answer = await wire.response()
+  t.match(answer, { status: 401, headers: { connection: 'close' } })
+  t.equal(answer.body.length, 100_000)
+  wire.send(Buffer.alloc(300_000))
+  t.equal(await wire.remains(), '')
+  wire.end()
+  await unharmed(t, server)
 })
 
 // Clients that do not go on.

@@ -14,7 +14,7 @@ import {
   iterateWithoutDestroying, lendAddress, onEndStream, resetStream,
   mayHaveLostHeaders, onRequestHead, onWhole, outliveResponse, outliveServerEnd,
   peerIsGone, resetByPeer, sawUpgrade, socketBeneath, takeOver, takeOverAfterBody, takeResetForEnd, tellResetFromEnd, tolerateHalfClose,
-  unfinishedResponse, watchBeyondResponse, type HttpSocket
+  unfinishedResponse, watchVanishing, type HttpSocket
 } from '../lib/node-internals.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -107,7 +107,7 @@ t.test('every function of lib/node-internals.ts is tried here', async t => {
     'allowSetEncoding', 'assertNodeInternals', 'bytesInFlight', 'clearFields', 'decodeRefusals', 'hasEnd', 'holdEnd', 'isPassedOn',
     'iterateWithoutDestroying', 'lendAddress', 'mayHaveLostHeaders', 'onEndStream', 'onRequestHead', 'onWhole', 'outliveResponse',
     'outliveServerEnd', 'peerIsGone', 'resetByPeer', 'resetStream', 'sawUpgrade', 'socketBeneath', 'takeOver', 'takeOverAfterBody',
-    'takeResetForEnd', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchBeyondResponse'
+    'takeResetForEnd', 'tellResetFromEnd', 'tolerateHalfClose', 'unfinishedResponse', 'watchVanishing'
   ])
 })
 
@@ -369,7 +369,7 @@ for (const [version, field] of [['1.1', 'Connection: keep-alive'], ['1.1', 'Conn
     const finished = gate<IncomingMessage>()
     let whenComplete = (): void => {}
     const { link } = await listen(t, carrying, (req, res) => {
-      whenComplete = outliveResponse(req, res, req.socket)
+      whenComplete = outliveResponse(req, res, req.socket, () => true)
       res.once('finish', () => finished.open(req))
       res.write('early')
       res.end()
@@ -400,11 +400,26 @@ for (const [version, field] of [['1.1', 'Connection: keep-alive'], ['1.1', 'Conn
   })
 }
 
-t.test('watchBeyondResponse tells a request of a client that vanishes after the response', async t => {
+t.test('outliveResponse leaves to Node what it does not apply to', async t => {
   const finished = gate<IncomingMessage>()
   const { link } = await listen(t, 'tcp', (req, res) => {
-    watchBeyondResponse(req, res)
-    outliveResponse(req, res, req.socket)
+    outliveResponse(req, res, req.socket, () => false)
+    res.once('finish', () => finished.open(req))
+    res.end()
+  })
+  const { wire, socket } = await link()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\none')
+  await finished.promise
+  while (!socket.destroyed) await turn()
+  t.equal((await wire.head()).status, 200)
+})
+
+t.test('watchVanishing tells a request of a client that vanishes after the response', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    const { socket } = req
+    res.once('finish', () => watchVanishing(req, socket))
+    outliveResponse(req, res, req.socket, () => true)
     res.once('finish', () => finished.open(req))
     req.resume()
     res.end('early')
@@ -419,10 +434,10 @@ t.test('watchBeyondResponse tells a request of a client that vanishes after the 
   t.ok(req.destroyed)
 })
 
-t.test('watchBeyondResponse leaves nothing behind on the socket of a request that arrives whole', async t => {
+t.test('watchVanishing leaves nothing behind on the socket of a request that arrives whole', async t => {
   const finished = gate<IncomingMessage>()
   const { link } = await listen(t, 'tcp', (req, res) => {
-    watchBeyondResponse(req, res)
+    res.once('finish', () => watchVanishing(req, req.socket))
     res.once('finish', () => finished.open(req))
     req.resume()
     res.end('early')

@@ -4,19 +4,14 @@ import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { Milliseconds } from '../../types/index.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
-import { bytesInFlight, clearFields, iterateWithoutDestroying, outliveResponse, type HttpSocket } from '../node-internals.ts'
+import { bytesInFlight, clearFields, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { HeadFields } from '../accept-head.ts'
+import { discardBody, isRead } from '../unread-body.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { countOutput } from './count-output.ts'
 
 const NOTHING = Buffer.alloc(0)
-
-/** How much of a request body is read and thrown away, so that its connection can serve again. */
-const MOST_DISCARDED = 1024 * 1024
-
-/** How long a client that sends more than that has to read the response, in milliseconds. */
-const LINGER = 2000
 
 /** A request body and the response that is sent while it arrives, on a connection that stays Node's. */
 export class MessageCarrier implements Carrier {
@@ -38,7 +33,6 @@ export class MessageCarrier implements Carrier {
   #lingering = false
   #aborted = false
   #destroyedHere = false
-  #whenComplete = (): void => {}
 
   /** @param body what the last preParsing hook made of the request: itself, or decompressed */
   constructor (req: IncomingMessage, res: ServerResponse, body: Readable) {
@@ -105,7 +99,6 @@ export class MessageCarrier implements Carrier {
     this.#countInput()
     countOutput(this.writable, bytes => { this.bytesWritten += bytes })
     this.#watchDestroy()
-    this.#whenComplete = outliveResponse(this.#req, this.writable, this.#socket)
   }
 
   keepAlive (delay: Milliseconds): void {
@@ -133,32 +126,12 @@ export class MessageCarrier implements Carrier {
       if (!this.#lingering) req.resume()
       return
     }
-    // A reader that is still there sees the end itself, at its own pace.
-    if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
+    if (isRead(readable)) return
     this.#discarding = true
-    const limit = this.bytesRead + MOST_DISCARDED
-    const discard = (): void => {
-      if (this.bytesRead <= limit || !this.outputFlushed) return
-      req.removeListener('data', discard)
-      req.pause()
-      this.#linger()
-    }
-    req.unpipe()
-    req.on('data', discard)
-    req.resume()
-  }
-
-  /**
-   * RFC 9112 section 9.6: to close while the client still sends is to reset, and that would take from it
-   * what it has not read yet of the response. Our side is ended first, and it gets time to read.
-   */
-  #linger (): void {
-    const socket = this.#socket
-    this.#destroyedHere = true
-    this.#lingering = true
-    const timer = setTimeout(() => socket.destroy(), LINGER)
-    socket.once('close', () => clearTimeout(timer))
-    socket.end()
+    discardBody(req, this.#socket, () => this.outputFlushed, () => {
+      this.#destroyedHere = true
+      this.#lingering = true
+    })
   }
 
   breakOff (error: Error | undefined): void {
@@ -187,7 +160,6 @@ export class MessageCarrier implements Carrier {
     this.bytesRead = req.readableLength
     req.push = (chunk: unknown, encoding?: BufferEncoding) => {
       if (chunk === null) {
-        this.#whenComplete()
         // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
         process.nextTick(() => this.owner?.progressed())
       } else {
