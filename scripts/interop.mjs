@@ -2,7 +2,9 @@
 // installs itself, from Debian (as root) and from npm; it fails when a check fails, or when a peer that
 // is required cannot be had, or when a process outlives it. `npm run interop -- tunnels docker` runs these groups alone.
 import { randomUUID } from 'node:crypto'
-import { readdirSync, readFileSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, readlinkSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
 import { Lab } from '../.build/test/interop/lab/lab.js'
 import { install } from '../.build/test/interop/lab/peers.js'
@@ -13,6 +15,10 @@ const start = Date.now()
 /** In the environment of every process that comes from here. */
 const MARK = `INTEROP_RUN=${randomUUID()}`
 process.env.INTEROP_RUN = MARK.slice('INTEROP_RUN='.length)
+/** On the command lines, or among the open files, of those that have written their title over their environment. */
+const files = mkdtempSync(join(tmpdir(), 'interop-'))
+process.env.TMPDIR = files
+process.on('exit', () => rmSync(files, { recursive: true, force: true, maxRetries: 3 }))
 
 const directory = new URL('../.build/test/interop/', import.meta.url)
 const names = readdirSync(directory).filter(name => name.endsWith('.js')).map(name => name.replace(/\.js$/, '')).sort()
@@ -95,17 +101,35 @@ async function leftBehind () {
   for (let attempt = 0; ; attempt++) {
     const left = readdirSync('/proc').filter(name => /^\d+$/.test(name) && Number(name) !== process.pid).flatMap(pid => {
       try {
-        if (!readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(MARK)) return []
-        return [{ pid: Number(pid), command: readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim().slice(0, 60) }]
+        const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').replaceAll('\0', ' ').trim()
+        return isOurs(pid, command) ? [{ pid: Number(pid), command: command.slice(0, 60) }] : []
       } catch {
         // It has ended, or belongs to somebody else.
         return []
       }
     })
     if (left.length === 0 || attempt === 50) {
-      for (const { pid } of left) process.kill(pid, 'SIGKILL')
+      for (const { pid } of left) {
+        try {
+          process.kill(pid, 'SIGKILL')
+        } catch {
+          // It has ended now.
+        }
+      }
       return left
     }
     await after(100)
   }
+}
+
+function isOurs (pid, command) {
+  return command.includes(files) || readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0').includes(MARK) ||
+    readdirSync(`/proc/${pid}/fd`).some(fd => {
+      try {
+        return readlinkSync(`/proc/${pid}/fd/${fd}`).startsWith(files)
+      } catch {
+        // It was closed meanwhile.
+        return false
+      }
+    })
 }
