@@ -154,7 +154,7 @@ export const mutations = [
   // Upgrades with a body
   { file: 'http1-server.ts', find: 'claim.whileBodyComes(socket, () => registry.removeSocket(socket))', replace: '', breaks: 'a client that leaves within the body before an upgrade is not noticed', tests: ['upgrade-body'] },
   { file: 'node-internals.ts', find: '    if (chunk === null) {\n      request.upgrade = true', replace: '    if (chunk === null) {\n      request.upgrade = false', breaks: 'the stream behind a body stays with HTTP', tests: ['node-internals', 'upgrade-body'] },
-  { file: 'route.ts', find: "  if (claimOf(raw)?.kind === 'message') {", replace: '  if (false) {', breaks: 'the body of a message is parsed', tests: ['message'] },
+  { file: 'route.ts', find: "  if (claim?.kind === 'message') {", replace: '  if (false) {', breaks: 'the body of a message is parsed', tests: ['message'] },
 
   // Shutdown
   { file: 'plugin.ts', find: '    registry.shutDown()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'] },
@@ -226,7 +226,7 @@ export const mutations = [
 
   // What is gone, and is waited for by nobody
   { file: 'carriers/message-carrier.ts', find: '      if (!this.#lingering) req.resume()', replace: '', breaks: 'a message that its handler has closed and pauses stays on the wire', tests: ['message'] },
-  { file: 'claim.ts', find: '    onWhole(req, check)', replace: '', breaks: 'close() waits for a message that arrived and is never read', tests: ['message', 'shutdown'] },
+  { file: 'claim.ts', find: '      whole?.()\n      check()', replace: '      whole?.()', breaks: 'close() waits for a message that arrived and is never read', tests: ['message', 'shutdown'] },
   { file: 'registry.ts', find: '      if (claim.gone) this.#requests.delete(claim)\n      else claim.cut()', replace: '      claim.cut()', breaks: 'the end of a drain waits for a request that is gone', tests: ['message', 'shutdown'] },
   { file: 'carriers/message-carrier.ts', find: '    const { push } = req\n', replace: '    const push = Readable.prototype.push\n', breaks: 'what was put in the place of push() before is lost', tests: ['message'] }
 ]
