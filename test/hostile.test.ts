@@ -371,6 +371,27 @@ onEach(t, 'U13 a refused message is read within a bound of bytes, and below that
   await unharmed(t, server)
 }, ['tcp', 'tls', 'unix'])
 
+t.test('U13 a refused message that its handler reads on is read to its end, and the connection serves on', async t => {
+  const size = 3 * 1024 * 1024
+  const read = gate<number>()
+  const server = await serve(t, {}, app => {
+    declare()(app)
+    app.post('/later', { duplex: { accept: 'manual' } }, async ({ reply }, { raw }) => {
+      let bytes = 0
+      raw.on('data', (chunk: Buffer) => { bytes += chunk.length }).on('end', () => read.open(bytes))
+      return reply.code(202).send('later')
+    })
+  })
+  const wire = await server.connect()
+  wire.send(request('POST /later', `Content-Length: ${size}`) + 'some of it')
+  t.match(await wire.response(), { status: 202, body: 'later' })
+  wire.send(Buffer.alloc(size - 10))
+  t.equal(await read.promise, size)
+  t.equal((await exchange(wire, 'GET /plain')).body, 'plain')
+  wire.destroy()
+  await unharmed(t, server)
+})
+
 t.test('U13 a refused message whose client neither sends nor ends goes by finTimeout', async t => {
   const server = await serve(t, { plugin: { finTimeout: 100 } }, app => {
     declare()(app)
@@ -529,7 +550,7 @@ for (const kind of ['upgrade', 'connect', 'hijack'] as const) {
 
 onEach(t, 'L11 a connection that is destroyed while its FIN leaves is closed all the same', async (t, transport) => {
   const results: string[] = []
-  const server = await serve(t, { transport }, app => {
+  const server = await serve(t, { transport, plugin: { finTimeout: 0 } }, app => {
     declare()(app)
     app.get('/destroys', { duplex: true }, connection => {
       connection.closed.then(({ reason }) => results.push(reason))
@@ -546,8 +567,9 @@ onEach(t, 'L11 a connection that is destroyed while its FIN leaves is closed all
     const wire = await server.connect()
     wire.send(request(`GET ${url}`, ...UPGRADE))
     await wire.remains()
-    wire.destroy()
+    // The client has not ended its own side.
     await server.quiet()
+    wire.destroy()
   }
   await unharmed(t, server)
   t.same(results, ['destroyed', 'error'])
