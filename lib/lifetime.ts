@@ -2,6 +2,7 @@ import type { Carrier } from './carriers/carrier.ts'
 import {
   FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT, FST_ERR_DUPLEX_IDLE_TIMEOUT, FST_ERR_DUPLEX_MAX_LIFETIME
 } from './errors.ts'
+import { hasEnd } from './node-internals.ts'
 import type { Limits } from './options.ts'
 import { SilenceWatch } from './silence-watch.ts'
 import type { DuplexCloseReason } from '../types/index.ts'
@@ -60,7 +61,7 @@ export class Lifetime {
   /** All has come, and somebody has begun to read it. */
   #isBeingRead (): boolean {
     const { inputEnded, readable } = this.#carrier
-    return inputEnded && (readable.readableFlowing !== null || readable.listenerCount('readable') > 0)
+    return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || readable.listenerCount('readable') > 0)
   }
 
   /** One of the sides has ended, maybe. */

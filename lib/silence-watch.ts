@@ -13,18 +13,18 @@ export class SilenceWatch {
   #since = performance.now()
   #quietLooks = 0
 
-  /** @param expired called when it is time; false where it is not, and to be called again */
+  /** @param expired called when it is time; false where it is not, and silence is counted anew */
   constructor (limit: number, counter: () => number, expired: () => boolean) {
     this.#counter = counter
     this.#last = counter()
     this.#timer = setTimeout(() => {
       const now = this.#counter()
-      if (now !== this.#last) {
+      const expires = now === this.#last && ++this.#quietLooks >= LOOKS && performance.now() - this.#since >= limit
+      if (expires && expired()) return
+      if (expires || now !== this.#last) {
         this.#last = now
         this.#since = performance.now()
         this.#quietLooks = 0
-      } else if (++this.#quietLooks >= LOOKS && performance.now() - this.#since >= limit && expired()) {
-        return
       }
       this.#timer.refresh()
     }, Math.max(1, Math.ceil(limit / LOOKS)))

@@ -1,4 +1,5 @@
 import t from 'tap'
+import { once } from 'node:events'
 import http from 'node:http'
 import https from 'node:https'
 import { pipeline } from 'node:stream/promises'
@@ -167,14 +168,27 @@ onEach(t, 'L2 both sides have ended, and nobody ever reads what came before the 
 
 t.test('L2 both sides have ended, and the handler reads what came at its own pace', async t => {
   const { wire, connection } = await accepted(t, { duplex: { finTimeout: 50 } }, async ({ readable, writable }) => {
-    readable.setEncoding('latin1')
     writable.end('bye')
-    const heard: string[] = []
-    for await (const chunk of readable) {
-      heard.push(chunk as string)
-      await new Promise(resolve => setTimeout(resolve, 200))
-    }
-    return heard
+    const come = once(readable, 'readable')
+    readable.on('readable', () => {})
+    await come
+    await new Promise(resolve => setTimeout(resolve, 200))
+    t.equal(String(readable.read()), 'read late')
+  })
+  wire.end('read late')
+  t.equal((await wire.rest()).toString(), 'bye')
+  t.match(await connection.closed, { reason: 'end', bytesRead: 9 })
+})
+
+t.test('L12 both sides have ended, the client first: halfOpenTimeout does not cut a handler that reads at its own pace', async t => {
+  const { wire, connection } = await accepted(t, { duplex: { halfOpenTimeout: 50 } }, async connection => {
+    const { readable, writable } = connection
+    while (connection.bytesRead < 9) await turn()
+    // By then the end of the client is known, and has armed the timeout.
+    await new Promise(resolve => setTimeout(resolve, 20))
+    writable.end('bye')
+    await new Promise(resolve => setTimeout(resolve, 200))
+    readable.resume()
   })
   wire.end('read late')
   t.equal((await wire.rest()).toString(), 'bye')
