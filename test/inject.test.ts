@@ -1,7 +1,7 @@
 import t from 'tap'
 import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { createServer, Socket } from 'node:net'
 import { join } from 'node:path'
@@ -590,6 +590,53 @@ onBothVersions(t, 'I1 the signal of the client, once there is an answer, resets 
     t.equal((await closed).complete, false, kind)
     t.equal((await connection?.closed)?.reason, 'abort')
   }
+})
+
+t.test('I1 a client that reads late, when all has come and the server is gone, gets all of it and the end', async t => {
+  const app = await build(t, app => take(app, ({ writable }) => { writable.end('all') }))
+  const { readable, writable } = await app.injectDuplex(ask.upgrade)
+  const [connection] = app.duplex.connections as Set<DuplexConnection>
+  writable.end()
+  await connection?.closed
+  for (let turns = 20; turns > 0; turns--) await turn()
+  t.equal((await all(readable)).toString(), 'all')
+})
+
+t.test('I1 the signal of a client has no listener of a connection that is over', async t => {
+  const app = await build(t, app => take(app, echo))
+  const { signal } = new AbortController()
+  for (let count = 0; count < 3; count++) {
+    const { writable, readable, closed } = await app.injectDuplex({ ...ask.upgrade, signal })
+    writable.end()
+    await all(readable)
+    await closed
+    t.same(getEventListeners(signal, 'abort'), [])
+  }
+})
+
+t.test('I1 a Connection field that is given is sent as it is', async t => {
+  const fields: (string | undefined)[] = []
+  const app = await build(t, app => take(app, (connection, { headers }) => {
+    fields.push(headers.connection)
+    return echo(connection)
+  }))
+  for (const connection of ['x-own, Upgrade', 'upgrade']) {
+    const { writable, readable } = await app.injectDuplex({ ...ask.upgrade, headers: { connection } })
+    writable.end()
+    await all(readable)
+  }
+  t.same(fields, ['x-own, Upgrade', 'upgrade'])
+})
+
+t.test('I1 connectionTimeout counts silence: what the server writes is none', async t => {
+  const app = await build(t, app => take(app, async ({ writable }) => {
+    for (let count = 0; count < 20; count++) {
+      writable.write('x')
+      await new Promise(resolve => setTimeout(resolve, 20))
+    }
+  }), { fastify: { connectionTimeout: 150 } })
+  const { body } = await app.injectDuplex({ ...ask.message, payload: 'hi' })
+  t.equal((await body()).toString(), 'x'.repeat(20))
 })
 
 t.test('I1 onTimeout hooks run when the connection is silent for too long', async t => {

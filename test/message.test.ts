@@ -210,6 +210,8 @@ for (const [which, request] of [
     wire.send(body)
     t.match(await connection.closed, { reason: 'end', bytesRead: MiB })
     t.equal(sha256(await got.promise), sha256(body))
+    if (which === 'that is kept alive') t.ok(await serves(wire))
+    else t.equal((await wire.rest()).toString(), '', 'closed, now that it is whole')
   })
 }
 
@@ -451,6 +453,8 @@ t.test('S11 a message that its handler paused for good is over when it has arriv
   t.equal((await chunkedBody(wire)).toString(), 'no, thanks')
   wire.send('body')
   t.match(await connection.closed, { reason: 'end', bytesRead: 4 })
+  await app.duplex.drain(1000)
+  t.ok(await serves(wire), 'nothing was left for the end of the drain to cut')
   wire.end()
   await quiet()
   await app.close()
