@@ -165,7 +165,7 @@ export class Claim {
     res.once('finish', () => {
       watchVanishing(req, socket)
       this.#told()
-      if (whole !== undefined && !this.accepted && !req.complete && !req.destroyed && isOurs()) {
+      if (whole !== undefined && !this.accepted && !req.complete && !req.destroyed && !isRead(this.body)) {
         discardRefused(req, socket, this.route.settings.finTimeout)
       }
     })

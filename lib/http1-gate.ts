@@ -46,7 +46,7 @@ export class Http1Gate {
     if (sawUpgrade(req)) {
       if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
       if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
-      return namesProtocols(req) ? this.#upgrade(req, hasOthers) : { then: 'ignore-upgrade' }
+      return namesProtocols(req.headers.upgrade) ? this.#upgrade(req, hasOthers) : { then: 'ignore-upgrade' }
     }
     if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
     // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
@@ -141,13 +141,13 @@ function declaresBody (req: IncomingMessage): boolean {
 }
 
 /** The parser takes a list of empty members for an Upgrade, and one without a value for none. RFC 9110 section 5.6.1: both are empty. */
-function namesProtocols ({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
-  return /[^\t ,]/.test(headers.upgrade ?? '')
+function namesProtocols (upgrade = ''): boolean {
+  return /[^\t ,]/.test(upgrade)
 }
 
 /** The parser overlooks the option where a tab follows it, which is white space like any other, RFC 9110 section 5.6.3. */
-function asksForUpgrade ({ headers }: Pick<IncomingMessage, 'headers'>): boolean {
-  return namesProtocols({ headers }) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
+function asksForUpgrade ({ headers }: IncomingMessage): boolean {
+  return namesProtocols(headers.upgrade) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
 }
 
 /** `Content-Length: 0` is no body before an upgraded stream. */

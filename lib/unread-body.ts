@@ -10,7 +10,7 @@ const MOST_BYTES = 1024 * 1024
 /** How long a client that sends more than that has to read the response, in milliseconds. */
 const LINGER = 2000
 
-/** Whether somebody is there who sees the end of a body himself, at his own pace. */
+/** Whether somebody is there who sees the end of it himself, at his own pace. */
 export function isRead (body: Readable): boolean {
   return body.readableFlowing === true || body.listenerCount('readable') > 0 || body.listenerCount('data') > 0
 }

@@ -6,6 +6,7 @@ import type { Http2Session } from '../http2-sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, hasEnd, holdEnd, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import { kCarrier } from '../symbols.ts'
+import { isRead } from '../unread-body.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from './count-output.ts'
@@ -142,7 +143,7 @@ export class Http2Carrier implements Carrier {
   discardInput (): void {
     const { stream, readable } = this
     this.#releaseEnd()
-    if (readable.readableFlowing === true || readable.listenerCount('readable') > 0 || readable.listenerCount('data') > 0) return
+    if (isRead(readable)) return
     if (readable !== stream) readable.unpipe()
     if (!this.#tunnel) this.#mostRead = Math.min(this.#mostRead, this.bytesRead + MOST_DISCARDED)
     stream.resume()

@@ -8,6 +8,7 @@ import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import { serialiseHead, type HeadFields } from '../accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
 import { kCarrier } from '../symbols.ts'
+import { isRead } from '../unread-body.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier, Owner } from './carrier.ts'
@@ -131,7 +132,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     this.releaseEnd()
     // A reader that is still there sees the end itself; resuming would take its backpressure away.
-    if (socket.readableFlowing === true || socket.listenerCount('readable') > 0 || socket.listenerCount('data') > 0) return
+    if (isRead(socket)) return
     socket.resume()
   }
 
