@@ -24,9 +24,11 @@ export interface Outcome {
   /** The least of each to the least of the first: others on the machine can only add to what a turn costs. */
   leastCpuRatio: number
   p99Ratio: Spread
+  /** Page faults of the server for one operation. */
+  faults: Spread
 }
 
-interface Round { rate: number, cpu: number, p99: number, loadShare: number }
+interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number }
 
 async function turn ({ target, fresh, load }: Contender): Promise<Round> {
   if (fresh === undefined) return once(target, load)
@@ -41,14 +43,15 @@ async function turn ({ target, fresh, load }: Contender): Promise<Round> {
 
 async function once (target: Target, load: LoadOptions): Promise<Round> {
   const client = await Client.start(target.port, load)
-  const before = await target.cpu()
+  const before = await target.used()
   const { operations, seconds, cpu, p99, failures } = await client.go()
-  const after = await target.cpu()
+  const after = await target.used()
   await client.stop()
   if (operations === 0 || failures > operations / 100) throw new Error(`${operations} operations, ${failures} failures`)
   return {
     rate: operations / seconds,
-    cpu: before === undefined || after === undefined ? NaN : (after - before) / operations,
+    cpu: before === undefined || after === undefined ? NaN : (after.cpu - before.cpu) / operations,
+    faults: before === undefined || after === undefined ? NaN : (after.faults - before.faults) / operations,
     p99,
     loadShare: cpu / seconds / 1e6
   }
@@ -77,6 +80,7 @@ export async function contest (contenders: Contender[], rounds: number, warmUp =
     rateRatio: ratios(values(at, 'rate'), values(0, 'rate')),
     leastCpuRatio: Math.min(...values(at, 'cpu')) / Math.min(...values(0, 'cpu')),
     cpuRatio: ratios(values(at, 'cpu'), values(0, 'cpu')),
-    p99Ratio: ratios(values(at, 'p99'), values(0, 'p99'))
+    p99Ratio: ratios(values(at, 'p99'), values(0, 'p99')),
+    faults: spread(values(at, 'faults'))
   }))
 }

@@ -18,9 +18,9 @@ export async function idle (name: ServerName, connections: number, request: stri
   // The first ones pay for code and for the heap's first growth.
   await (await open(200)).stop()
   const before = await server.ask('memory')
-  const cpuBefore = await server.cpu()
+  const { cpu: cpuBefore } = await server.used()
   const client = await open(connections)
-  const cpu = (await server.cpu() - cpuBefore) / connections
+  const cpu = ((await server.used()).cpu - cpuBefore) / connections
   const after = await server.ask('memory')
   const per = (what: 'rss' | 'heapUsed'): number => ((after[what] ?? 0) - (before[what] ?? 0)) / connections
   const result: Idle = { rss: per('rss'), heap: per('heapUsed'), cpu }

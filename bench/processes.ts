@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import type { Answer, Load, Question, ServerName } from './protocol.ts'
+import type { Answer, Load, Question, ServerName, Used } from './protocol.ts'
 
 const built = fileURLToPath(new URL('.', import.meta.url))
 export const sources = join(built, '..', '..', 'bench')
@@ -24,6 +24,12 @@ function adopt<Child extends ChildProcess> (child: Child): Child {
   child.once('exit', () => children.delete(child))
   return child
 }
+
+/**
+ * glibc gives the top of its heap back to the kernel whenever 128 KiB of it are free, and by chance of what lies there some
+ * processes get it back, page by page, for each chunk that they read. With this they keep it.
+ */
+const STEADY_ALLOCATOR = { MALLOC_TRIM_THRESHOLD_: String(256 * 1024 * 1024) }
 
 let name = 0
 
@@ -47,8 +53,8 @@ export function buildLoad (install: boolean): boolean {
 
 export interface Target {
   port: number
-  /** Of the server's process so far, in microseconds; undefined where it is several processes. */
-  cpu (): Promise<number | undefined>
+  /** By the server's process so far; undefined where it is several processes. */
+  used (): Promise<Used | undefined>
   stop (): void
 }
 
@@ -67,8 +73,17 @@ export class Server implements Target {
     })
   }
 
-  static async start (server: ServerName, ...rest: string[]): Promise<Server> {
-    const child = adopt(fork(join(built, 'server.js'), [server, ...rest], { execArgv: ['--expose-gc', ...profile(server)] }))
+  static start (server: ServerName, ...rest: string[]): Promise<Server> {
+    return Server.#start([server, ...rest], { ...process.env, ...STEADY_ALLOCATOR })
+  }
+
+  /** With glibc's allocator as it is. */
+  static startAsIs (server: ServerName): Promise<Server> {
+    return Server.#start([server], process.env)
+  }
+
+  static async #start (args: [ServerName, ...string[]], env: NodeJS.ProcessEnv): Promise<Server> {
+    const child = adopt(fork(join(built, 'server.js'), args, { env, execArgv: ['--expose-gc', ...profile(args[0])] }))
     const started = new Server(child)
     const [{ port }] = await once(child, 'message') as [{ port: number }]
     started.port = port
@@ -83,8 +98,8 @@ export class Server implements Target {
     })
   }
 
-  async cpu (): Promise<number> {
-    return (await this.ask('cpu')).cpu as number
+  async used (): Promise<Used> {
+    return await this.ask('used') as Used
   }
 
   stop (): void {
@@ -106,10 +121,10 @@ export async function startGo (): Promise<Target | undefined> {
   const [line] = await once(createInterface({ input: child.stdout }), 'line') as [string]
   return {
     port: Number(line),
-    async cpu () {
+    async used () {
       const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? []
       // Ticks of a hundredth of a second; the state is the first field behind the name.
-      return (Number(fields[11]) + Number(fields[12])) * 10_000
+      return { cpu: (Number(fields[11]) + Number(fields[12])) * 10_000, faults: Number(fields[7]) }
     },
     stop: () => child.kill('SIGKILL')
   }
@@ -130,7 +145,7 @@ export async function startSocat (upstream: number): Promise<Target | undefined>
     socket.destroy()
     if (up) break
   }
-  return { port, cpu: async () => undefined, stop: () => child.kill('SIGTERM') }
+  return { port, used: async () => undefined, stop: () => child.kill('SIGTERM') }
 }
 
 export interface LoadOptions {

@@ -1,19 +1,28 @@
 export type ServerName =
-  'net' | 'node' | 'fastify' | 'websocket' | 'duplex' | 'message' | 'http2' | 'http2-duplex' | 'pipes' | 'fastify-pipes' | 'tunnel'
+  'net' | 'node' | 'fastify' | 'websocket' | 'duplex' | 'duplex-no-probes' | 'message' | 'http2' | 'http2-fastify' | 'http2-duplex' |
+  'pipes' | 'fastify-pipes' | 'tunnel'
 
 export interface Question {
-  ask: 'cpu' | 'memory' | 'close'
+  ask: 'used' | 'memory' | 'close'
   id: number
 }
 
 /** Times of the processor in microseconds, sizes in bytes. */
 export interface Answer {
   cpu?: number
+  /** Page faults that needed no disk. */
+  faults?: number
   rss?: number
   heapUsed?: number
   external?: number
   alive?: Record<string, number>
   milliseconds?: number
+}
+
+/** What a server has used so far. */
+export interface Used {
+  cpu: number
+  faults: number
 }
 
 /** What the load did between "go" and its end. */

@@ -49,6 +49,12 @@ export function outcomeTable (outcomes: Outcome[]): string {
   ]))
 }
 
+export function faultsTable (outcomes: Outcome[]): string {
+  return table(['', 'operations/s', 'ratio', 'server CPU, µs', 'ratio', 'page faults'], outcomes.map(one => [
+    one.label, number(one.rate.median), ratio(one.rateRatio), number(one.cpu.median, 2), ratio(one.cpuRatio), number(one.faults.median, 2)
+  ]))
+}
+
 export function idleTable (idles: Record<string, Idle[]>): string {
   return table(['', 'RSS, bytes', 'ratio', 'heap, bytes', 'ratio', 'CPU to accept, µs'], Object.entries(idles).map(([name, runs]) => {
     const of = (what: 'rss' | 'heap' | 'cpu'): Spread => spread(runs.map(one => one[what]))
@@ -102,9 +108,13 @@ ${ms} ms in every round, one right after the other, in an order that is turned r
 route), after two that do not count (six for acceptance, which has the most code to be compiled). A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
 Server CPU is \`process.cpuUsage()\` (user and system) of the server's process for one operation, asked over IPC before and after a turn;
 in the bulk echo, on the plain route, for messages and for tunnels each turn has a process of its own, since two processes of the very same server
-differed by up to a factor of two there for as long as they lived (see \`node again\`, \`fastify again\`). Why was not found: the number of
-V8's collections differs as well, but does not go with the rate;
-opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
+differ there for as long as they live (see \`node again\`, \`fastify again\`); opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
+
+Node's servers run with \`MALLOC_TRIM_THRESHOLD_=268435456\`. Node reads into 64 KiB of memory that are new each time. glibc gives the top of its heap
+back to the kernel as soon as 128 KiB of it are free, and where that happens to be what was just read into, each read has to fetch it again,
+page by page. Whether it happens is a matter of what else lies on the heap, from process to process, and for as long as one lives: with the allocator
+as it is, two processes of bare Node differ by a factor of up to two, as the table with the page faults shows.
+The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do.
 
 The load is one thread of C over epoll ([load.c](load.c)); for HTTP/2 it is Node's own client. That it is not what is measured is seen in the last
 column, its own share of a core: in the first table it takes ${share('node')} % with bare Node, and waits the rest of the time${go ? '' : '. Go was not installed'}.
@@ -114,7 +124,7 @@ cores with everybody, and socat has one process for each connection, of which th
 ${sections.map(({ title, table }) => `## ${title}\n\n${table}`).join('\n\n')}
 
 RSS and heap are taken after a collection, before and after the connections are opened; what bare Node keeps is the socket alone.
-A connection keeps its request and reply: \`connection.reply\` is part of it, and the \`onResponse\` hooks and the last log line, which have both, come
+A connection keeps its request and reply: \`app.duplex.connections\` has it, and \`connection.reply\` is part of it; and the \`onResponse\` hooks and the last log line, which have both, come
 at its end. The parser goes back to Node's pool; of those that are counted a few stay there for the next connection.
 
 A quick run (\`npm run bench -- quick\`) takes for a bar that is known to be missed about what was measured here, and fails at 1.5 times that.

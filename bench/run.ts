@@ -9,7 +9,7 @@ import { join } from 'node:path'
 import { contest, type Contender, type Outcome } from './contest.ts'
 import { idle, keptAlive, type Idle } from './idle.ts'
 import { buildLoad, Server, sources, startGo, startSocat, type LoadOptions } from './processes.ts'
-import { barsTable, chart, growthTable, idleTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
+import { barsTable, chart, faultsTable, growthTable, idleTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
 import type { ServerName } from './protocol.ts'
 import { ratios, spread } from './statistics.ts'
 
@@ -130,7 +130,12 @@ function everybody (load: LoadOptions, size: number): Contender[] {
       ]
 }
 
-await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest(everybody({ connections: 64, ms }, 64), rounds), outcomes => {
+/** Another process of the same server: what the others differ by is to be seen beside that. */
+const nodeAgain = quick ? undefined : await Server.start('node')
+const pingPong = everybody({ connections: 64, ms }, 64)
+const again = (contenders: Contender[], target = nodeAgain): Contender[] =>
+  target === undefined ? [] : [{ ...contenders[0] as Contender, label: 'node again', target }]
+await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest([...pingPong, ...again(pingPong)], rounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
   return [...throughput('ping-pong', outcome), ...(quick ? [] : [bar('ping-pong, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
@@ -139,26 +144,35 @@ const servers: Record<string, ServerName> = {
   node: 'node', 'fastify-duplex': 'duplex', net: 'net', 'fastify without plugin': 'fastify', '@fastify/websocket': 'websocket', 'node again': 'node'
 }
 const echoes = everybody({ connections: 8, ms, depth: 4 }, 65536)
-await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest([
-  ...echoes, ...(quick ? [] : [{ ...echoes[0] as Contender, label: 'node again' }])
-].map(one => {
+const bulk = [...echoes, ...again(echoes)]
+const fresh = (start: (name: ServerName) => Promise<Server>): Contender[] => bulk.map(one => {
   const name = servers[one.label]
-  return name === undefined ? one : { ...one, fresh: () => Server.start(name) }
-}), freshRounds), outcomes => {
-  const outcome = named(outcomes, 'fastify-duplex')
-  return [...throughput('bulk echo', outcome, 1.5), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
+  return name === undefined ? one : { ...one, fresh: () => start(name) }
 })
+await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(name => Server.start(name)), freshRounds), outcomes => {
+  const outcome = named(outcomes, 'fastify-duplex')
+  return [...throughput('bulk echo', outcome, 1.15), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
+})
+if (!quick) {
+  await judged('The same with the allocator as it is', () => contest(fresh(name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
+}
+nodeAgain?.stop()
 
+const acceptances = everybody({ connections: 32, ms, mode: 'accept' }, 64)
+const probeless = quick ? undefined : await Server.start('duplex-no-probes')
 await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a time', () => contest([
-  ...everybody({ connections: 32, ms, mode: 'accept' }, 64),
+  ...acceptances,
+  ...(probeless === undefined ? [] : [{ ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0', target: probeless }]),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
 ], rounds, 6), outcomes => [
-  bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.6),
+  bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.5),
   ...(quick
     ? []
     : [bar('acceptance, rate against @fastify/websocket',
         ratios(named(outcomes, 'fastify-duplex').rates, named(outcomes, '@fastify/websocket').rates).median, 1.8, false)])
 ])
+
+probeless?.stop()
 
 const request = 'GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n'
 const reply = await replySize(main.fastify.port, request)
@@ -178,17 +192,19 @@ for (const [size, depth, connections] of quick ? [[64, 1, 64]] as const : [[64, 
   const load: LoadOptions = { connections, depth, ms, request: POST, payload: chunk(size), reply: size, chunked: true }
   await compared(`A message answered while it arrives: ${connections} connections, chunks of ${size} bytes`, () => contest([
     own('req.pipe(res)', 'message', message, load),
-    own('fastify-duplex', 'duplex', main.duplex, load)
+    own('fastify-duplex', 'duplex', main.duplex, load),
+    ...(quick ? [] : [own('fastify without plugin', 'fastify', main.fastify, load)])
   ], rounds), outcomes => throughput(`message of ${size} byte chunks`, named(outcomes, 'fastify-duplex'), 1.1))
 }
 message.stop()
 
-const http2 = [await Server.start('http2'), await Server.start('http2-duplex')] as const
+const http2 = [await Server.start('http2'), await Server.start('http2-duplex'), await Server.start('http2-fastify')] as const
 const streams: LoadOptions = { connections: 64, ms, reply: 64, http2: true }
 await compared('HTTP/2: 64 streams of one session, ping-pong of 64 bytes', () => contest([
   { label: 'http2', target: http2[0], load: streams },
-  { label: 'fastify-duplex', target: http2[1], load: streams }
-], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.3))
+  { label: 'fastify-duplex', target: http2[1], load: streams },
+  ...(quick ? [] : [{ label: 'fastify without plugin', target: http2[2], load: streams }])
+], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.4))
 for (const server of http2) server.stop()
 
 const idleConnections = quick ? 2000 : 10_000
@@ -249,7 +265,7 @@ for (const [size, depth, connections] of [[64, 1, 64], [65536, 4, 8]] as const) 
     joiner('tunnel()', 'tunnel'),
     ...(quick ? [] : [joiner('two pipes, beside Fastify', 'fastify-pipes')]),
     ...(socat === undefined ? [] : [{ label: 'socat', target: socat, load }])
-  ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), size === 64 ? 1.1 : 1.5))
+  ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), 1.15))
 }
 for (const server of [socat, go, websocket, ...Object.values(main)]) server?.stop()
 

@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Duplex } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import websocket from '@fastify/websocket'
-import duplex, { tunnel } from '../lib/index.ts'
+import duplex, { tunnel, type FastifyDuplexOptions } from '../lib/index.ts'
 import type { Answer, Question, ServerName } from './protocol.ts'
 
 const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
@@ -84,13 +84,45 @@ function twoPipes (socket: Duplex, head: Buffer): void {
   upstream.pipe(socket)
 }
 
+/** Any app has a plugin. With the first one V8 no longer compiles Node's `process.nextTick()` as well as in a process without. */
+async function withSomePlugin (app: FastifyInstance): Promise<void> {
+  await app.register(async () => {})
+}
+
+async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> {
+  const app = Fastify()
+  await app.register(duplex, options)
+  if (tracking) app.server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
+  app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable, reply }, request) => {
+    track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
+    readable.pipe(writable)
+  })
+  app.get('/graceful', { duplex: { kinds: ['upgrade'] } }, connection => {
+    const { readable, writable, draining } = connection
+    addAbortListener(draining, () => { void connection.close() })
+    readable.pipe(writable)
+  })
+  for (let route = 0; route < 98; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
+  app.get('/plain', () => ({ hello: 'world' }))
+  app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
+  return framework(app)
+}
+
 const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
   net: () => plain(net.createServer(socket => echo(socket, Buffer.alloc(0)))),
   node: () => plain(byHand()),
-  fastify: () => {
+  fastify: async () => {
     const app = Fastify()
+    await withSomePlugin(app)
     upgradeByHand(app.server, echo)
     app.get('/plain', () => ({ hello: 'world' }))
+    app.addContentTypeParser('*', (_request, _payload, done) => { done(null) })
+    app.post('/message', (request, reply) => {
+      const res = reply.hijack().raw
+      res.writeHead(200)
+      res.flushHeaders()
+      request.raw.pipe(res)
+    })
     return framework(app)
   },
   websocket: async () => {
@@ -101,24 +133,8 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
     })
     return framework(app)
   },
-  duplex: async () => {
-    const app = Fastify()
-    await app.register(duplex, { drainTimeout: 5000 })
-    if (tracking) app.server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
-    app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable, reply }, request) => {
-      track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
-      readable.pipe(writable)
-    })
-    app.get('/graceful', { duplex: { kinds: ['upgrade'] } }, connection => {
-      const { readable, writable, draining } = connection
-      addAbortListener(draining, () => { void connection.close() })
-      readable.pipe(writable)
-    })
-    for (let route = 0; route < 98; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
-    app.get('/plain', () => ({ hello: 'world' }))
-    app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
-    return framework(app)
-  },
+  duplex: () => duplexServer({ drainTimeout: 5000 }),
+  'duplex-no-probes': () => duplexServer({ drainTimeout: 5000, tcpKeepAlive: 0 }),
   message: () => plain(http.createServer((req: IncomingMessage, res: ServerResponse) => {
     res.writeHead(200)
     res.flushHeaders()
@@ -128,6 +144,16 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
     stream.respond({ ':status': 200 })
     stream.pipe(stream)
   })),
+  'http2-fastify': async () => {
+    const app = Fastify({ http2: true })
+    await withSomePlugin(app as unknown as FastifyInstance)
+    app.post('/message', (_request, reply) => {
+      const { stream } = reply.hijack().raw
+      stream.respond({ ':status': 200 })
+      stream.pipe(stream)
+    })
+    return framework(app as unknown as FastifyInstance)
+  },
   'http2-duplex': async () => {
     const app = Fastify({ http2: true })
     await app.register(duplex)
@@ -135,8 +161,9 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
     return framework(app as unknown as FastifyInstance)
   },
   pipes: () => plain(byHand(twoPipes)),
-  'fastify-pipes': () => {
+  'fastify-pipes': async () => {
     const app = Fastify()
+    await withSomePlugin(app)
     upgradeByHand(app.server, twoPipes)
     return framework(app)
   },
@@ -162,9 +189,9 @@ const server = await (servers[process.argv[2] as ServerName] as () => Listening 
 
 async function answer ({ ask }: Question): Promise<Answer> {
   switch (ask) {
-    case 'cpu': {
-      const { user, system } = process.cpuUsage()
-      return { cpu: user + system }
+    case 'used': {
+      const { userCPUTime, systemCPUTime, minorPageFault } = process.resourceUsage()
+      return { cpu: userCPUTime + systemCPUTime, faults: minorPageFault }
     }
     case 'memory': {
       const { rss, heapUsed, external } = await settled()

@@ -44,9 +44,24 @@ type Question = (place: Place) => number
 /** The duplex routes at one node of the router's tree, each with its bit in the masks that find-my-way selects handlers by. */
 class Place {
   readonly bits = new Map<string, number>()
+  /** One of them; where no route has constraints, the only one. */
+  one: DuplexRoute | undefined
+  readonly #routes: ReadonlyMap<string, DuplexRoute>
+
+  constructor (routes: ReadonlyMap<string, DuplexRoute>) {
+    this.#routes = routes
+  }
 
   set (id: string, bit: number): void {
+    const route = this.#routes.get(id) as DuplexRoute
+    // Other names of parameters make no other URL: one of two such routes would get no request.
+    for (const other of this.bits.keys()) {
+      if (other !== id && textOf((this.#routes.get(other) as DuplexRoute).constraints) === textOf(route.constraints)) {
+        throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(route.methods.join(', '), route.url)
+      }
+    }
     this.bits.set(id, bit)
+    this.one = route
   }
 
   get (asked: string | Question): number {
@@ -56,19 +71,19 @@ class Place {
 
 const ALL: Question = () => -1
 
+/** Where no route of the app has constraints. */
+const NONE: Readonly<Record<string, unknown>> = {}
+
 /** What the router finds at one node for one request. */
 class Choice {
   readonly #place: Place
   readonly #derived: Record<string, unknown>
   readonly #ask: (questions: Record<string, unknown>) => boolean
-  /** Where no route of the app has constraints, whatever is at a node is found. */
-  readonly #free: boolean
 
   constructor (place: Place, derived: Record<string, unknown>, ask: (questions: Record<string, unknown>) => boolean) {
     this.#place = place
     this.#derived = derived
     this.#ask = ask
-    this.#free = Object.keys(derived).length === 0
   }
 
   /** Of the handlers in a mask, the one that the router chooses: the last that it finds, in the order of their bits. */
@@ -86,10 +101,7 @@ class Choice {
 
   /** How many constraints the plain route has that the router chooses, or -1 without one. */
   plainConstraints (): number {
-    let plain = ~[...this.#place.bits.values()].reduce((mask, bit) => mask | bit, 0)
-    // One without constraints has the first bit of all.
-    if (this.#free) plain &= 1
-    const bit = this.last(plain)
+    const bit = this.last(~[...this.#place.bits.values()].reduce((mask, bit) => mask | bit, 0))
     if (bit === 0) return -1
     const derived = this.#derived
     // It has those without whose values it is not found.
@@ -97,7 +109,6 @@ class Choice {
   }
 
   #finds (mask: number, derived = this.#derived): boolean {
-    if (this.#free) return true
     // The router asks both constraints at each node, in this order.
     let at: Place | undefined
     const here = (place: Place): number => {
@@ -129,16 +140,16 @@ export class DuplexRoutes {
     }
     const strategy = (name: string, storage: () => unknown, deriveConstraint: (req: IncomingMessage) => unknown): object =>
       ({ name, storage, deriveConstraint, validate () {} })
-    app.addConstraintStrategy(strategy(PLACE, () => new Place(), () => ALL) as never)
+    app.addConstraintStrategy(strategy(PLACE, () => new Place(this.#routes), () => ALL) as never)
     // Where a value is derived for it no plain route is found, and where none is, no duplex route.
-    app.addConstraintStrategy({ ...strategy(ONLY, () => new Place(), claimed), mustMatchWhenDerived: true } as never)
+    app.addConstraintStrategy({ ...strategy(ONLY, () => new Place(this.#routes), claimed), mustMatchWhenDerived: true } as never)
     app.addConstraintStrategy(strategy(HOST, () => new HostStore(), hostOf) as never)
   }
 
   add (route: Omit<DuplexRoute, 'id'>): DuplexRoute {
     const id = `duplex-${this.#routes.size + 1}`
     for (const method of route.methods) {
-      const key = `${method} ${route.url} ${JSON.stringify(route.constraints, showRegExp)}`
+      const key = `${method} ${route.url} ${textOf(route.constraints)}`
       if (this.#keys.has(key)) throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(method, route.url)
       this.#keys.add(key)
     }
@@ -198,13 +209,9 @@ export class DuplexRoutes {
 
   #choose (req: IncomingMessage, method: string, url: string, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined {
     const derived = this.#derive(req)
-    const ask = (questions: Record<string, unknown>): boolean => {
-      const found = this.#app.findRoute({ method: method as 'GET', url, constraints: questions as never })
-      return found !== null && !isRoutersOwnAnswer(found)
-    }
     // The nodes for this URL, as far as the first at which a plain route is found.
     const places: Place[] = []
-    ask({
+    this.#ask(method, url, {
       ...derived,
       [PLACE]: (place: Place) => {
         places.push(place)
@@ -212,23 +219,34 @@ export class DuplexRoutes {
       }
     })
     for (const place of places) {
-      const choice = new Choice(place, derived, ask)
-      const routes = [...place.bits].map(([id, bit]) => {
-        const route = this.#routes.get(id) as DuplexRoute
-        return { route, bit, wish: wish(route) }
-      })
-      const last = (...wishes: Wish[]): DuplexRoute | undefined => {
-        const found = choice.last(routes.reduce((mask, { bit, wish }) => wishes.includes(wish) ? mask | bit : mask, 0))
-        return routes.find(({ bit }) => bit === found)?.route
-      }
-      const first = last('at-any-rate', 'unless-plain')
-      if (first === undefined) continue
-      const rival = choice.plainConstraints()
-      if (constraintsOf(first) > rival) return first
-      const second = last('at-any-rate')
-      return second !== undefined && constraintsOf(second) >= rival ? second : undefined
+      const route = derived === NONE
+        ? onlyOneAt(place, wish)
+        : this.#chosenAt(place, new Choice(place, derived, questions => this.#ask(method, url, questions)), wish)
+      if (route !== 'none-here') return route
     }
     return undefined
+  }
+
+  #ask (method: string, url: string, questions: Record<string, unknown>): boolean {
+    const found = this.#app.findRoute({ method: method as 'GET', url, constraints: questions as never })
+    return found !== null && !isRoutersOwnAnswer(found)
+  }
+
+  #chosenAt (place: Place, choice: Choice, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined | 'none-here' {
+    const routes = [...place.bits].map(([id, bit]) => {
+      const route = this.#routes.get(id) as DuplexRoute
+      return { route, bit, wish: wish(route) }
+    })
+    const last = (...wishes: Wish[]): DuplexRoute | undefined => {
+      const found = choice.last(routes.reduce((mask, { bit, wish }) => wishes.includes(wish) ? mask | bit : mask, 0))
+      return routes.find(({ bit }) => bit === found)?.route
+    }
+    const first = last('at-any-rate', 'unless-plain')
+    if (first === undefined) return 'none-here'
+    const rival = choice.plainConstraints()
+    if (constraintsOf(first) > rival) return first
+    const second = last('at-any-rate')
+    return second !== undefined && constraintsOf(second) >= rival ? second : undefined
   }
 
   /** Whether the router would answer this URL itself, without looking for a route. */
@@ -242,6 +260,7 @@ export class DuplexRoutes {
 
   /** The values the app's router derives from a request. It gets no value for a strategy that it does not use. */
   #derive (req: IncomingMessage): Record<string, unknown> {
+    if (this.#derivers.size === 0) return NONE
     const derived: Record<string, unknown> = {}
     for (const [name, derive] of this.#derivers) derived[name] = derive(req)
     return derived
@@ -269,27 +288,40 @@ export class DuplexRoutes {
   }
 
   #cheapTest (): RegExp | undefined {
+    const whole = new Set<string>()
     const prefixes = new Set<string>()
     for (const route of this.#routes.values()) {
       if (route.methods.every(method => method === 'CONNECT')) continue
       const constant = route.url.split(/[:*(]/, 1)[0] as string
       // Doubled slashes may be one to the router, in a route as in a request.
       const escaped = constant.replace(/\/+/g, '/').replace(/\/$/, '').replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')
-      prefixes.add(constant === route.url ? `${escaped}\\/?(?:[?#;]|$)` : escaped)
+      ;(constant === route.url ? whole : prefixes).add(escaped)
     }
-    if (prefixes.size === 0) return undefined
+    if (whole.size + prefixes.size === 0) return undefined
+    // What many URLs have in common is compared once, as long as each alternative is nothing but text.
+    const urls = [...prefixes]
+    if (whole.size > 0) urls.push(`(?:${[...whole].join('|')})\\/?(?:[?#;]|$)`)
     // A URL in another form (absolute, escaped, with doubled slashes) is for the router to tell.
-    return new RegExp(`^(?:${[...prefixes].join('|')})|^[^/]|^[^?#]*(?:%|\\/\\/)`, this.#options.caseSensitive ? '' : 'i')
+    return new RegExp(`^(?:${urls.join('|')})|^[^/]|^[^?#]*(?:%|\\/\\/)`, this.#options.caseSensitive ? '' : 'i')
   }
 }
 
-function showRegExp (_key: string, value: unknown): unknown {
-  return value instanceof RegExp ? String(value) : value
+function textOf (constraints: DuplexRoute['constraints']): string {
+  return JSON.stringify(constraints, (_name, value: unknown) => value instanceof RegExp ? String(value) : value)
 }
 
 /** As the app's router has it. */
 function hostOf ({ headers }: IncomingMessage): unknown {
   return headers.host || headers[':authority']
+}
+
+/** The same where no route has constraints. */
+function onlyOneAt ({ one, bits }: Place, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined | 'none-here' {
+  const route = one as DuplexRoute
+  const wished = wish(route)
+  if (wished === 'no') return 'none-here'
+  // The first bit is that of a route without any constraint: of a plain one, if there is one.
+  return wished === 'at-any-rate' || bits.get(route.id) === 1 ? route : undefined
 }
 
 /** How specific a route is, to the router. */

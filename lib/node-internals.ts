@@ -336,16 +336,37 @@ export function outliveServerEnd (socket: Duplex): void {
   socket.on('end', () => { Object.assign(socket, { end, destroy }) })
 }
 
+/** On a message: who is told when it has arrived whole, and the `push()` that was there before. */
+const kWhole = Symbol('fastify-duplex.whole')
+
+interface Arriving extends IncomingMessage {
+  [kWhole]: { arrived: (() => void) | undefined, push: IncomingMessage['push'] }
+}
+
 /** Calls once when a message has arrived whole, whether or not anybody reads it. */
 export function onWhole (message: IncomingMessage, arrived: () => void): void {
-  const { push } = message
-  message.push = (chunk: unknown, encoding?: BufferEncoding) => {
-    if (chunk === null) {
-      message.push = push
-      if (message.complete) arrived()
+  const whole = (message as Partial<Arriving>)[kWhole]
+  if (whole === undefined) {
+    (message as Arriving)[kWhole] = { arrived, push: message.push }
+    message.push = pushUntilWhole
+  } else {
+    const { arrived: others } = whole
+    whole.arrived = () => {
+      others?.()
+      arrived()
     }
-    return push.call(message, chunk, encoding)
   }
+}
+
+/** The same function for all messages: V8 makes nothing of a call that has another target on each. */
+function pushUntilWhole (this: Arriving, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const whole = this[kWhole]
+  if (chunk === null) {
+    const { arrived } = whole
+    whole.arrived = undefined
+    if (this.complete) arrived?.()
+  }
+  return whole.push.call(this, chunk, encoding)
 }
 
 /**

@@ -32,6 +32,7 @@ export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
   readonly #unreadFor: Milliseconds
   #answerer: Answerer | undefined
+  #released = false
 
   /** @param unreadFor how long a client may take nothing of it */
   constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer, unreadFor = UNREAD_FOR) {
@@ -84,7 +85,11 @@ export class RefusalResponse extends ServerResponse {
     this.#answerer = undefined
     this.detachSocket(this.socket as never)
     this.statusCode = statusCode
-    silence(this)
+    this.#released = true
+  }
+
+  static isReleased (res: RefusalResponse): boolean {
+    return res.#released
   }
 
   /** The same function for all responses. */
@@ -113,6 +118,22 @@ const SILENT: PropertyDescriptorMap = {
 }
 
 const SILENCED = Object.keys(SILENT)
+
+// A released response is silent like others, and needs no other prototype: that would cost as much as a read of the socket.
+for (const name of SILENCED) {
+  const silent: unknown = SILENT[name]?.value
+  const loud = Object.getOwnPropertyDescriptor(RefusalResponse.prototype, name)?.value as unknown
+  const usual = (res: RefusalResponse): unknown => loud ?? Reflect.get(ServerResponse.prototype, name, res)
+  Object.defineProperty(RefusalResponse.prototype, name, typeof silent !== 'function'
+    ? { configurable: true, get (this: RefusalResponse) { return RefusalResponse.isReleased(this) ? silent : usual(this) } }
+    : {
+        configurable: true,
+        writable: true,
+        value (this: RefusalResponse, ...args: unknown[]): unknown {
+          return Reflect.apply(RefusalResponse.isReleased(this) ? silent : usual(this) as () => unknown, this, args)
+        }
+      })
+}
 
 /** By the prototype of a response: one that is silent. */
 const silentPrototypes = new WeakMap<object, object>()

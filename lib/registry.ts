@@ -4,6 +4,7 @@ import type { Duplex } from 'node:stream'
 import type { Claim } from './claim.ts'
 import type { Connection } from './connection.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from './errors.ts'
+import { LiveSet } from './live-set.ts'
 import { Slots } from './slots.ts'
 import type { PluginSettings } from './options.ts'
 import type { DuplexClosed, Milliseconds } from '../types/index.ts'
@@ -16,13 +17,13 @@ const channels = {
 
 /** Everything of one server that is alive: its connections, and what is on its way to be one, or to be refused. */
 export class Registry {
-  readonly connections = new Set<Connection>()
+  readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
   draining = false
   /** Sockets that left HTTP, from the claim to their end, those of refused requests included. */
-  readonly #sockets = new Set<Duplex>()
+  readonly #sockets = new LiveSet<Duplex>()
   /** Requests that stay with Node, until both their messages have ended. */
-  readonly #requests = new Set<Claim>()
+  readonly #requests = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined

@@ -239,30 +239,38 @@ function carrierOf (claim: Claim, reply: FastifyReply): Carrier | undefined {
 }
 
 function runAuto (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): unknown {
-  const run = (): void => {
-    let result: unknown
-    try {
-      result = handler.call(app, connection, request)
-    } catch (error) {
-      connection.handlerFailed(error)
-      return
-    }
-    own(connection, result)
-  }
-  // When a hook threw Fastify answers; when the client went away there is nobody to answer.
-  const failed = (error: unknown): unknown => {
-    if (!connection.answered) throw error
-    return elsewhere(connection)
-  }
   let accepting: void | Promise<void>
   try {
     accepting = connection.acceptNow({})
   } catch (error) {
-    failed(error)
+    notAccepted(connection, error)
+    return undefined
+  }
+  if (accepting === undefined) {
+    runAccepted(app, handler, connection, request)
+    return undefined
+  }
+  return accepting.then(
+    () => runAccepted(app, handler, connection, request),
+    (error: unknown) => notAccepted(connection, error)
+  )
+}
+
+function runAccepted (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest): void {
+  let result: unknown
+  try {
+    result = handler.call(app, connection, request)
+  } catch (error) {
+    connection.handlerFailed(error)
     return
   }
-  if (accepting !== undefined) return accepting.then(run, failed)
-  run()
+  own(connection, result)
+}
+
+/** When a hook threw Fastify answers; when the client went away there is nobody to answer. */
+function notAccepted (connection: Connection, error: unknown): unknown {
+  if (!connection.answered) throw error
+  return elsewhere(connection)
 }
 
 /** The handler's promise is the connection's owner. */

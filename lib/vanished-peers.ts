@@ -1,3 +1,5 @@
+import { LiveSet } from './live-set.ts'
+
 /** How often peers that may have vanished unseen are looked for, in milliseconds. */
 const EVERY = 1000
 
@@ -7,7 +9,7 @@ export interface Watched {
   lookForPeer (): void
 }
 
-const watched = new Set<Watched>()
+const watched = new LiveSet<Watched>()
 let timer: NodeJS.Timeout | undefined
 
 /** One timer for all of them, as long as there are any. */

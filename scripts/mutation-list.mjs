@@ -81,6 +81,14 @@ export const mutations = [
   { file: 'duplex-routes.ts', find: 'if (bit === 0) return -1', replace: 'return -1', breaks: 'a plain route at the same URL is forgotten', tests: ['routing'], ci: true },
   { file: 'duplex-routes.ts', find: 'if (constraintsOf(first) > rival) return first', replace: 'return first', breaks: 'a more specific plain route loses its requests', tests: ['routing'] },
   { file: 'duplex-routes.ts', find: 'at === this.#place ? mask : 0', replace: 'mask', breaks: 'a route at another node of the router is taken for one at this', tests: ['routing'] },
+  { file: 'duplex-routes.ts', find: "if (wished === 'no') return 'none-here'", replace: '', breaks: 'a route that is alone at its URL takes requests that it does not want', tests: ['routing'] },
+  { file: 'duplex-routes.ts', find: "wished === 'at-any-rate' || bits.get(route.id) === 1 ? route : undefined", replace: 'route', breaks: 'a plain route at the same URL loses its requests', tests: ['routing'] },
+  { file: 'duplex-routes.ts', find: "wished === 'at-any-rate' || bits.get(route.id) === 1 ?", replace: "wished === 'at-any-rate' ?", breaks: 'a route that is alone at its URL gets no message and no hijack', tests: ['routing'], by: 'hang' },
+  { file: 'duplex-routes.ts', find: 'if (this.#derivers.size === 0) return NONE', replace: 'return NONE', breaks: 'constraints are not asked', tests: ['routing'] },
+  { file: 'live-set.ts', find: '      this.#members[place] = last\n', replace: '', breaks: 'what is removed takes another with it', tests: ['live-set'] },
+  { file: 'live-set.ts', find: 'if (this.has(member)) yield member', replace: 'yield member', breaks: 'a drain tells connections that are gone', tests: ['live-set'] },
+  { file: 'live-set.ts', find: 'if (this.has(member)) return', replace: '', breaks: 'a socket that is added twice keeps close() waiting', tests: ['live-set'] },
+  { file: 'duplex-routes.ts', find: 'if (other !== id && textOf(', replace: 'if (false && textOf(', breaks: 'of two routes whose parameters only have other names one is silently lost', tests: ['routing'] },
   { file: 'duplex-routes.ts', find: "name === 'host' ? host : name", replace: 'name', breaks: 'regular expressions for hosts of plain routes hide those of duplex routes', tests: ['routing'] },
   { file: 'duplex-routes.ts', find: ".replace(/\\/+/g, '/')", replace: '', breaks: 'a URL that was declared with doubled slashes is not found', tests: ['routing'] },
   { file: 'duplex-routes.ts', find: "this.#options.caseSensitive ? '' : 'i'", replace: "''", breaks: 'case-insensitive routing does not hold for duplex routes', tests: ['routing'] },
@@ -102,7 +110,7 @@ export const mutations = [
   // Refusals
   { file: 'refusal.ts', find: "headers = { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }", replace: "headers = { ...fields, Connection: 'keep-alive' }", breaks: 'a refusal says keep-alive', tests: ['refusal'], ci: true },
   { file: 'refusal.ts', find: 'return status < 200 || (status < 300 && this.#connect)', replace: 'return false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'], ci: true },
-  { file: 'refusal.ts', find: '    silence(this)', replace: '', breaks: 'a late write to the raw response is kept or sent', tests: ['acceptance', 'accept-manual', 'hostile'], by: 'crash' },
+  { file: 'refusal.ts', find: '    this.#released = true', replace: '', breaks: 'a late write to the raw response is kept or sent', tests: ['acceptance', 'accept-manual', 'hostile'], by: 'crash' },
   { file: 'lingering-close.ts', find: '  socket.end()', replace: '', breaks: 'a refused client is not told of the end', tests: ['refusal'], by: 'hang' },
   { file: 'lingering-close.ts', find: 'setTimeout(() => socket.destroy(), LONGEST)', replace: 'setTimeout(() => {}, LONGEST)', breaks: 'refused clients that never close stay', tests: ['refusal'], by: 'hang' },
   { file: 'lingering-close.ts', find: 'if (left < 0) socket.destroy()', replace: '', breaks: 'what a refused client sends is read without bound', tests: ['refusal'] },
@@ -228,5 +236,5 @@ export const mutations = [
   { file: 'carriers/message-carrier.ts', find: '      if (!this.#lingering) req.resume()', replace: '', breaks: 'a message that its handler has closed and pauses stays on the wire', tests: ['message'] },
   { file: 'claim.ts', find: '      whole?.()\n      check()', replace: '      whole?.()', breaks: 'close() waits for a message that arrived and is never read', tests: ['message', 'shutdown'], by: 'hang' },
   { file: 'registry.ts', find: '      if (claim.gone) this.#requests.delete(claim)\n      else claim.cut()', replace: '      claim.cut()', breaks: 'the end of a drain waits for a request that is gone', tests: ['message', 'shutdown'], survives: 'by all ways that are known a request that is gone has left the list by then' },
-  { file: 'carriers/message-carrier.ts', find: '    const { push } = req\n', replace: '    const push = Readable.prototype.push\n', breaks: 'what was put in the place of push() before is lost', tests: ['message'], by: 'hang' }
+  { file: 'carriers/message-carrier.ts', find: '    this.usualPush = req.push\n', replace: '    this.usualPush = Readable.prototype.push\n', breaks: 'what was put in the place of push() before is lost', tests: ['message'], by: 'hang' }
 ]

@@ -129,10 +129,11 @@ for (const order of ['before', 'after'] as const) {
     }
     const { app, connect } = await serve(t, { transport, ...(order === 'before' ? { before: own } : {}) }, app => {
       app.get('/echo', { duplex: true }, echo)
+      app.get('/other', { duplex: { kinds: ['upgrade'], protocols: ['bar'] } }, echo)
       app.get('/plain', async () => 'plain')
     })
     if (order === 'after') own(app)
-    for (const url of ['/unknown', '/plain']) {
+    for (const url of ['/unknown', '/plain', '/other']) {
       const theirs = await connect()
       theirs.send(request(`GET ${url}`, ...UPGRADE) + 'TAIL')
       t.equal((await theirs.head()).line, 'HTTP/1.1 101 Mine')
@@ -142,7 +143,7 @@ for (const order of ['before', 'after'] as const) {
     ours.send(request('GET /echo', ...UPGRADE) + 'TAIL')
     t.match(await ours.head(), { status: 101, headers: { upgrade: 'foo' } })
     t.equal(await ours.until('TAIL'), 'TAIL')
-    t.same(seen, ['/unknown TAIL', '/plain TAIL'])
+    t.same(seen, ['/unknown TAIL', '/plain TAIL', '/other TAIL'])
   }, ways)
 
   t.test(`R4 h2c and its like stay ordinary requests beside an 'upgrade' listener added ${order} the plugin`, async t => {
@@ -997,6 +998,20 @@ t.test('boot: a second duplex route for the same method, URL and constraints fai
   t.throws(() => route({ constraints: { host: /a/ } }), { code: 'FST_ERR_DUPLEX_DUPLICATED_ROUTE' })
   app.post('/it', { duplex: true }, echo)
   t.throws(() => app.route({ method: ['PUT', 'POST'], url: '/it', duplex: true, handler: echo }), { code: 'FST_ERR_DUPLEX_DUPLICATED_ROUTE' })
+})
+
+t.test('boot: nor may two duplex routes differ in the names of their parameters alone, as plain ones may not', async t => {
+  for (const constraints of [{}, { host: 'a' }]) {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    await app.register(duplex)
+    app.post('/:one/it', { duplex: { kinds: ['upgrade'] }, constraints }, echo)
+    app.get('/:two/it', { duplex: true, constraints }, echo)
+    app.post('/:two/it', { duplex: true, constraints: { host: 'b' } }, echo)
+    t.throws(() => app.post('/:three/it', { duplex: { kinds: ['message'] }, constraints }, echo), {
+      code: 'FST_ERR_DUPLEX_DUPLICATED_ROUTE', message: /POST \/:three\/it/
+    })
+  }
 })
 
 const later = {

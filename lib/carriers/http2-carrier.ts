@@ -40,6 +40,8 @@ export class Http2Carrier implements Carrier {
   peerError: Error | undefined
   localError: Error | undefined
   owner: Owner | undefined
+  /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
+  readonly usualPush: ServerHttp2Stream['push']
   /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
   readonly #tunnel: boolean
   readonly #far: boolean
@@ -68,6 +70,7 @@ export class Http2Carrier implements Carrier {
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
     ;(stream as Carried)[kCarrier] = this
+    this.usualPush = stream.push
     stream.push = push
     if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
     else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
@@ -117,7 +120,7 @@ export class Http2Carrier implements Carrier {
     this.bytesRead = stream.readableLength
     Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
-    countOutput(stream, bytes => { this.bytesWritten += bytes }, true)
+    countOutput(stream, this, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
     // Where nothing can come any more, a read would only tell of the end before anybody listens.
     if (!this.inputEnded || stream.readableLength > 0) {
@@ -335,10 +338,10 @@ function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolea
   const carrier = this[kCarrier] as Http2Carrier
   if (chunk !== null) carrier.inputHasCome(chunk as Buffer)
   else if (!carrier.inputHasEnded()) return false
-  return prototypeOf(this).push.call(this, chunk, encoding)
+  return carrier.usualPush.call(this, chunk, encoding)
 }
 
-type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy' | 'push'>
+type Methods = Pick<ServerHttp2Stream, 'respond' | 'destroy'>
 
 function prototypeOf (stream: ServerHttp2Stream): Methods {
   return Object.getPrototypeOf(stream) as Methods

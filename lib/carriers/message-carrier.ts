@@ -6,6 +6,7 @@ import type { Milliseconds } from '../../types/index.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
 import { bytesInFlight, clearFields, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { HeadFields } from '../accept-head.ts'
+import { kCarrier } from '../symbols.ts'
 import { discardBody, isRead } from '../unread-body.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier, Owner } from './carrier.ts'
@@ -26,6 +27,8 @@ export class MessageCarrier implements Carrier {
   peerError: Error | undefined
   localError: Error | undefined
   owner: Owner | undefined
+  /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
+  usualPush: IncomingMessage['push'] | undefined
   readonly #req: IncomingMessage
   /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
   readonly #socket: Socket
@@ -97,7 +100,7 @@ export class MessageCarrier implements Carrier {
     iterateWithoutDestroying(this.readable)
     if (this.readable !== this.#req) iterateWithoutDestroying(this.#req)
     this.#countInput()
-    countOutput(this.writable, bytes => { this.bytesWritten += bytes })
+    countOutput(this.writable, this)
     this.#watchDestroy()
   }
 
@@ -155,18 +158,11 @@ export class MessageCarrier implements Carrier {
 
   #countInput (): void {
     const req = this.#req
-    const { push } = req
     // What came before acceptance is in the buffer already.
     this.bytesRead = req.readableLength
-    req.push = (chunk: unknown, encoding?: BufferEncoding) => {
-      if (chunk === null) {
-        // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
-        process.nextTick(() => this.owner?.progressed())
-      } else {
-        this.bytesRead += (chunk as Buffer).length
-      }
-      return push.call(req, chunk, encoding)
-    }
+    this.usualPush = req.push
+    ;(req as Carried)[kCarrier] = this
+    req.push = push
   }
 
   /** Tells a stream that the app destroyed from one that the peer broke: then its socket is gone already. */
@@ -194,6 +190,19 @@ export class MessageCarrier implements Carrier {
       return socket
     }
   }
+}
+
+interface Carried extends IncomingMessage {
+  [kCarrier]?: MessageCarrier
+}
+
+/** The same function for all requests. */
+function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const carrier = this[kCarrier] as MessageCarrier
+  // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
+  if (chunk === null) process.nextTick(() => carrier.owner?.progressed())
+  else carrier.bytesRead += (chunk as Buffer).length
+  return (carrier.usualPush as IncomingMessage['push']).call(this, chunk, encoding)
 }
 
 function aborted (): Error {
