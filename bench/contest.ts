@@ -6,6 +6,8 @@ export interface Contender {
   target: Target
   /** A process of its own for every turn, in place of `target`. */
   fresh?: () => Promise<Target>
+  /** How many turns such a process has that do not count, before the one that does. */
+  practice?: number
   load: LoadOptions
 }
 
@@ -30,11 +32,11 @@ export interface Outcome {
 
 interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number }
 
-async function turn ({ target, fresh, load }: Contender): Promise<Round> {
+async function turn ({ target, fresh, practice = 1, load }: Contender): Promise<Round> {
   if (fresh === undefined) return once(target, load)
   const own = await fresh()
   try {
-    await once(own, load)
+    for (let time = 0; time < practice; time++) await once(own, load)
     return await once(own, load)
   } finally {
     own.stop()

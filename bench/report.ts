@@ -103,17 +103,18 @@ ${barsTable(bars)}
 
 ## How
 
-Every server and the load are processes of their own. In a comparison all servers run from the beginning; each has its turn of
-${ms} ms in every round, one right after the other, in an order that is turned round each time; ${rounds} rounds (twice as many for the plain
-route), after two that do not count (six for acceptance, which has the most code to be compiled). A ratio is that of two turns in the same round; shown are the median of these ratios, and the quartiles in brackets.
-Server CPU is \`process.cpuUsage()\` (user and system) of the server's process for one operation, asked over IPC before and after a turn;
-in the bulk echo, on the plain route, for messages and for tunnels each turn has a process of its own, since two processes of the very same server
-differ there for as long as they live (see \`node again\`, \`fastify again\`); opening the connections is not in it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
+Every server and the load are processes of their own. Each contender has its turn of ${ms} ms in every round, one right after the other, in an
+order that is turned round each time; ${rounds} rounds (twice as many for the plain route). A ratio is that of two turns in the same round; shown are
+the median of these ratios, and the quartiles in brackets. Server CPU is that of the server's process (user and system) for one operation, asked over
+IPC before and after a turn. Two processes of the very same server differ for as long as they live, by how V8 has compiled what they do: each turn
+of a server of Node's has a process of its own, which has practised for one turn or two before, for acceptance, which has the most code, for four.
+What noise is left is to be seen where a server runs against itself (\`node again\` and the like). Opening the connections is not in
+it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
 
 Node's servers run with \`MALLOC_TRIM_THRESHOLD_=268435456\`. Node reads into 64 KiB of memory that are new each time. glibc gives the top of its heap
 back to the kernel as soon as 128 KiB of it are free, and where that happens to be what was just read into, each read has to fetch it again,
 page by page. Whether it happens is a matter of what else lies on the heap, from process to process, and for as long as one lives: with the allocator
-as it is, two processes of bare Node differ by a factor of up to two, as the table with the page faults shows.
+as it is, two processes of bare Node differ by a factor of up to two, and a turn costs what its page faults cost, as the table with these shows.
 The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do.
 
 The load is one thread of C over epoll ([load.c](load.c)); for HTTP/2 it is Node's own client. That it is not what is measured is seen in the last

@@ -1,4 +1,4 @@
-// npm run bench            everything, about five minutes; writes bench/RESULTS.md and bench/results.svg
+// npm run bench            everything, about eight minutes; writes bench/RESULTS.md and bench/results.svg
 // npm run bench -- quick   a guard against gross regressions, under three minutes; writes nothing
 //   --install-compiler     gets a C compiler by apt-get where there is none
 import { once } from 'node:events'
@@ -130,39 +130,52 @@ function everybody (load: LoadOptions, size: number): Contender[] {
       ]
 }
 
+/** Two processes of one server differ for as long as they live, by how V8 has compiled them: each turn has its own. */
+const servers: Record<string, ServerName> = {
+  node: 'node',
+  'fastify-duplex': 'duplex',
+  net: 'net',
+  'fastify without plugin': 'fastify',
+  '@fastify/websocket': 'websocket',
+  'node again': 'node',
+  'fastify-duplex, tcpKeepAlive: 0': 'duplex-no-probes'
+}
+const fresh = (contenders: Contender[], practice: number, start = (name: ServerName): Promise<Server> => Server.start(name)): Contender[] =>
+  contenders.map(one => {
+    const name = servers[one.label]
+    return name === undefined ? one : { ...one, practice, fresh: () => start(name) }
+  })
+/** Where the least of many turns counts one process will do. */
+const freshUnlessQuick: typeof fresh = (contenders, ...rest) => quick ? contenders : fresh(contenders, ...rest)
+
 /** Another process of the same server: what the others differ by is to be seen beside that. */
 const nodeAgain = quick ? undefined : await Server.start('node')
 const pingPong = everybody({ connections: 64, ms }, 64)
 const again = (contenders: Contender[], target = nodeAgain): Contender[] =>
   target === undefined ? [] : [{ ...contenders[0] as Contender, label: 'node again', target }]
-await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest([...pingPong, ...again(pingPong)], rounds), outcomes => {
+await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest(freshUnlessQuick([...pingPong, ...again(pingPong)], 2), rounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
   return [...throughput('ping-pong', outcome), ...(quick ? [] : [bar('ping-pong, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
 
-const servers: Record<string, ServerName> = {
-  node: 'node', 'fastify-duplex': 'duplex', net: 'net', 'fastify without plugin': 'fastify', '@fastify/websocket': 'websocket', 'node again': 'node'
-}
 const echoes = everybody({ connections: 8, ms, depth: 4 }, 65536)
 const bulk = [...echoes, ...again(echoes)]
-const fresh = (start: (name: ServerName) => Promise<Server>): Contender[] => bulk.map(one => {
-  const name = servers[one.label]
-  return name === undefined ? one : { ...one, fresh: () => start(name) }
-})
-await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(name => Server.start(name)), freshRounds), outcomes => {
+await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(bulk, 1), freshRounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
   return [...throughput('bulk echo', outcome, 1.15), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
 if (!quick) {
-  await judged('The same with the allocator as it is', () => contest(fresh(name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
+  await judged('The same with the allocator as it is', () => contest(fresh(bulk, 1, name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
 }
 nodeAgain?.stop()
 
 const acceptances = everybody({ connections: 32, ms, mode: 'accept' }, 64)
 const probeless = quick ? undefined : await Server.start('duplex-no-probes')
 await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a time', () => contest([
-  ...acceptances,
-  ...(probeless === undefined ? [] : [{ ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0', target: probeless }]),
+  ...freshUnlessQuick([
+    ...acceptances,
+    ...(probeless === undefined ? [] : [{ ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0', target: probeless }])
+  ], 4),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
 ], rounds, 6), outcomes => [
   bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.5),
@@ -201,9 +214,9 @@ message.stop()
 const http2 = [await Server.start('http2'), await Server.start('http2-duplex'), await Server.start('http2-fastify')] as const
 const streams: LoadOptions = { connections: 64, ms, reply: 64, http2: true }
 await compared('HTTP/2: 64 streams of one session, ping-pong of 64 bytes', () => contest([
-  { label: 'http2', target: http2[0], load: streams },
-  { label: 'fastify-duplex', target: http2[1], load: streams },
-  ...(quick ? [] : [{ label: 'fastify without plugin', target: http2[2], load: streams }])
+  own('http2', 'http2', http2[0], streams),
+  own('fastify-duplex', 'http2-duplex', http2[1], streams),
+  ...(quick ? [] : [own('fastify without plugin', 'http2-fastify', http2[2], streams), own('http2 again', 'http2', http2[0], streams)])
 ], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.4))
 for (const server of http2) server.stop()
 
