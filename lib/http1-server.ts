@@ -71,30 +71,30 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
     if (answered?.accepted === true || (received?.accepted === true && !received.req.complete)) socket.destroy(error)
   })
 
-  // Node emits what left HTTP to all listeners alike; those of others must not see what is ours.
-  const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
-  server.emit = function (this: Server, event: string | symbol, ...args: unknown[]) {
-    if (event === 'upgrade' || event === 'connect') {
-      const req = args[0] as Leaving
-      const verdict = req[kVerdict]
-      if (verdict !== undefined && verdict.then !== 'hand-over') {
-        req[kVerdict] = undefined
-        receive(verdict, req, args[1] as HttpSocket, args[2] as Buffer)
-        return true
-      }
-    } else if (event === 'request') {
-      const req = args[0] as IncomingMessage
-      const claim = claimOf(req)
+  // Node emits what left HTTP to all listeners alike; those of others must not see what is ours. Every request of the
+  // server comes by here: V8 passes `arguments` on without making an array of them.
+  const emit = server.emit as (...all: unknown[]) => boolean
+  server.emit = function (this: Server, event: string | symbol, first?: unknown, second?: unknown, third?: unknown) {
+    if (event === 'request') {
+      const claim = claimOf(first as IncomingMessage)
       // A stream of HTTP/2 on the same port is not for us.
-      if (claim !== undefined && req.httpVersionMajor === 1) {
-        follow(claim, args[1] as ServerResponse)
-        emit.call(this, event, ...args)
+      if (claim !== undefined && claim.req.httpVersionMajor === 1) {
+        follow(claim, second as ServerResponse)
+        emit.apply(this, arguments as unknown as unknown[])
         claim.routed()
         return true
       }
+    } else if (event === 'upgrade' || event === 'connect') {
+      const req = first as Leaving
+      const verdict = req[kVerdict]
+      if (verdict !== undefined && verdict.then !== 'hand-over') {
+        req[kVerdict] = undefined
+        receive(verdict, req, second as HttpSocket, third as Buffer)
+        return true
+      }
     }
-    return emit.call(this, event, ...args)
-  }
+    return emit.apply(this, arguments as unknown as unknown[])
+  } as typeof server.emit
 
   /** The request of a duplex route that stays with Node, from here on until it is over. */
   function follow (claim: Claim, res: ServerResponse): void {
