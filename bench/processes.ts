@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { createInterface, type Interface } from 'node:readline'
 import { fileURLToPath } from 'node:url'
-import type { Answer, Load, Question, ServerName, Used } from './protocol.ts'
+import type { Answer, Injections, Load, Question, ServerName, Used } from './protocol.ts'
 
 const built = fileURLToPath(new URL('.', import.meta.url))
 export const sources = join(built, '..', '..', 'bench')
@@ -116,8 +116,17 @@ function profile (server: string): string[] {
 export async function startGo (): Promise<Target | undefined> {
   const binary = join(built, 'hijack')
   const { status } = spawnSync('go', ['build', '-o', binary, join(sources, 'peers', 'hijack.go')], { env: { ...process.env, GO111MODULE: 'off' } })
-  if (status !== 0) return undefined
-  const child = adopt(spawn(binary, { stdio: ['ignore', 'pipe', 'inherit'] }))
+  return status === 0 ? startOther(binary) : undefined
+}
+
+/** Another runtime with Node's `http`, where it is installed. */
+export async function startRuntime (runtime: 'bun' | 'deno'): Promise<Target | undefined> {
+  if (spawnSync(runtime, ['--version']).status !== 0) return undefined
+  return startOther(runtime, ...(runtime === 'deno' ? ['run', '--allow-all'] : []), join(sources, 'peers', 'upgrade.mjs'))
+}
+
+async function startOther (command: string, ...args: string[]): Promise<Target> {
+  const child = adopt(spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] }))
   const [line] = await once(createInterface({ input: child.stdout }), 'line') as [string]
   return {
     port: Number(line),
@@ -128,6 +137,13 @@ export async function startGo (): Promise<Target | undefined> {
     },
     stop: () => child.kill('SIGKILL')
   }
+}
+
+/** In a process of its own, which is its own load. */
+export async function injections (ms: number, rounds: number): Promise<Injections[]> {
+  const child = adopt(fork(join(built, 'injections.js'), [String(ms), String(rounds)], { env: { ...process.env, ...STEADY_ALLOCATOR } }))
+  const [all] = await once(child, 'message') as [Injections[]]
+  return all
 }
 
 /** socat, where it is installed: one process for each connection. */

@@ -25,6 +25,15 @@ export interface Used {
   faults: number
 }
 
+/** Of each turn of one way to inject. */
+export interface Injections {
+  label: string
+  /** Injections in a second. */
+  rates: number[]
+  /** Microseconds for each. */
+  cpus: number[]
+}
+
 /** What the load did between "go" and its end. */
 export interface Load {
   operations: number

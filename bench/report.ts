@@ -1,7 +1,8 @@
 import { cpus } from 'node:os'
 import type { Outcome } from './contest.ts'
 import type { Idle } from './idle.ts'
-import { spread, type Spread } from './statistics.ts'
+import type { Injections } from './protocol.ts'
+import { ratios, spread, type Spread } from './statistics.ts'
 
 export interface Bar {
   what: string
@@ -52,6 +53,13 @@ export function outcomeTable (outcomes: Outcome[]): string {
 export function faultsTable (outcomes: Outcome[]): string {
   return table(['', 'operations/s', 'ratio', 'server CPU, µs', 'ratio', 'page faults'], outcomes.map(one => [
     one.label, number(one.rate.median), ratio(one.rateRatio), number(one.cpu.median, 2), ratio(one.cpuRatio), number(one.faults.median, 2)
+  ]))
+}
+
+export function injectionTable (all: Injections[]): string {
+  const [first] = all as [Injections]
+  return table(['', 'injections/s', 'ratio', 'CPU, µs', 'ratio'], all.map(({ label, rates, cpus }) => [
+    label, number(spread(rates).median), ratio(ratios(rates, first.rates)), number(spread(cpus).median, 1), ratio(ratios(cpus, first.cpus))
   ]))
 }
 
@@ -109,7 +117,8 @@ the median of these ratios, and the quartiles in brackets. Server CPU is that of
 IPC before and after a turn. Two processes of the very same server differ for as long as they live, by how V8 has compiled what they do: each turn
 of a server of Node's has a process of its own, which has practised for one turn or two before, for acceptance, which has the most code, for four.
 What noise is left is to be seen where a server runs against itself (\`node again\` and the like). Opening the connections is not in
-it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere${go ? '; Go runs with GOMAXPROCS=1' : ''}.
+it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere; Bun and Deno run the
+code of \`node\`${go ? ', and Go runs with GOMAXPROCS=1' : ''}.
 
 Node's servers run with \`MALLOC_TRIM_THRESHOLD_=268435456\`. Node reads into 64 KiB of memory that are new each time. glibc gives the top of its heap
 back to the kernel as soon as 128 KiB of it are free, and where that happens to be what was just read into, each read has to fetch it again,

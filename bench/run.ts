@@ -8,8 +8,8 @@ import { loadavg } from 'node:os'
 import { join } from 'node:path'
 import { contest, type Contender, type Outcome } from './contest.ts'
 import { idle, keptAlive, type Idle } from './idle.ts'
-import { buildLoad, Server, sources, startGo, startSocat, type LoadOptions } from './processes.ts'
-import { barsTable, chart, faultsTable, growthTable, idleTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
+import { buildLoad, injections, Server, sources, startGo, startRuntime, startSocat, type LoadOptions } from './processes.ts'
+import { barsTable, chart, faultsTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
 import type { ServerName } from './protocol.ts'
 import { ratios, spread } from './statistics.ts'
 
@@ -113,6 +113,8 @@ const main = {
 }
 const websocket = quick ? undefined : await Server.start('websocket')
 const go = quick ? undefined : await startGo()
+const bun = quick ? undefined : await startRuntime('bun')
+const deno = quick ? undefined : await startRuntime('deno')
 
 /** The same load for everybody that speaks Upgrade, and what stands for it for the others. */
 function everybody (load: LoadOptions, size: number): Contender[] {
@@ -126,7 +128,8 @@ function everybody (load: LoadOptions, size: number): Contender[] {
         { label: 'net', target: main.net, load: raw },
         { label: 'fastify without plugin', target: main.fastify, load: upgrading },
         ...(websocket === undefined ? [] : [{ label: '@fastify/websocket', target: websocket, load: { ...load, ...frame(size), request: WEBSOCKET } }]),
-        ...(go === undefined ? [] : [{ label: 'go hijack', target: go, load: upgrading }])
+        ...Object.entries({ 'go hijack': go, bun, deno })
+          .flatMap(([label, target]) => target === undefined ? [] : [{ label, target, load: upgrading }])
       ]
 }
 
@@ -280,7 +283,13 @@ for (const [size, depth, connections] of [[64, 1, 64], [65536, 4, 8]] as const) 
     ...(socat === undefined ? [] : [{ label: 'socat', target: socat, load }])
   ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), 1.15))
 }
-for (const server of [socat, go, websocket, ...Object.values(main)]) server?.stop()
+if (!quick) {
+  const title = 'Injections, one after the other: 64 bytes and back'
+  const all = await injections(ms, rounds)
+  console.log(`\n${title}\n${injectionTable(all)}`)
+  sections.push({ title, table: injectionTable(all) })
+}
+for (const server of [socat, go, bun, deno, websocket, ...Object.values(main)]) server?.stop()
 
 console.log(`\n${barsTable(bars)}`)
 if (!quick) {
