@@ -3,9 +3,8 @@ import { ratios, spread, type Spread } from './statistics.ts'
 
 export interface Contender {
   label: string
-  target: Target
-  /** A process of its own for every turn, in place of `target`. */
-  fresh?: () => Promise<Target>
+  /** A function starts a process of its own for every turn. */
+  target: Target | (() => Promise<Target>)
   /** How many turns such a process has that do not count, before the one that does. */
   practice?: number
   load: LoadOptions
@@ -32,9 +31,9 @@ export interface Outcome {
 
 interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number }
 
-async function turn ({ target, fresh, practice = 1, load }: Contender): Promise<Round> {
-  if (fresh === undefined) return once(target, load)
-  const own = await fresh()
+async function turn ({ target, practice = 1, load }: Contender): Promise<Round> {
+  if (typeof target !== 'function') return once(target, load)
+  const own = await target()
   try {
     for (let time = 0; time < practice; time++) await once(own, load)
     return await once(own, load)
@@ -65,7 +64,7 @@ async function once (target: Target, load: LoadOptions): Promise<Round> {
  */
 export async function contest (contenders: Contender[], rounds: number, warmUp = 2): Promise<Outcome[]> {
   const results = contenders.map((): Round[] => [])
-  for (let warm = 0; warm < warmUp; warm++) for (const contender of contenders) if (contender.fresh === undefined) await turn(contender)
+  for (let warm = 0; warm < warmUp; warm++) for (const contender of contenders) if (typeof contender.target !== 'function') await turn(contender)
   for (let round = 0; round < rounds; round++) {
     const order = contenders.map((_, at) => at)
     if (round % 2 === 1) order.reverse()

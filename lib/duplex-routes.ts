@@ -54,7 +54,7 @@ class Place {
 
   set (id: string, bit: number): void {
     const route = this.#routes.get(id) as DuplexRoute
-    // Other names of parameters make no other URL: one of two such routes would get no request.
+    // The router takes their ids for different constraints. Of two that differ in the names of parameters alone one would get no request.
     for (const other of this.bits.keys()) {
       if (other !== id && textOf((this.#routes.get(other) as DuplexRoute).constraints) === textOf(route.constraints)) {
         throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(route.methods.join(', '), route.url)
@@ -124,7 +124,6 @@ export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
   readonly #routes = new Map<string, DuplexRoute>()
-  readonly #keys = new Set<string>()
   /** How the app's router derives the values of all constraints that a route has. */
   readonly #derivers = new Map<string, (req: IncomingMessage) => unknown>()
   #mayMatch: RegExp | undefined
@@ -148,11 +147,6 @@ export class DuplexRoutes {
 
   add (route: Omit<DuplexRoute, 'id'>): DuplexRoute {
     const id = `duplex-${this.#routes.size + 1}`
-    for (const method of route.methods) {
-      const key = `${method} ${route.url} ${textOf(route.constraints)}`
-      if (this.#keys.has(key)) throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(method, route.url)
-      this.#keys.add(key)
-    }
     const added: DuplexRoute = { ...route, id }
     this.#routes.set(id, added)
     return added

@@ -358,7 +358,7 @@ export function onWhole (message: IncomingMessage, arrived: () => void): void {
   }
 }
 
-/** The same function for all messages: V8 makes nothing of a call that has another target on each. */
+/** The same function for all messages. */
 function pushUntilWhole (this: Arriving, chunk: unknown, encoding?: BufferEncoding): boolean {
   const whole = this[kWhole]
   if (chunk === null) {

@@ -32,7 +32,7 @@ export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
   readonly #unreadFor: Milliseconds
   #answerer: Answerer | undefined
-  #released = false
+  #silent = false
 
   /** @param unreadFor how long a client may take nothing of it */
   constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer, unreadFor = UNREAD_FOR) {
@@ -85,11 +85,15 @@ export class RefusalResponse extends ServerResponse {
     this.#answerer = undefined
     this.detachSocket(this.socket as never)
     this.statusCode = statusCode
-    this.#released = true
+    silence(this)
   }
 
-  static isReleased (res: RefusalResponse): boolean {
-    return res.#released
+  static silence (res: RefusalResponse): void {
+    res.#silent = true
+  }
+
+  static isSilent (res: RefusalResponse): boolean {
+    return res.#silent
   }
 
   /** The same function for all responses. */
@@ -119,39 +123,41 @@ const SILENT: PropertyDescriptorMap = {
 
 const SILENCED = Object.keys(SILENT)
 
-// A released response is silent like others, and needs no other prototype: that would cost as much as a read of the socket.
+// Every upgrade is accepted on one of these: a look at a field costs less than another prototype for each.
 for (const name of SILENCED) {
   const silent: unknown = SILENT[name]?.value
   const loud = Object.getOwnPropertyDescriptor(RefusalResponse.prototype, name)?.value as unknown
   const usual = (res: RefusalResponse): unknown => loud ?? Reflect.get(ServerResponse.prototype, name, res)
   Object.defineProperty(RefusalResponse.prototype, name, typeof silent !== 'function'
-    ? { configurable: true, get (this: RefusalResponse) { return RefusalResponse.isReleased(this) ? silent : usual(this) } }
+    ? { configurable: true, get (this: RefusalResponse) { return RefusalResponse.isSilent(this) ? silent : usual(this) } }
     : {
         configurable: true,
         writable: true,
         value (this: RefusalResponse, ...args: unknown[]): unknown {
-          return Reflect.apply(RefusalResponse.isReleased(this) ? silent : usual(this) as () => unknown, this, args)
+          return Reflect.apply(RefusalResponse.isSilent(this) ? silent : usual(this) as () => unknown, this, args)
         }
       })
 }
 
-/** By the prototype of a response: one that is silent. */
+/** By the prototype of a response of Node's: one that is silent. */
 const silentPrototypes = new WeakMap<object, object>()
 
-/**
- * A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. It takes another
- * prototype to do that: ten properties for each response would cost more than all else that an acceptance does to it.
- */
+/** A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. */
 export function silence (res: ServerResponse): void {
-  const prototype = Object.getPrototypeOf(res) as object
+  if (res instanceof RefusalResponse) RefusalResponse.silence(res)
+  else Object.setPrototypeOf(res, silentPrototype(Object.getPrototypeOf(res) as object))
+  // What middleware has put there in place of Node's methods.
+  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+}
+
+/** Ten properties for each response would cost more than all else that an acceptance does to it. */
+function silentPrototype (prototype: object): object {
   let silent = silentPrototypes.get(prototype)
   if (silent === undefined) {
     silent = Object.create(prototype, SILENT) as object
     silentPrototypes.set(prototype, silent)
   }
-  Object.setPrototypeOf(res, silent)
-  // What middleware has put there in place of Node's methods.
-  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+  return silent
 }
 
 /** Answers without the app: for requests that name no route, or name none that can be told. */

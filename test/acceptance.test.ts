@@ -1,5 +1,5 @@
 import t from 'tap'
-import type { ServerResponse } from 'node:http'
+import { ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import Fastify from 'fastify'
 import duplex, { type DuplexConnection, type DuplexKind, type DuplexProtocolChooser, type DuplexRouteSettings } from '../lib/index.ts'
@@ -377,6 +377,28 @@ onEach(t, 'A8 what the app says about buffering stays', async (t, transport) => 
   const about = head.fields.filter(([name]) => /^(?:x-accel-buffering|incremental)$/i.test(name))
   t.strictSame(about, [['x-accel-buffering', 'yes'], ['incremental', '?0']])
 }, ways)
+
+onEachKind(t, 'A10 nor does what middleware has put in the place of a method of the raw response, nor is it kept', async (t, kind, transport) => {
+  const { write } = ServerResponse.prototype
+  let raw: ServerResponse | undefined
+  const { connect } = await serve(t, { transport }, app => {
+    app.addHook('onRequest', (_request, reply, done) => {
+      raw = reply.raw
+      raw.write = function (this: ServerResponse, ...args: unknown[]) { return Reflect.apply(write, this, args) as boolean } as typeof write
+      done()
+    })
+    take(app, async ({ writable, readable }) => {
+      raw?.write('RAW')
+      writable.write('mine')
+      for await (const chunk of readable) writable.write(chunk)
+    })
+  })
+  const wire = await connect()
+  wire.send(ask(kind))
+  t.equal((await wire.head()).line, firstLine(kind, transport))
+  t.equal(await wire.until('mine'), 'mine')
+  t.equal(raw?.writableLength, 0)
+}, streamKinds, ['tcp'])
 
 onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte into the stream', async (t, kind, transport) => {
   const late = gate()

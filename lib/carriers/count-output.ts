@@ -27,7 +27,7 @@ export function countOutput (writable: Writable, of: { bytesWritten: number }, i
   Object.assign(writable, { [kCounting]: counting, write, end })
 }
 
-// The same functions for all streams: V8 makes nothing of a call that has another target on each.
+// The same functions for all streams: such of their own would be kept for as long as each.
 function write (this: Counted, chunk?: unknown, encoding?: unknown, callback?: unknown): boolean {
   return count(this, this[kCounting].write, chunk, encoding, callback)
 }
