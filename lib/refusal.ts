@@ -18,6 +18,9 @@ export function errorBody (error: RefusalError): string {
   return JSON.stringify({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
 }
 
+/** On a response: nothing reaches the wire by it any more. */
+const kSilent = Symbol('fastify-duplex.silent')
+
 interface Answerer {
   /** An answer is on the wire, which was no acceptance. */
   answered (socket: HttpSocket, res: ServerResponse): void
@@ -32,7 +35,8 @@ export class RefusalResponse extends ServerResponse {
   readonly #connect: boolean
   readonly #unreadFor: Milliseconds
   #answerer: Answerer | undefined
-  #silent = false
+  /** What is derived from a response is silent with it, which a private field would not be. */
+  [kSilent] = false
 
   /** @param unreadFor how long a client may take nothing of it */
   constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer, unreadFor = UNREAD_FOR) {
@@ -88,14 +92,6 @@ export class RefusalResponse extends ServerResponse {
     silence(this)
   }
 
-  static silence (res: RefusalResponse): void {
-    res.#silent = true
-  }
-
-  static isSilent (res: RefusalResponse): boolean {
-    return res.#silent
-  }
-
   /** The same function for all responses. */
   #onFinish (): void {
     const answerer = this.#answerer
@@ -129,12 +125,12 @@ for (const name of SILENCED) {
   const loud = Object.getOwnPropertyDescriptor(RefusalResponse.prototype, name)?.value as unknown
   const usual = (res: RefusalResponse): unknown => loud ?? Reflect.get(ServerResponse.prototype, name, res)
   Object.defineProperty(RefusalResponse.prototype, name, typeof silent !== 'function'
-    ? { configurable: true, get (this: RefusalResponse) { return RefusalResponse.isSilent(this) ? silent : usual(this) } }
+    ? { configurable: true, get (this: RefusalResponse) { return this[kSilent] ? silent : usual(this) } }
     : {
         configurable: true,
         writable: true,
         value (this: RefusalResponse, ...args: unknown[]): unknown {
-          return Reflect.apply(RefusalResponse.isSilent(this) ? silent : usual(this) as () => unknown, this, args)
+          return Reflect.apply(this[kSilent] ? silent : usual(this) as () => unknown, this, args)
         }
       })
 }
@@ -144,7 +140,7 @@ const silentPrototypes = new WeakMap<object, object>()
 
 /** A late `reply.raw.write()` must not become stream bytes, nor be kept until the connection ends. */
 export function silence (res: ServerResponse): void {
-  if (res instanceof RefusalResponse) RefusalResponse.silence(res)
+  if (res instanceof RefusalResponse) res[kSilent] = true
   else Object.setPrototypeOf(res, silentPrototype(Object.getPrototypeOf(res) as object))
   // What middleware has put there in place of Node's methods.
   for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
