@@ -1,6 +1,6 @@
 // Everything this package knows of Node's insides. Checked on Node 20.20, 22.23, 24.21 and 26.10;
 // `assertNodeInternals` runs at registration and test/node-internals.test.ts on every version.
-import { executionAsyncId } from 'node:async_hooks'
+import { executionAsyncId, executionAsyncResource } from 'node:async_hooks'
 import { Server, type ClientRequest, type IncomingMessage, type ServerResponse } from 'node:http'
 import type { Http2Stream, ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
@@ -401,6 +401,19 @@ export function lendAddress (session: ServerHttp2Session, socket: Socket & { enc
     _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },
     encrypted: socket.encrypted
   })
+}
+
+/** One of the objects that `process.nextTick()` makes, each of which is the async resource of its callback. */
+const ticks: object[] = []
+
+/**
+ * V8 knows the shape of these objects for as long as there are any. A full collection that finds none, before `nextTick()` has
+ * been compiled, leaves it to be compiled without their shape: then each call takes several times as long, and every chunk of
+ * a stream takes some, until the process ends. Which processes are hit is chance, and more of them where an app has much to
+ * load. One that is kept keeps the shape; it has to be before that collection.
+ */
+export function keepTickShape (): void {
+  if (ticks.length === 0) process.nextTick(() => ticks.push(executionAsyncResource()))
 }
 
 /** What is missing, for an error at registration rather than with the first lost byte. */

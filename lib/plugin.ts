@@ -13,11 +13,14 @@ import { watchHttp1 } from './http1-server.ts'
 import { Http2Gate } from './http2-gate.ts'
 import { speaksHttp2, watchHttp2 } from './http2-server.ts'
 import { injector } from './inject.ts'
-import { assertNodeInternals } from './node-internals.ts'
+import { assertNodeInternals, keepTickShape } from './node-internals.ts'
 import { checkDuration, pluginSettings } from './options.ts'
 import { Registry } from './registry.ts'
 import { declareRoute } from './route.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+
+// When this is loaded and not when it is registered: an app may have much to do before that.
+keepTickShape()
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
