@@ -51,8 +51,15 @@ lines.once('line', () => {
   deadline = start + ms
   running = true
   // It polls while it measures, for the reason that load.c gives.
-  const poll = (): void => { if (running) setImmediate(poll) }
-  poll()
+  let idle = 0
+  const poll = (since: number, seen: number): void => {
+    if (!running) return
+    const now = performance.now()
+    if (operations === seen) idle += now - since
+    const { length } = times
+    setImmediate(() => poll(now, length))
+  }
+  poll(start, 0)
   for (const send of sends) send()
   setTimeout(() => {
     running = false
@@ -64,7 +71,7 @@ lines.once('line', () => {
       bytes: operations * size,
       failures: 0,
       seconds: (performance.now() - start) / 1000,
-      cpu: used.user + used.system - user - system,
+      cpu: Math.max(0, used.user + used.system - user - system - idle * 1000),
       p50: at(0.5),
       p99: at(0.99)
     }

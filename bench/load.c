@@ -8,7 +8,7 @@
  *     reply=N     bytes of the answer to a message    chunked=1     the answers are chunks of HTTP/1.1, reply counts what is in them
  *     ms=1000     how long                            mode=stream   as above
  *                                                     mode=accept   connect, request, one message, close, and again
- *                                                     mode=get      connect, request, read to the end, close, and again
+ *     sleep=1     does not poll                       mode=get      connect, request, read to the end, close, and again
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -42,7 +42,7 @@ struct conn {
 
 static struct conn *conns;
 static int count = 64, depth = 1, port, epoll, active, running, upcoming;
-static int source, asked;
+static int source, asked, sleeping;
 static enum mode mode = STREAM;
 static int chunked;
 static uint64_t reply, duration = 1000, deadline;
@@ -273,7 +273,8 @@ static void ramp (void) {
 
 /*
  * While it measures, it polls and does not sleep: to wake a sleeper is most of what the kernel does for a small write, and it
- * charges that to the server. The slower one, whose load sleeps more often, would pay for more of it.
+ * charges that to the server. The slower one, whose load sleeps more often, would pay for more of it. Not where a third process
+ * wants the core.
  */
 static void measure (void) {
   uint64_t before = cpu(), start = now(), idle = 0;
@@ -287,14 +288,14 @@ static void measure (void) {
     put(&conns[i]);
   }
   for (uint64_t since = start; since < deadline && active;) {
-    int found = turn(0);
-    if (!found) rest();
+    int found = turn(sleeping ? 20 : 0);
+    if (!found && !sleeping) rest();
     uint64_t then = now();
     if (!found) idle += then - since;
     since = then;
   }
   uint64_t end = now(), used = cpu() - before;
-  used -= idle / 1000 < used ? idle / 1000 : used;
+  if (!sleeping) used -= idle / 1000 < used ? idle / 1000 : used;
   printf("{\"operations\":%llu,\"bytes\":%llu,\"failures\":%llu,\"seconds\":%.6f,\"cpu\":%llu,\"p50\":%.2f,\"p99\":%.2f}\n",
     (unsigned long long)operations, (unsigned long long)bytes, (unsigned long long)failures, (double)(end - start) / 1e9,
     (unsigned long long)used, percentile(0.5), percentile(0.99));
@@ -311,6 +312,7 @@ int main (int argc, char **argv) {
     else if (!strncmp(argv[i], "reply=", 6)) reply = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "ms=", 3)) duration = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "chunked=", 8)) chunked = atoi(value);
+    else if (!strncmp(argv[i], "sleep=", 6)) sleeping = atoi(value);
     else if (!strncmp(argv[i], "mode=", 5)) mode = *value == 'a' ? ACCEPT : *value == 'g' ? GET : STREAM;
     else if (!strncmp(argv[i], "request=", 8)) request = slurp(value, &request_size);
     else if (!strncmp(argv[i], "payload=", 8)) payload = slurp(value, &payload_size);

@@ -82,6 +82,11 @@ export class Server implements Target {
     return Server.#start([server], process.env)
   }
 
+  /** With a full collection behind its first few hundred ticks, as in an app that has much to load, or a quiet moment. */
+  static startCollected (server: ServerName): Promise<Server> {
+    return Server.#start([server], { ...process.env, ...STEADY_ALLOCATOR, COLLECT: 'early' })
+  }
+
   static async #start (args: [ServerName, ...string[]], env: NodeJS.ProcessEnv): Promise<Server> {
     const child = adopt(fork(join(built, 'server.js'), args, { env, execArgv: ['--expose-gc', ...profile(args[0])] }))
     const started = new Server(child)
@@ -175,6 +180,8 @@ export interface LoadOptions {
   /** Messages under way on a connection. */
   depth?: number
   chunked?: boolean
+  /** The load sleeps when it has nothing to do: where a third process wants the second core. */
+  sleep?: boolean
   mode?: 'stream' | 'accept' | 'get'
   http2?: boolean
 }
@@ -191,11 +198,11 @@ export class Client {
   }
 
   static async start (port: number, options: LoadOptions): Promise<Client> {
-    const { connections, ms, request = '', payload = '', reply = 0, depth = 1, chunked = false, mode = 'stream', http2 = false } = options
+    const { connections, ms, request = '', payload = '', reply = 0, depth = 1, chunked = false, sleep = false, mode = 'stream', http2 = false } = options
     const client = new Client(adopt(http2
       ? spawn(process.execPath, [join(built, 'http2-load.js'), String(port), String(connections), String(reply), String(ms)])
       : spawn(join(built, 'load'), [String(port), `conns=${connections}`, `ms=${ms}`, `request=${file(request)}`, `payload=${file(payload)}`,
-          `reply=${reply}`, `depth=${depth}`, `chunked=${Number(chunked)}`, `mode=${mode}`])))
+          `reply=${reply}`, `depth=${depth}`, `chunked=${Number(chunked)}`, `sleep=${Number(sleep)}`, `mode=${mode}`])))
     await client.#line()
     return client
   }

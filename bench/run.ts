@@ -1,4 +1,4 @@
-// npm run bench            everything, about ten minutes; writes bench/RESULTS.md and bench/results.svg
+// npm run bench            everything, about a quarter of an hour; writes bench/RESULTS.md and bench/results.svg
 // npm run bench -- quick   a guard against gross regressions, under three minutes; writes nothing
 //   --install-compiler     gets a C compiler by apt-get where there is none
 import { once } from 'node:events'
@@ -161,7 +161,7 @@ await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest(fr
 
 const echoes = everybody({ connections: 8, ms, depth: 4 }, 65536)
 const bulk = [...echoes, ...again(echoes)]
-await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(bulk, 1), freshRounds), outcomes => {
+await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(bulk, 4), freshRounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
   return [...throughput('bulk echo', outcome, 1.3), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
@@ -174,7 +174,7 @@ await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a
   ...freshUnlessQuick([
     ...acceptances,
     ...(quick ? [] : [{ ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0' }])
-  ], 4),
+  ], 6),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
 ], rounds, 6), outcomes => [
   bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.5),
@@ -193,7 +193,7 @@ const own = (label: string, name: ServerName, target: Server, load: LoadOptions,
 await compared('A plain route: GET, keep-alive, 64 connections; beside the plugin and 101 duplex routes', () => contest([
   own('fastify', 'fastify', main.fastify, get),
   own('fastify-duplex', 'duplex', main.duplex, get),
-  ...(quick ? [] : [own('fastify again', 'fastify', main.fastify, get)])
+  ...(quick ? [] : [own('fastify, as many plain routes', 'fastify-routes', main.fastify, get), own('fastify again', 'fastify', main.fastify, get)])
 ], quick ? rounds : rounds * 2), outcomes => [bar('plain route, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.05, true)])
 
 const chunk = (size: number): string => `${size.toString(16)}\r\n${text(size)}\r\n`
@@ -215,6 +215,12 @@ await compared('HTTP/2: 64 streams of one session, ping-pong of 64 bytes', () =>
   own('fastify-duplex', 'http2-duplex', http2[1], streams),
   ...(quick ? [] : [own('fastify without plugin', 'http2-fastify', http2[0], streams), own('http2 again', 'http2', http2[0], streams)])
 ], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.3))
+if (!quick) {
+  const collected = (label: string, name: ServerName): Contender => ({ label, target: () => Server.startCollected(name), load: streams })
+  await compared('The same behind a full collection soon after the start', () => contest([
+    collected('http2', 'http2'), collected('fastify-duplex', 'http2-duplex'), collected('fastify without plugin', 'http2-fastify')
+  ], rounds), () => [])
+}
 for (const server of http2) server.stop()
 
 const idleConnections = quick ? 2000 : 10_000
@@ -267,7 +273,7 @@ await judged('Growth: accept and hold so many, then app.close()', async () => {
 const upstream = String(main.net.port)
 const socat = quick ? undefined : await startSocat(main.net.port)
 for (const [size, depth, connections] of [[64, 1, 64], [65536, 4, 8]] as const) {
-  const load: LoadOptions = { connections, depth, ms, payload: text(size), reply: size }
+  const load: LoadOptions = { connections, depth, ms, payload: text(size), reply: size, sleep: true }
   const joiner = (label: string, name: ServerName): Contender =>
     ({ label, target: () => Server.start(name, upstream), load: { ...load, request: UPGRADE } })
   await compared(`Tunnel to an echo server: ${connections} connections, ${size} bytes`, () => contest([

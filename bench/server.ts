@@ -8,7 +8,7 @@ import { setTimeout as sleep } from 'node:timers/promises'
 import type { Duplex } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import websocket from '@fastify/websocket'
-import duplex, { tunnel, type FastifyDuplexOptions } from '../lib/index.ts'
+import type { FastifyDuplexOptions } from '../lib/index.ts'
 import type { Answer, Question, ServerName } from './protocol.ts'
 
 const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
@@ -84,14 +84,20 @@ function twoPipes (socket: Duplex, head: Buffer): void {
   upstream.pipe(socket)
 }
 
-/** Any app has a plugin. With the first one V8 no longer compiles Node's `process.nextTick()` as well as in a process without. */
+/** Beside those that are measured. */
+const MORE_ROUTES = 98
+
+/** Any app has a plugin. */
 async function withSomePlugin (app: FastifyInstance): Promise<void> {
   await app.register(async () => {})
 }
 
+/** Only where it is used: when it is loaded it does something for all of the process. */
+const plugin = (): Promise<typeof import('../lib/index.ts')> => import('../lib/index.ts')
+
 async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> {
   const app = Fastify()
-  await app.register(duplex, options)
+  await app.register((await plugin()).default, options)
   if (tracking) app.server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
   app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable, reply }, request) => {
     track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
@@ -102,7 +108,7 @@ async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> 
     addAbortListener(draining, () => { void connection.close() })
     readable.pipe(writable)
   })
-  for (let route = 0; route < 98; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
+  for (let route = 0; route < MORE_ROUTES; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
   app.get('/plain', () => ({ hello: 'world' }))
   app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
   return framework(app)
@@ -123,6 +129,13 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
       res.flushHeaders()
       request.raw.pipe(res)
     })
+    return framework(app)
+  },
+  'fastify-routes': async () => {
+    const app = Fastify()
+    await withSomePlugin(app)
+    for (let route = 0; route < MORE_ROUTES + 3; route++) app.get(`/other/${route}`, () => 'another')
+    app.get('/plain', () => ({ hello: 'world' }))
     return framework(app)
   },
   websocket: async () => {
@@ -156,7 +169,7 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
   },
   'http2-duplex': async () => {
     const app = Fastify({ http2: true })
-    await app.register(duplex)
+    await app.register((await plugin()).default)
     app.post('/message', { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
     return framework(app as unknown as FastifyInstance)
   },
@@ -169,6 +182,7 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
   },
   tunnel: async () => {
     const app = Fastify()
+    const { default: duplex, tunnel } = await plugin()
     await app.register(duplex)
     app.get('/echo', { duplex: { kinds: ['upgrade'] } }, async connection => {
       await tunnel(connection, net.connect(upstreamPort, '127.0.0.1')).catch(() => {})
@@ -186,6 +200,14 @@ async function settled (): Promise<NodeJS.MemoryUsage> {
 }
 
 const server = await (servers[process.argv[2] as ServerName] as () => Listening | Promise<Listening>)()
+if (process.env.COLLECT === 'early') {
+  await new Promise<void>(resolve => {
+    const tick = (left: number): void => { if (left === 0) resolve(); else process.nextTick(tick, left - 1) }
+    tick(500)
+  })
+  await sleep(1)
+  globalThis.gc?.()
+}
 
 async function answer ({ ask }: Question): Promise<Answer> {
   switch (ask) {
