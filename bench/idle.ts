@@ -13,7 +13,7 @@ export interface Idle {
 
 /** Opens connections on a server of its own, and looks what they cost while nothing happens on them. */
 export async function idle (name: ServerName, connections: number, request: string, drain = false): Promise<Idle> {
-  const server = await Server.start(name)
+  const server = await Server.startAsIs(name)
   const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request })
   // The first ones pay for code and for the heap's first growth.
   await (await open(200)).stop()
@@ -36,7 +36,7 @@ export async function idle (name: ServerName, connections: number, request: stri
 
 /** What the connections keep alive, of the objects that HTTP and Fastify made for them. */
 export async function keptAlive (name: ServerName, connections: number, request: string): Promise<Record<string, number>> {
-  const server = await Server.start(name, 'track')
+  const server = await Server.startAsIs(name, 'track')
   const client = await Client.start(server.port, { connections, ms: 0, request })
   const { alive = {} } = await server.ask('memory')
   await client.stop()

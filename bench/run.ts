@@ -166,7 +166,7 @@ await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', 
   return [...throughput('bulk echo', outcome, 1.3), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
 if (!quick) {
-  await judged('The same with the allocator as it is', () => contest(fresh(bulk, 1, name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
+  await judged('The same with allocator and collector as they are', () => contest(fresh(bulk, 1, name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
 }
 
 const acceptances = everybody({ connections: 32, ms, mode: 'accept' }, 64)
