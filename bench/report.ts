@@ -115,7 +115,7 @@ Every server and the load are processes of their own. Each contender has its tur
 order that is turned round each time; ${rounds} rounds (twice as many for the plain route). A ratio is that of two turns in the same round; shown are
 the median of these ratios, and the quartiles in brackets. Server CPU is that of the server's process (user and system) for one operation, asked over
 IPC before and after a turn. Two processes of the very same server differ for as long as they live, by how V8 has compiled what they do: each turn
-of a server of Node's has a process of its own, which has practised for one turn or two before, for acceptance, which has the most code, for four.
+of a server of Node's has a process of its own, which has practised for four turns before, for acceptance, which has the most code, for six.
 What noise is left is to be seen where a server runs against itself (\`node again\` and the like). Opening the connections is not in
 it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere; Bun and Deno run the
 code of \`node\`${go ? ', and Go runs with GOMAXPROCS=1' : ''}.

@@ -19,6 +19,8 @@ const tolerance = quick ? 1.5 : 1
 const rounds = quick ? 8 : 6
 /** Where each turn has a process of its own, which takes longer to start than to measure. */
 const freshRounds = quick ? 3 : rounds
+/** Turns of such a process that do not count: by then V8 has compiled it, and its heap has grown. */
+const practice = quick ? 1 : 4
 const ms = quick ? 200 : 400
 /** A quick run measures again what is missed: noise passes, a regression stays. */
 const attempts = quick ? 3 : 1
@@ -154,16 +156,16 @@ const freshUnlessQuick: typeof fresh = (contenders, ...rest) => quick ? contende
 const pingPong = everybody({ connections: 64, ms }, 64)
 /** The same server once more: what the others differ by is to be seen beside that. */
 const again = ([first]: Contender[]): Contender[] => quick ? [] : [{ ...first as Contender, label: 'node again' }]
-await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest(freshUnlessQuick([...pingPong, ...again(pingPong)], 2), rounds), outcomes => {
+await compared('Stream: 64 connections, ping-pong of 64 bytes', () => contest(freshUnlessQuick([...pingPong, ...again(pingPong)], practice), rounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
   return [...throughput('ping-pong', outcome), ...(quick ? [] : [bar('ping-pong, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
 
 const echoes = everybody({ connections: 8, ms, depth: 4 }, 65536)
 const bulk = [...echoes, ...again(echoes)]
-await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(bulk, 4), freshRounds), outcomes => {
+await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', () => contest(fresh(bulk, practice), freshRounds), outcomes => {
   const outcome = named(outcomes, 'fastify-duplex')
-  return [...throughput('bulk echo', outcome, 1.3), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
+  return [...throughput('bulk echo', outcome, 1.1), ...(quick ? [] : [bar('bulk echo, p99', outcome.p99Ratio.median, 1.1, true)])]
 })
 if (!quick) {
   await judged('The same with allocator and collector as they are', () => contest(fresh(bulk, 1, name => Server.startAsIs(name)), freshRounds), faultsTable, () => [])
@@ -177,7 +179,7 @@ await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a
   ], 6),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
 ], rounds, 6), outcomes => [
-  bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.5),
+  bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.25, true, 1.4),
   ...(quick
     ? []
     : [bar('acceptance, rate against @fastify/websocket',
@@ -189,7 +191,7 @@ const reply = await replySize(main.fastify.port, request)
 const get: LoadOptions = { connections: 64, ms, payload: request, reply }
 /** In a quick run one process has all turns, and the least counts. */
 const own = (label: string, name: ServerName, target: Server, load: LoadOptions, ...rest: string[]): Contender =>
-  ({ label, target: quick ? target : () => Server.start(name, ...rest), load })
+  ({ label, target: quick ? target : () => Server.start(name, ...rest), practice, load })
 await compared('A plain route: GET, keep-alive, 64 connections; beside the plugin and 101 duplex routes', () => contest([
   own('fastify', 'fastify', main.fastify, get),
   own('fastify-duplex', 'duplex', main.duplex, get),
@@ -214,9 +216,10 @@ await compared('HTTP/2: 64 streams of one session, ping-pong of 64 bytes', () =>
   own('http2', 'http2', http2[0], streams),
   own('fastify-duplex', 'http2-duplex', http2[1], streams),
   ...(quick ? [] : [own('fastify without plugin', 'http2-fastify', http2[0], streams), own('http2 again', 'http2', http2[0], streams)])
-], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.3))
+], rounds), outcomes => throughput('HTTP/2 stream', named(outcomes, 'fastify-duplex'), 1.15))
 if (!quick) {
-  const collected = (label: string, name: ServerName): Contender => ({ label, target: () => Server.startCollected(name), load: streams })
+  const collected = (label: string, name: ServerName): Contender =>
+    ({ label, target: () => Server.startCollected(name), practice, load: streams })
   await compared('The same behind a full collection soon after the start', () => contest([
     collected('http2', 'http2'), collected('fastify-duplex', 'http2-duplex'), collected('fastify without plugin', 'http2-fastify')
   ], rounds), () => [])
@@ -275,13 +278,13 @@ const socat = quick ? undefined : await startSocat(main.net.port)
 for (const [size, depth, connections] of [[64, 1, 64], [65536, 4, 8]] as const) {
   const load: LoadOptions = { connections, depth, ms, payload: text(size), reply: size, sleep: true }
   const joiner = (label: string, name: ServerName): Contender =>
-    ({ label, target: () => Server.start(name, upstream), load: { ...load, request: UPGRADE } })
+    ({ label, target: () => Server.start(name, upstream), practice, load: { ...load, request: UPGRADE } })
   await compared(`Tunnel to an echo server: ${connections} connections, ${size} bytes`, () => contest([
     joiner('two pipes', 'pipes'),
     joiner('tunnel()', 'tunnel'),
     ...(quick ? [] : [joiner('two pipes, beside Fastify', 'fastify-pipes')]),
     ...(socat === undefined ? [] : [{ label: 'socat', target: socat, load }])
-  ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), size === 64 ? 1.1 : 1.35))
+  ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), 1.1))
 }
 if (!quick) {
   await judged('Injections, one after the other: 64 bytes and back', async () => ({ all: await injections(ms, rounds) }),

@@ -32,25 +32,26 @@ export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, 
   const hasOthers = (event: 'upgrade' | 'connect'): boolean =>
     (event === 'upgrade' ? main : server).listenerCount(event) > 1
 
-  server.on(tls ? 'secureConnection' : 'connection', (socket: HttpSocket) => {
-    onRequestHead(socket, (req, next) => {
-      const verdict = judge(req)
-      switch (verdict.then) {
-        case 'http':
-          if (verdict.claim?.kind === 'message') {
-            tolerateHalfClose(socket, server, () => [claimOf(unfinishedResponse(socket)?.req ?? {}), latest.get(socket)]
-              .some(claim => claim?.kind === 'message' && claim.res?.writableFinished !== true))
-          }
-          return next()
-        case 'take-after-body':
-          ;(req as Leaving)[kVerdict] = verdict
-          return startWithBody(app, registry, verdict.claim, socket, server.timeout)
-        default:
-          ;(req as Leaving)[kVerdict] = verdict
-          return takeOver(req)
-      }
-    })
-  })
+  server.on(tls ? 'secureConnection' : 'connection', (socket: HttpSocket) => { onRequestHead(socket, decide) })
+
+  function decide (req: IncomingMessage): number | undefined {
+    const verdict = judge(req)
+    const socket = req.socket as unknown as HttpSocket
+    switch (verdict.then) {
+      case 'http':
+        if (verdict.claim?.kind === 'message') {
+          tolerateHalfClose(socket, server, () => [claimOf(unfinishedResponse(socket)?.req ?? {}), latest.get(socket)]
+            .some(claim => claim?.kind === 'message' && claim.res?.writableFinished !== true))
+        }
+        return undefined
+      case 'take-after-body':
+        ;(req as Leaving)[kVerdict] = verdict
+        return startWithBody(app, registry, verdict.claim, socket, server.timeout)
+      default:
+        ;(req as Leaving)[kVerdict] = verdict
+        return takeOver(req)
+    }
+  }
 
   function judge (req: IncomingMessage): Verdict {
     try {

@@ -31,23 +31,20 @@ interface UpgradableRequest {
   upgrade: boolean
 }
 
-/** What a head hook may answer, beside passing the head on to Node. */
+/** What a head hook may answer. */
 export const TAKE_OVER = 2
 export const PARSE_BODY = 0
 
 /**
- * Runs `hook` for every request head on this socket. It gets Node's own handler as `next`.
- * There is no public way to see a head before Node decides what follows it.
+ * Runs `hook` for every request head on this socket, which decides what follows it, or leaves that to Node with no answer.
+ * There is no public way to see a head before Node decides.
  */
-export function onRequestHead (
-  socket: HttpSocket,
-  hook: (req: IncomingMessage, next: () => number) => number
-): boolean {
+export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) => number | undefined): boolean {
   const parser = socket.parser
   const original = parser?.onIncoming
   if (parser == null || typeof original !== 'function') return false
   parser.onIncoming = function (req, keepAlive) {
-    return hook(req, () => original.call(parser, req, keepAlive))
+    return hook(req) ?? original.call(parser, req, keepAlive)
   }
   return true
 }
@@ -421,7 +418,7 @@ export function assertNodeInternals (): string | undefined {
   const server = new Server()
   const socket: HttpSocket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })
   server.emit('connection', socket)
-  const missing = onRequestHead(socket, (_req, next) => next())
+  const missing = onRequestHead(socket, () => undefined)
     ? undefined
     : 'its HTTP server has no parser.onIncoming on the socket'
   socket.destroy()
