@@ -32,9 +32,8 @@ function adopt<Child extends ChildProcess> (child: Child): Child {
 const STEADY_ALLOCATOR = { MALLOC_TRIM_THRESHOLD_: String(256 * 1024 * 1024) }
 
 /**
- * V8 counts the memory of chunks that were read with the heap that it lets grow by a share of its size. Once a full collection has
- * taken the measure of a small heap, these alone are reason enough for the next one, all the time; until then there is none.
- * With this there is none for long.
+ * V8 counts the memory of chunks that were read with the heap. Where both pass the limit that it has set for a small heap there is
+ * one full collection after the other, and in another process of the same server none at all. With this there is none.
  */
 const STEADY_COLLECTOR = '--initial-heap-size=256'
 

@@ -124,10 +124,10 @@ Node's servers run with \`MALLOC_TRIM_THRESHOLD_=268435456\`. Node reads into 64
 back to the kernel as soon as 128 KiB of it are free, and where that happens to be what was just read into, each read has to fetch it again,
 page by page. Whether it happens is a matter of what else lies on the heap, from process to process, and for as long as one lives.
 
-They also run with \`--initial-heap-size=256\`. V8 counts the memory of what was read with the heap, which it lets grow by a share of its size. Once a full
-collection has taken the measure of a small heap, chunks of 64 KiB are reason enough for one after the other (on Node 20 and 22; on 24 they always are): some 25 in a second, whose marking takes
-half of a core beside the server. A process that has loaded more has had its first collection sooner, so that bare Node mostly escapes it and
-Fastify mostly does not, with this plugin or without. The table with both as they are shows what it costs. Memory and growth are measured with both as they are.
+They also run with \`--initial-heap-size=256\`. V8 counts the memory of what was read with the heap, and where both together pass the limit that it has set for a
+small heap, chunks of 64 KiB bring about one full collection after the other (on Node 20 and 22; on 24 they do with this flag, too): some 25 in a second,
+whose marking takes half of a core beside the server. Which processes are hit is chance again; of those without the flag that were looked at, bare Node was not, Fastify mostly,
+with this plugin or without. The table with both as they are shows what it costs. Memory and growth are measured with both as they are.
 
 V8 knows the shape of what \`process.nextTick()\` makes for as long as there is one of it. A full collection that finds none, before that function
 has been compiled, costs a process some 0.3 µs for each tick until it ends, and a chunk of a stream takes up to three. The more an app has to load the
