@@ -638,6 +638,17 @@ onEach(t, 'S10 a reset behind a whole body, while the response is sent, is an ab
   await quiet()
 }, ['tcp', 'tls'])
 
+onEach(t, 'S3 a client that vanishes behind the end of its message is found, though nobody reads or writes', async (t, transport) => {
+  const { wire, connection, quiet } = await message(t, { transport }, () => {})
+  const { socket } = connection.reply.request.raw
+  const ended = once(socket, 'end')
+  wire.send(LAST_CHUNK).end()
+  await ended
+  wire.reset()
+  t.match(await connection.closed, ABORTED)
+  await quiet()
+}, ['tcp', 'tls'])
+
 onEach(t, 'L3 a handler of a message that rejects is logged once, and its onError hooks run', async (t, transport) => {
   const { lines, logger } = logLines()
   const heard: unknown[] = []
