@@ -8,10 +8,11 @@ import { SocketCarrier } from './carriers/socket-carrier.ts'
 import type { DuplexRoute } from './duplex-routes.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from './errors.ts'
 import { lingeringClose } from './lingering-close.ts'
-import { clearFields, onWhole, outliveResponse, watchVanishing, type HttpSocket } from './node-internals.ts'
+import { clearFields, onWhole, outliveResponse, peerIsGone, resetByPeer, watchVanishing, type HttpSocket } from './node-internals.ts'
 import { RefusalResponse, sayClose, sendRefusal, silence } from './refusal.ts'
 import { kClaim } from './symbols.ts'
 import { discardRefused, isRead } from './unread-body.ts'
+import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import type { DuplexAuthority, DuplexKind } from '../types/index.ts'
 
 /** What a duplex route has to say to a request that it cannot take over. */
@@ -63,6 +64,8 @@ export class Claim {
   #timer: NodeJS.Timeout | undefined
   #onBodyBroken: (() => void) | undefined
   #wasTold = false
+  /** For a client that has vanished behind its message. */
+  #looking: Watched | undefined
 
   constructor (facts: ClaimFacts, refused: (claim: Claim) => void) {
     this.#refused = refused
@@ -155,6 +158,7 @@ export class Claim {
       // The response to a pipelined request has no socket yet, and is not told when that closes.
       if (!this.gone && !(res.writableFinished && req.complete)) return
       this.stopHandshakeTimer()
+      this.#stopLooking()
       ended()
     }
     this.res = res
@@ -175,7 +179,21 @@ export class Claim {
     onWhole(req, () => {
       whole?.()
       check()
+      this.messageHasArrived()
     })
+  }
+
+  /** A client that has half-closed behind its message is read no further, so that Node sees no reset. */
+  messageHasArrived (): void {
+    if (this.kind !== 'message' || this.#wasTold || this.gone) return
+    const socket = this.#socket as HttpSocket
+    this.#looking = { lookForPeer () { if (peerIsGone(socket)) socket.destroy(resetByPeer()) } }
+    watchPeer(this.#looking)
+  }
+
+  #stopLooking (): void {
+    if (this.#looking !== undefined) unwatchPeer(this.#looking)
+    this.#looking = undefined
   }
 
   /** The request is a stream of HTTP/2, which is its response too. `ended` is called when it is over. */
@@ -233,6 +251,7 @@ export class Claim {
   #told (): void {
     this.#wasTold = true
     this.stopHandshakeTimer()
+    this.#stopLooking()
     if (!this.accepted && !this.gone) this.#refused(this)
   }
 
@@ -262,6 +281,7 @@ export class Claim {
   /** The socket is gone; if nobody answered, nobody will. */
   socketClosed (): void {
     this.stopHandshakeTimer()
+    this.#stopLooking()
     // Over HTTP/2 Node tells the request and its response.
     if (this.carrier instanceof Http2Carrier) return
     // An answer that was given, but to a socket that was gone by then, ends nothing.

@@ -214,6 +214,7 @@ function receiveAfterBody (registry: Registry, claim: Claim, socket: HttpSocket,
     // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
     socket.on('error', () => {})
     forwardDrain(socket)
+    claim.messageHasArrived()
   } else if (claim.res?.writableEnded === true) {
     // Answered while the body still came: the socket is closing, and discards.
     socket.on('error', () => {})

@@ -22,7 +22,8 @@ export class LiveSet<T extends object> implements ReadonlySet<T> {
 
   add (member: T): void {
     if (this.has(member)) return
-    (member as Member)[kPlace] = this.#members.push(member) - 1
+    if ((member as Member)[kPlace] !== undefined) throw new TypeError('it is in another set')
+    ;(member as Member)[kPlace] = this.#members.push(member) - 1
   }
 
   /** @returns whether it was there */

@@ -61,7 +61,7 @@ t.test('a LiveSet can be read in all the ways of a Set', async t => {
 
 t.test('a LiveSet has what the Set of this Node has besides', async t => {
   const live = new LiveSet<Thing>()
-  for (const thing of things.slice(0, 3)) live.add(thing)
+  for (const { name } of things.slice(0, 3)) live.add({ name })
   const names = Object.getOwnPropertyNames(Set.prototype).filter(name => !['add', 'clear', 'constructor', 'delete'].includes(name))
   t.same(names.filter(name => !(name in live)), [], 'nothing is missing')
   const { union, isSubsetOf } = live as unknown as {
@@ -70,6 +70,18 @@ t.test('a LiveSet has what the Set of this Node has besides', async t => {
   }
   if (union === undefined || isSubsetOf === undefined) return
   t.same([...union.call(live, new Set([things[9] as Thing]))].map(({ name }) => name), [0, 1, 2, 9])
-  t.equal(isSubsetOf.call(live, new Set(things)), true)
+  t.equal(isSubsetOf.call(live, new Set([...live, things[9] as Thing])), true)
   t.equal(isSubsetOf.call(live, new Set()), false)
+})
+
+t.test('what is in one set cannot be in another until it has left that', async t => {
+  const one = new LiveSet<object>()
+  const other = new LiveSet<object>()
+  const member = {}
+  one.add(member)
+  t.throws(() => other.add(member), TypeError)
+  t.strictSame([one.has(member), other.has(member)], [true, false])
+  one.delete(member)
+  other.add(member)
+  t.strictSame([one.has(member), other.has(member)], [false, true])
 })

@@ -4,7 +4,7 @@ import { PassThrough, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import compress from '@fastify/compress'
-import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
+import type { DuplexConnection, FastifyDuplexOptions, PendingDuplex } from '../lib/index.ts'
 import { chunk, chunkedBody, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
 import { everywhere, gate, onEach, serve, transports, ways } from './fixtures/server.ts'
 import {
@@ -643,6 +643,39 @@ onEach(t, 'S3 a client that vanishes behind the end of its message is found, tho
   const { socket } = connection.reply.request.raw
   const ended = once(socket, 'end')
   wire.send(LAST_CHUNK).end()
+  await ended
+  wire.reset()
+  t.match(await connection.closed, ABORTED)
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'S3 nor is one that vanishes there before acceptance missed', async (t, transport) => {
+  const entered = gate<PendingDuplex>()
+  const { connect, quiet } = await serve(t, { transport }, app => {
+    app.post('/it', { duplex: { accept: 'manual' } }, async pending => {
+      entered.open(pending)
+      await once(pending.signal, 'abort')
+    })
+  })
+  const wire = await connect()
+  wire.send(CHUNKED)
+  const pending = await entered.promise
+  const ended = once(pending.reply.request.raw.socket, 'end')
+  wire.send(LAST_CHUNK).end()
+  await ended
+  wire.reset()
+  t.match(await pending.closed, ABORTED)
+  await quiet()
+}, ['tcp', 'tls'])
+
+onEach(t, 'S3 nor when the message was to be an upgrade, until the protocols function said no', async (t, transport) => {
+  const { wire, connection, quiet } = await message(t, {
+    transport,
+    duplex: { protocols: () => false },
+    request: 'POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Length: 4\r\n\r\n'
+  }, () => {})
+  const ended = once(connection.reply.request.raw.socket, 'end')
+  wire.send('body').end()
   await ended
   wire.reset()
   t.match(await connection.closed, ABORTED)

@@ -4,11 +4,10 @@ import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { Milliseconds } from '../../types/index.ts'
 import { kindsOverHttp1, type KindHead } from '../kinds/index.ts'
-import { bytesInFlight, clearFields, iterateWithoutDestroying, peerIsGone, resetByPeer, type HttpSocket } from '../node-internals.ts'
+import { bytesInFlight, clearFields, iterateWithoutDestroying, type HttpSocket } from '../node-internals.ts'
 import type { HeadFields } from '../accept-head.ts'
 import { kCarrier } from '../symbols.ts'
 import { discardBody, isRead } from '../unread-body.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../vanished-peers.ts'
 import { breakOff } from './break-off.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { countOutput } from './count-output.ts'
@@ -16,7 +15,7 @@ import { countOutput } from './count-output.ts'
 const NOTHING = Buffer.alloc(0)
 
 /** A request body and the response that is sent while it arrives, on a connection that stays Node's. */
-export class MessageCarrier implements Carrier, Watched {
+export class MessageCarrier implements Carrier {
   readonly heads = kindsOverHttp1
   readonly head = NOTHING
   readonly readable: Readable
@@ -61,11 +60,9 @@ export class MessageCarrier implements Carrier, Watched {
     res.on('error', failed)
     res.on('finish', () => {
       this.outputFlushed = true
-      unwatchPeer(this)
       progress()
     })
     const gone = (): void => {
-      unwatchPeer(this)
       if (!this.outputFlushed || (this.#socket.destroyed && !req.complete)) {
         if (!this.#destroyedHere) this.peerError ??= aborted()
         this.#aborted = true
@@ -105,21 +102,6 @@ export class MessageCarrier implements Carrier, Watched {
     this.#countInput()
     countOutput(this.writable, this)
     this.#watchDestroy()
-    if (this.inputEnded) this.inputHasEnded()
-  }
-
-  inputHasEnded (): void {
-    // A client that has half-closed behind its message is read no further, and a reset not seen.
-    if (!this.closed && !this.outputFlushed) watchPeer(this)
-    this.owner?.progressed()
-  }
-
-  lookForPeer (): void {
-    const socket = this.#socket
-    if (socket.destroyed) unwatchPeer(this)
-    if (this.outputFlushed || socket.destroyed || !peerIsGone(socket as unknown as HttpSocket)) return
-    this.peerError ??= resetByPeer()
-    socket.destroy(this.peerError)
   }
 
   keepAlive (delay: Milliseconds): void {
@@ -218,7 +200,7 @@ interface Carried extends IncomingMessage {
 function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
   const carrier = this[kCarrier] as MessageCarrier
   // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
-  if (chunk === null) process.nextTick(() => carrier.inputHasEnded())
+  if (chunk === null) process.nextTick(() => carrier.owner?.progressed())
   else carrier.bytesRead += (chunk as Buffer).length
   return (carrier.usualPush as IncomingMessage['push']).call(this, chunk, encoding)
 }
