@@ -8,7 +8,7 @@ const app = Fastify()
 await app.register(duplex)
 app.get('/plain', () => ({ hello: 'world' }))
 app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable }) => { readable.pipe(writable) })
-app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
+app.post('/message', { duplex: { kinds: ['body'] } }, ({ readable, writable }) => { readable.pipe(writable) })
 await app.ready()
 
 const chunk = Buffer.alloc(64, 'x')

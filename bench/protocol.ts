@@ -1,5 +1,5 @@
 export type ServerName =
-  'net' | 'node' | 'fastify' | 'fastify-routes' | 'websocket' | 'duplex' | 'duplex-no-probes' | 'message' | 'http2' | 'http2-fastify' | 'http2-duplex' |
+  'net' | 'node' | 'fastify' | 'fastify-routes' | 'websocket' | 'duplex' | 'duplex-no-probes' | 'body' | 'http2' | 'http2-fastify' | 'http2-duplex' |
   'pipes' | 'fastify-pipes' | 'tunnel'
 
 export interface Question {

@@ -132,7 +132,7 @@ with this plugin or without. The table with both as they are shows what it costs
 V8 knows the shape of what \`process.nextTick()\` makes for as long as there is one of it. A full collection that finds none, before that function
 has been compiled, costs a process 0.2 to 0.3 µs for each tick until it ends: 0.94 µs in place of 0.10 for an echo over HTTP/2. An app with much to load is likelier to be hit: without the
 settings above one with a hundred plain routes was, and one with three was not, which made 13 % of a plain GET.
-This plugin keeps one such object from when it is loaded on; \`keepTickShape()\` in lib/node-internals.ts says how. The table for HTTP/2 behind such a collection shows the difference.
+The table for HTTP/2 behind such a collection shows what it costs.
 
 The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do.
 

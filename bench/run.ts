@@ -199,11 +199,11 @@ await compared('A plain route: GET, keep-alive, 64 connections; beside the plugi
 ], quick ? rounds : rounds * 2), outcomes => [bar('plain route, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.05, true)])
 
 const chunk = (size: number): string => `${size.toString(16)}\r\n${text(size)}\r\n`
-const message = await Server.start('message')
+const message = await Server.start('body')
 for (const [size, depth, connections] of quick ? [[64, 1, 64]] as const : [[64, 1, 64], [65536, 4, 8]] as const) {
   const load: LoadOptions = { connections, depth, ms, request: POST, payload: chunk(size), reply: size, chunked: true }
   await compared(`A message answered while it arrives: ${connections} connections, chunks of ${size} bytes`, () => contest([
-    own('req.pipe(res)', 'message', message, load),
+    own('req.pipe(res)', 'body', message, load),
     own('fastify-duplex', 'duplex', main.duplex, load),
     ...(quick ? [] : [own('fastify without plugin', 'fastify', main.fastify, load)])
   ], rounds), outcomes => throughput(`message of ${size} byte chunks`, named(outcomes, 'fastify-duplex'), 1.1))

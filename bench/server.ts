@@ -110,7 +110,7 @@ async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> 
   })
   for (let route = 0; route < MORE_ROUTES; route++) app.get(`/duplex/${route}`, { duplex: true }, ({ readable, writable }) => { readable.pipe(writable) })
   app.get('/plain', () => ({ hello: 'world' }))
-  app.post('/message', { duplex: { kinds: ['message'] } }, ({ readable, writable }) => { readable.pipe(writable) })
+  app.post('/message', { duplex: { kinds: ['body'] } }, ({ readable, writable }) => { readable.pipe(writable) })
   return framework(app)
 }
 
@@ -148,7 +148,7 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
   },
   duplex: () => duplexServer({ drainTimeout: 5000 }),
   'duplex-no-probes': () => duplexServer({ drainTimeout: 5000, tcpKeepAlive: 0 }),
-  message: () => plain(http.createServer((req: IncomingMessage, res: ServerResponse) => {
+  body: () => plain(http.createServer((req: IncomingMessage, res: ServerResponse) => {
     res.writeHead(200)
     res.flushHeaders()
     req.pipe(res)

@@ -423,7 +423,7 @@ app.post('/containers/:id/attach', {
 // The client goes on when it has the head of the response, and reads the rest when the container has ended.
 app.post('/containers/:id/wait', {
   schema: { querystring: { type: 'object', properties: { condition: { type: 'string', default: 'not-running' } } } },
-  duplex: { kinds: ['message'], accept: 'manual' }
+  duplex: { kinds: ['body'], accept: 'manual' }
 }, async (pending, request: FastifyRequest<Wait>) => {
   const { program, removed } = container(request.params.id)
   const { writable, signal } = await pending.accept({ headers: { 'content-type': 'application/json' } })

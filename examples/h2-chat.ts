@@ -39,7 +39,7 @@ app.route({
   method: ['GET', 'PUT'],
   url: '/chat',
   schema: { querystring },
-  duplex: { kinds: ['upgrade', 'message'], protocols: ['chat'] },
+  duplex: { kinds: ['upgrade', 'body'], protocols: ['chat'] },
   async handler (connection, request: FastifyRequest<Chat, Http2SecureServer>) {
     const { kind, httpVersion, readable, writable, draining } = connection
     const { name } = request.query

@@ -57,7 +57,7 @@ await app.register(duplex, { drainTimeout: 5000 })
 app.route({
   method: ['POST', 'PUT'],
   url: '/lines',
-  duplex: { kinds: ['message'], accept: 'manual', idleTimeout: 60_000 },
+  duplex: { kinds: ['body'], accept: 'manual', idleTimeout: 60_000 },
   // What a preParsing hook makes of the body is what the handler reads.
   async preParsing (request, _reply, payload) {
     return request.headers['content-encoding'] === 'gzip' ? payload.pipe(createGunzip()) : payload

@@ -65,7 +65,7 @@ export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
-  'FST_ERR_DUPLEX_CANNOT_DETACH', 'A message, or a stream of HTTP/2, has no connection of its own to detach', 500)
+  'FST_ERR_DUPLEX_CANNOT_DETACH', 'A body, or a stream of HTTP/2, has no connection of its own to detach', 500)
 
 /** `injectDuplex` rejects with these. */
 export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(

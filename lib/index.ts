@@ -2,6 +2,6 @@ import { plugin } from './plugin.ts'
 
 export default plugin
 export { plugin as fastifyDuplex }
-export { tunnel } from './tunnel.ts'
+export { tunnel } from './relay/tunnel.ts'
 export * as errors from './errors.ts'
 export type * from '../types/index.ts'

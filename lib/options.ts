@@ -1,8 +1,8 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
-import { isToken } from './upgrade-tokens.ts'
+import { isToken } from './handshake/tokens.ts'
 import type { DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
-export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'message']
+export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
 /** The limits of one connection, every one of them set. */
 export interface Limits {

@@ -1,26 +1,23 @@
 import type { Server } from 'node:http'
 import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
-import { claimOf, type Claim } from './claim.ts'
-import { DuplexRoutes } from './duplex-routes.ts'
+import { claimOf, type Claim } from './handshake/claim.ts'
+import { DuplexRoutes } from './routes/find.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'
-import { markRegistered, routingOptions, secondaryServers } from './fastify-internals.ts'
-import { holdCloseUntilDrained } from './hold-close.ts'
-import { Http1Gate } from './http1-gate.ts'
-import { watchHttp1 } from './http1-server.ts'
-import { Http2Gate } from './http2-gate.ts'
-import { speaksHttp2, watchHttp2 } from './http2-server.ts'
-import { injector } from './inject.ts'
-import { assertNodeInternals, keepTickShape } from './node-internals.ts'
+import { markRegistered, routingOptions, secondaryServers } from './internals/fastify.ts'
+import { holdCloseUntilDrained } from './shutdown/hold-close.ts'
+import { Http1Gate } from './http1/gate.ts'
+import { watchHttp1 } from './http1/server.ts'
+import { Http2Gate } from './http2/gate.ts'
+import { speaksHttp2, watchHttp2 } from './http2/server.ts'
+import { injector } from './inject/inject.ts'
+import { assertNodeInternals } from './internals/probe.ts'
 import { checkDuration, pluginSettings } from './options.ts'
-import { Registry } from './registry.ts'
-import { declareRoute } from './route.ts'
+import { Registry } from './shutdown/registry.ts'
+import { declareRoute } from './routes/declare.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
-
-// When this is loaded and not when it is registered: an app may have much to do before that.
-keepTickShape()
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
@@ -61,7 +58,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     routes.seal()
     watch(app.server as Server)
     const { requestTimeout } = app.server as Server
-    if (requestTimeout > 0 && routes.takeMessages) {
+    if (requestTimeout > 0 && routes.takeBodies) {
       app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex messages included')
     }
     done()

@@ -16,7 +16,7 @@ import type { Head } from './fixtures/wire.ts'
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
 /** The end of the request, where it has one of its own. */
-const lastOf = (kind: DuplexKind): string => kind === 'message' ? LAST_CHUNK : ''
+const lastOf = (kind: DuplexKind): string => kind === 'body' ? LAST_CHUNK : ''
 
 /** The names of the fields that frame, switch, or say what a body is. */
 const framing = (head: Head): string[] => head.fields.map(([name]) => name.toLowerCase())
@@ -26,7 +26,7 @@ const framed: Record<DuplexKind, string[]> = {
   upgrade: ['connection', 'upgrade'],
   connect: [],
   hijack: ['connection'],
-  message: ['connection', 'keep-alive', 'transfer-encoding']
+  body: ['connection', 'keep-alive', 'transfer-encoding']
 }
 
 /** HTTP/2 frames by itself, and has no fields that are about a connection. */
@@ -222,7 +222,7 @@ onEachKind(t, 'A13 compress and etag touch neither the head nor the stream', asy
   t.equal(head.headers.etag, undefined)
   const text = 'compressible '.repeat(1000)
   wire.send(piece(kind, text) + lastOf(kind))
-  if (kind !== 'message') wire.end()
+  if (kind !== 'body') wire.end()
   t.equal(await hear(wire, kind, text), text)
   t.equal(await wire.until(lastOf(kind)), lastOf(kind))
 })
@@ -321,7 +321,7 @@ onEachKind(t, 'A16 trailers of a hook are dropped', async (t, kind, transport) =
   const head = await wire.head()
   t.strictSame(framing(head), framingOf(kind, transport))
   wire.send(piece(kind, 'mine') + lastOf(kind))
-  if (kind !== 'message') wire.end()
+  if (kind !== 'body') wire.end()
   const expected = piece(kind, 'mine') + lastOf(kind)
   t.equal((await wire.bytes(expected.length)).toString(), expected)
   for (let n = 0; n < 10; n++) await turn()
@@ -348,7 +348,7 @@ for (const timeout of ['handlerTimeout', 'handshakeTimeout'] as const) {
     wire.send(ask(kind) + piece(kind, 'TAIL') + lastOf(kind))
     const { status, headers } = await wire.response()
     t.equal(status, 503)
-    if (kind !== 'message' && transport !== 'h2') t.equal(headers.connection, 'close')
+    if (kind !== 'body' && transport !== 'h2') t.equal(headers.connection, 'close')
     hook.open()
     for (let n = 0; n < 10; n++) await turn()
     wire.end()

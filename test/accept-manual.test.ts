@@ -10,10 +10,10 @@ import { everywhere, gate, onEach, serve, ways, type Way } from './fixtures/serv
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
 
 /** The end of the request, where it has one of its own. */
-const lastOf = (kind: DuplexKind): string => kind === 'message' ? LAST_CHUNK : ''
+const lastOf = (kind: DuplexKind): string => kind === 'body' ? LAST_CHUNK : ''
 
 /** Kinds that an ordinary answer of any status may be given to: a 2xx to a CONNECT would be a tunnel. */
-const answerable: readonly DuplexKind[] = ['upgrade', 'hijack', 'message']
+const answerable: readonly DuplexKind[] = ['upgrade', 'hijack', 'body']
 
 const codeOf = (body: string): unknown => (JSON.parse(body) as { code?: string }).code
 
@@ -56,7 +56,7 @@ onEachKind(t, 'A9 a second accept while the hooks of the first one run is a code
     takeManually(app, async pending => {
       const first = accept(pending)
       codes.push(await codeThrown(() => accept(pending, { headers: { 'x-second': 'yes' } })))
-      if (kind !== 'message') codes.push(await codeThrown(() => pending.detach()))
+      if (kind !== 'body') codes.push(await codeThrown(() => pending.detach()))
       await echo(await first)
     })
   })
@@ -140,7 +140,7 @@ onEachKind(t, 'A9 the end of the handler in the midst of its accept is the end o
   const wire = await connect()
   wire.send(ask(kind) + lastOf(kind))
   t.equal((await wire.head()).status, statusOf(kind, transport))
-  if (kind === 'message') wire.end()
+  if (kind === 'body') wire.end()
   t.equal((await wire.rest()).toString(), lastOf(kind))
 })
 
@@ -220,9 +220,9 @@ onEach(t, 'A9 a message cannot be detached, and can still be accepted', async (t
     await echo(await accept(pending))
   }))
   const wire = await connect()
-  wire.send(ask('message') + piece('message', 'BODY') + LAST_CHUNK)
+  wire.send(ask('body') + piece('body', 'BODY') + LAST_CHUNK)
   t.equal((await wire.head()).status, 200)
-  t.equal(await hear(wire, 'message', 'BODY'), 'BODY')
+  t.equal(await hear(wire, 'body', 'BODY'), 'BODY')
   t.equal(await wire.until(LAST_CHUNK), LAST_CHUNK)
   t.equal(code, 'FST_ERR_DUPLEX_CANNOT_DETACH')
 }, ways)
@@ -237,7 +237,7 @@ onEachKind(t, 'A10 what a manual handler sends or returns after accept puts no b
   }))
   const wire = await connect()
   wire.send(ask(kind) + piece(kind, 'yours') + lastOf(kind))
-  if (kind !== 'message') wire.end()
+  if (kind !== 'body') wire.end()
   await wire.head()
   t.equal(await hear(wire, kind, 'mineyours'), 'mineyours')
   t.equal(await wire.until(lastOf(kind)), lastOf(kind))
@@ -268,7 +268,7 @@ for (const [way, handler] of Object.entries<(pending: PendingDuplex) => unknown>
     t.equal(status, 502)
     t.equal(body, '{"handled":"upstream is down"}')
     t.equal(headers['x-on-send'], 'yes')
-    if (kind !== 'message' && transport !== 'h2') t.equal(headers.connection, 'close')
+    if (kind !== 'body' && transport !== 'h2') t.equal(headers.connection, 'close')
     t.equal(await wire.remains(), '')
     await quiet()
     t.equal(app.duplex.connections.size, 0)
@@ -306,7 +306,7 @@ for (const [way, handler] of Object.entries<(pending: PendingDuplex) => unknown>
   }
   onEachKind(t, title, run, answerable, ways)
   // Over HTTP/2 an upgrade is a CONNECT, too.
-  onEachKind(t, title, run, ['message'], ['h2'])
+  onEachKind(t, title, run, ['body'], ['h2'])
 }
 
 onEachKind(t, 'A11 a manual handler may leave a reply to its slow hooks, which run once', async (t, kind, transport) => {
@@ -367,7 +367,7 @@ onEach(t, 'A11 a message that a manual handler answers keeps its connection', as
   const { connect } = await serve(t, { transport }, app => takeManually(app, async () => 'an answer'))
   const wire = await connect()
   for (let n = 0; n < 3; n++) {
-    wire.send(ask('message') + piece('message', 'BODY') + LAST_CHUNK)
+    wire.send(ask('body') + piece('body', 'BODY') + LAST_CHUNK)
     const { status, body } = await wire.response()
     t.equal(status, 200)
     t.equal(body, 'an answer')
@@ -443,7 +443,7 @@ for (const status of [201, 202, 203, 207, 299]) {
     wire.send(ask(kind) + piece(kind, 'TAIL'))
     t.equal((await wire.head()).status, status)
     t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
-  }, ['connect', 'hijack', 'message'], status === 201 ? everywhere : ['tcp'])
+  }, ['connect', 'hijack', 'body'], status === 201 ? everywhere : ['tcp'])
 }
 
 onEachKind(t, 'A15 a 2xx that was set on the reply is kept, any other status is not', async (t, kind, transport) => {

@@ -18,7 +18,7 @@ const plainFields: Record<DuplexKind, Head['fields']> = {
   upgrade: [['Connection', 'Upgrade'], ['Upgrade', 'foo']],
   connect: [],
   hijack: [['Connection', 'close']],
-  message: [
+  body: [
     ['X-Accel-Buffering', 'no'], ['Incremental', '?1'],
     ['Connection', 'keep-alive'], ['Keep-Alive', 'timeout=72'], ['Transfer-Encoding', 'chunked']
   ]
@@ -27,7 +27,7 @@ const plainFields: Record<DuplexKind, Head['fields']> = {
 /** HTTP/2 frames by itself, and has no fields that are about a connection. */
 const plainFieldsOf = (kind: DuplexKind, transport: Way): Head['fields'] => transport !== 'h2'
   ? plainFields[kind]
-  : kind === 'message' ? [['x-accel-buffering', 'no'], ['incremental', '?1']] : []
+  : kind === 'body' ? [['x-accel-buffering', 'no'], ['incremental', '?1']] : []
 
 const firstLine = (kind: DuplexKind, transport: Way): string =>
   transport === 'h2' ? 'HTTP/2 200' : kind === 'upgrade' ? 'HTTP/1.1 101 Switching Protocols' : 'HTTP/1.1 200 OK'
@@ -76,7 +76,7 @@ onEachKind(t, 'A3 what the app says about framing and switching is not on the ac
   const head = await wire.head()
   t.equal(head.line, firstLine(kind, transport))
   t.strictSame(fieldsOf(head), plainFieldsOf(kind, transport))
-  t.equal(await wire.until('longer than five'), kind === 'message' ? '10\r\nlonger than five' : 'longer than five')
+  t.equal(await wire.until('longer than five'), kind === 'body' ? '10\r\nlonger than five' : 'longer than five')
 })
 
 for (const [name, value] of Object.entries({ CR: 'a\rb', LF: 'a\nb', CRLF: 'a\r\nX-Evil: 1', NUL: 'a\0b' })) {
@@ -91,7 +91,7 @@ for (const [name, value] of Object.entries({ CR: 'a\rb', LF: 'a\nb', CRLF: 'a\r\
       take(app, () => { entered++ })
     })
     const wire = await connect()
-    wire.end(ask(kind) + piece(kind, 'TAIL') + (kind === 'message' ? LAST_CHUNK : ''))
+    wire.end(ask(kind) + piece(kind, 'TAIL') + (kind === 'body' ? LAST_CHUNK : ''))
     const { status, headers, body } = await wire.response()
     t.equal(status, 500)
     t.equal(codeOf(body), 'FST_ERR_DUPLEX_INVALID_HEADER')
@@ -109,7 +109,7 @@ onEachKind(t, 'A4 the same where nobody takes the header away again', async (t, 
     take(app, () => { entered++ })
   })
   const wire = await connect()
-  wire.end(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
+  wire.end(ask(kind) + (kind === 'body' ? LAST_CHUNK : ''))
   const answer = await wire.remains()
   t.match(answer, /^HTTP\/\S+ 500\s/)
   t.notMatch(answer, /x-evil/i)
@@ -245,8 +245,8 @@ for (const [fields, kind] of [
   [['Connection: keep-alive', 'Upgrade: foo'], 'hijack'],
   [['Connection: upgrade-insecure', 'Upgrade: foo'], 'hijack'],
   [['Connection: x-upgrade', 'Upgrade: foo'], 'hijack'],
-  [['Connection: Upgrade', 'Content-Length: 0'], 'message'],
-  [['Upgrade: foo', 'Content-Length: 0'], 'message']
+  [['Connection: Upgrade', 'Content-Length: 0'], 'body'],
+  [['Upgrade: foo', 'Content-Length: 0'], 'body']
 ] as const) {
   onEach(t, `A6 "${fields.join('; ')}" is ${kind}`, async (t, transport) => {
     const { connect } = await serve(t, { transport }, app => take(app, async ({ kind, protocol, writable }) => { writable.end(`${kind} ${String(protocol)}.`) }))
@@ -256,7 +256,7 @@ for (const [fields, kind] of [
     t.equal(head.line, firstLine(kind, transport))
     t.equal(head.headers.upgrade, kind === 'upgrade' ? 'foo' : undefined)
     const expected = `${kind} ${kind === 'upgrade' ? 'foo' : 'undefined'}.`
-    t.equal(await wire.until('.'), kind === 'message' ? `12\r\n${expected}` : expected)
+    t.equal(await wire.until('.'), kind === 'body' ? `12\r\n${expected}` : expected)
   }, ways)
 }
 
@@ -308,8 +308,8 @@ onEach(t, 'A7 a reserved token on a request with a body leaves a message', async
     wire.send(`POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: ${offer}\r\nHTTP2-Settings: AA\r\nContent-Length: 4\r\n\r\nBODY`)
     const head = await wire.head()
     t.equal(head.status, 200, offer)
-    t.strictSame(fieldsOf(head), plainFields.message)
-    t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
+    t.strictSame(fieldsOf(head), plainFields.body)
+    t.equal(await wire.until(LAST_CHUNK), piece('body', 'BODY') + LAST_CHUNK)
   }
 }, ways)
 
@@ -337,12 +337,12 @@ onEach(t, 'A8 a message keeps its connection, with Content-Length and chunked al
   const wire = await connect()
   for (const request of [
     'POST /it HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nBODY',
-    ask('message') + piece('message', 'BODY') + LAST_CHUNK,
+    ask('body') + piece('body', 'BODY') + LAST_CHUNK,
     'GET /it HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nBODY'
   ]) {
     wire.send(request)
-    t.strictSame(fieldsOf(await wire.head()), plainFields.message)
-    t.equal(await wire.until(LAST_CHUNK), piece('message', 'BODY') + LAST_CHUNK)
+    t.strictSame(fieldsOf(await wire.head()), plainFields.body)
+    t.equal(await wire.until(LAST_CHUNK), piece('body', 'BODY') + LAST_CHUNK)
   }
   t.notOk(wire.ended)
 }, ways)
@@ -350,11 +350,11 @@ onEach(t, 'A8 a message keeps its connection, with Content-Length and chunked al
 onEach(t, 'A8 a message with Connection: close is framed, and the connection ends', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
-  wire.send(ask('message', 'Connection: close') + piece('message', 'BODY') + LAST_CHUNK)
+  wire.send(ask('body', 'Connection: close') + piece('body', 'BODY') + LAST_CHUNK)
   const { headers } = await wire.head()
   t.equal(headers.connection, 'close')
   t.equal(headers['transfer-encoding'], 'chunked')
-  t.equal((await wire.rest()).toString(), piece('message', 'BODY') + LAST_CHUNK)
+  t.equal((await wire.rest()).toString(), piece('body', 'BODY') + LAST_CHUNK)
 }, ways)
 
 onEach(t, 'A8 a message of HTTP/1.0 is ended by the end of the connection', async (t, transport) => {
@@ -372,7 +372,7 @@ onEach(t, 'A8 what the app says about buffering stays', async (t, transport) => 
     take(app, echo, true, { onRequest: async (_request, reply) => { reply.headers({ 'x-accel-buffering': 'yes', Incremental: '?0' }) } })
   })
   const wire = await connect()
-  wire.send(ask('message'))
+  wire.send(ask('body'))
   const head = await wire.head()
   const about = head.fields.filter(([name]) => /^(?:x-accel-buffering|incremental)$/i.test(name))
   t.strictSame(about, [['x-accel-buffering', 'yes'], ['incremental', '?0']])
@@ -406,7 +406,7 @@ onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte 
     take(app, async ({ reply, writable, readable }) => {
       reply.send('SENT')
       reply.code(500).send(new Error('SENT'))
-      if (kind !== 'message') {
+      if (kind !== 'body') {
         const raw = reply.raw as ServerResponse
         raw.writeContinue()
         // Only HTTP/1 has it.
@@ -420,7 +420,7 @@ onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte 
       }
       setImmediate(() => {
         reply.send('LATE')
-        if (kind !== 'message') (reply.raw as ServerResponse).end('LATE')
+        if (kind !== 'body') (reply.raw as ServerResponse).end('LATE')
         late.open()
       })
       await late.promise
@@ -431,9 +431,9 @@ onEachKind(t, 'A10 what is sent through the reply after acceptance puts no byte 
   const wire = await connect()
   wire.send(ask(kind))
   t.equal((await wire.head()).line, firstLine(kind, transport))
-  wire.send(piece(kind, 'yours') + (kind === 'message' ? LAST_CHUNK : ''))
+  wire.send(piece(kind, 'yours') + (kind === 'body' ? LAST_CHUNK : ''))
   t.equal(await hear(wire, kind, 'mineyours'), 'mineyours')
-  if (kind === 'message') await wire.until(LAST_CHUNK)
+  if (kind === 'body') await wire.until(LAST_CHUNK)
   wire.end()
   t.equal(await wire.remains(), '')
   await quiet()
@@ -512,7 +512,7 @@ onEachKind(t, 'A14 what the handler writes at once comes after the accept head',
   }))
   for (let n = 0; n < 20; n++) {
     const wire = await connect()
-    wire.send(ask(kind) + (kind === 'message' ? LAST_CHUNK : ''))
+    wire.send(ask(kind) + (kind === 'body' ? LAST_CHUNK : ''))
     t.equal((await wire.head()).line, firstLine(kind, transport))
     t.equal(await hear(wire, kind, 'first, second'), 'first, second')
   }

@@ -1,5 +1,5 @@
 import t from 'tap'
-import { authorityPath, parseAuthority } from '../lib/authority.ts'
+import { authorityPath, parseAuthority } from '../lib/handshake/authority.ts'
 
 const targets: [target: string, host: string, port: number][] = [
   ['example.com:443', 'example.com', 443],

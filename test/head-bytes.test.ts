@@ -111,10 +111,10 @@ t.test('H1 what came with the head is counted as read, once', async t => {
 t.test('H1 on a message the body in the packet of the head comes first, once, in order', async t => {
   const { connect } = await serve(t, {}, app => take(app, repeat))
   const wire = await connect()
-  wire.send(ask('message') + piece('message', 'TAIL'))
+  wire.send(ask('body') + piece('body', 'TAIL'))
   await wire.head()
-  wire.send(piece('message', ', and more') + LAST_CHUNK)
-  t.equal(await wire.until(LAST_CHUNK), piece('message', 'TAIL, and more') + LAST_CHUNK)
+  wire.send(piece('body', ', and more') + LAST_CHUNK)
+  t.equal(await wire.until(LAST_CHUNK), piece('body', 'TAIL, and more') + LAST_CHUNK)
 })
 
 onEveryWay(t, 'H2 a request sent one byte at a time loses nothing', async (t, way) => {
@@ -144,16 +144,16 @@ onEveryWay(t, 'H2 an upgrade split at every offset of head and tail loses nothin
 
 onEachKind(t, 'H2 split at every offset of head and tail, nothing is lost', async (t, kind) => {
   const { link } = await serveLinks(t, 'tcp', app => take(app, repeat))
-  const last = kind === 'message' ? LAST_CHUNK : ''
+  const last = kind === 'body' ? LAST_CHUNK : ''
   const bytes = ask(kind, 'X-More: of it') + piece(kind, 'ABCDEFGH') + last
   const answers = new Set<string>()
   for (let at = 1; at < bytes.length; at++) {
     const { wire, peer } = await link()
     await sendApart({ wire, peer }, [bytes.slice(0, at)])
     wire.send(bytes.slice(at))
-    if (kind !== 'message') wire.end()
+    if (kind !== 'body') wire.end()
     await wire.head()
-    answers.add(kind === 'message' ? await wire.until(LAST_CHUNK) : (await wire.rest()).toString())
+    answers.add(kind === 'body' ? await wire.until(LAST_CHUNK) : (await wire.rest()).toString())
     wire.destroy()
   }
   t.strictSame([...answers], [piece(kind, 'ABCDEFGH') + last])
@@ -243,9 +243,9 @@ t.test('H4 a message is the request and the response themselves', async t => {
     writable.end(JSON.stringify([readable === request.raw, writable === reply.raw, head.length]))
   }))
   const wire = await connect()
-  wire.send(ask('message') + LAST_CHUNK)
+  wire.send(ask('body') + LAST_CHUNK)
   await wire.head()
-  t.equal(await wire.until(LAST_CHUNK), piece('message', '[true,true,0]') + LAST_CHUNK)
+  t.equal(await wire.until(LAST_CHUNK), piece('body', '[true,true,0]') + LAST_CHUNK)
 })
 
 onEveryWay(t, 'H5 what arrives during slow hooks is complete and in order, tail first', async (t, way) => {
@@ -389,9 +389,9 @@ t.test('H8 messages follow each other on one connection, and a takeover follows 
   const { connect } = await serve(t, {}, app => take(app, echo))
   const wire = await connect()
   for (const text of ['first', 'second']) {
-    wire.send(ask('message') + piece('message', text) + LAST_CHUNK)
+    wire.send(ask('body') + piece('body', text) + LAST_CHUNK)
     t.equal((await wire.head()).status, 200)
-    t.equal(await wire.until(LAST_CHUNK), piece('message', text) + LAST_CHUNK)
+    t.equal(await wire.until(LAST_CHUNK), piece('body', text) + LAST_CHUNK)
   }
   wire.send(ask('upgrade') + 'TAIL')
   t.equal((await wire.head()).status, 101)
@@ -447,9 +447,9 @@ t.test('H9 a whole message and a FIN in one packet are answered, however late', 
     await echo(connection)
   }, true, { onRequest: async () => { for (let turns = 0; turns < 20; turns++) await turn() } }))
   const wire = await connect()
-  wire.end(ask('message') + piece('message', 'BODY') + LAST_CHUNK)
+  wire.end(ask('body') + piece('body', 'BODY') + LAST_CHUNK)
   t.equal((await wire.head()).status, 200)
-  t.equal((await wire.rest()).toString(), piece('message', 'BODY') + LAST_CHUNK)
+  t.equal((await wire.rest()).toString(), piece('body', 'BODY') + LAST_CHUNK)
   await quiet()
 })
 

@@ -76,7 +76,7 @@ for (const tls of [false, true]) {
       for await (const chunk of readable) writable.write(String(chunk).toUpperCase())
       writable.write('.')
     })
-    t.match(connection, { kind: 'message', protocol: undefined, authority: undefined })
+    t.match(connection, { kind: 'body', protocol: undefined, authority: undefined })
     for (const word of ['one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine', 'ten']) {
       stream.write(word)
       t.equal(await bytes(stream, word.length), word.toUpperCase())
@@ -243,7 +243,7 @@ for (const [what, headers] of Object.entries({
   'an Upgrade field': { ...POST, upgrade: 'foo' }
 })) {
   t.test(`T2 ${what}: reset, and the session lives [h2]`, async t => {
-    const { frames } = await serveHttp2(t, {}, app => take(app, ({ kind }) => kind === 'message' ? undefined : t.fail('entered')))
+    const { frames } = await serveHttp2(t, {}, app => take(app, ({ kind }) => kind === 'body' ? undefined : t.fail('entered')))
     const wire = await frames()
     await wire.next('SETTINGS', 0)
     wire.headers(1, headers as Record<string, string>)
@@ -318,11 +318,11 @@ t.test('T4 every plain request is a message, and a GET one that has ended [h2]',
   const client = await session()
   const get = { ...POST, ':method': 'GET' }
   const { stream, status, headers } = await request(client, get, true)
-  t.equal((await whole(stream)).toString(), 'message:')
+  t.equal((await whole(stream)).toString(), 'body:')
   t.match({ status, ...headers }, { status: 200, 'x-accel-buffering': 'no', incremental: '?1' })
   const open = await request(client, get)
   open.stream.end('a GET with a body')
-  t.equal((await whole(open.stream)).toString(), 'message:a GET with a body')
+  t.equal((await whole(open.stream)).toString(), 'body:a GET with a body')
 })
 
 t.test('R5 what a client sends before it is refused keeps neither its stream nor its session [h2]', async t => {
@@ -418,7 +418,7 @@ t.test('T5 trailers end a tunnel with a protocol error, and belong to a message 
     await wire.next('HEADERS', 1)
     wire.data(1, 'data').headers(1, { 'x-trailer': '1' }, true)
     const { reason, error } = await (await entered.promise).closed
-    if (kind === 'message') {
+    if (kind === 'body') {
       t.equal(reason, 'end')
       t.equal((await wire.next('DATA', 1)).payload.toString(), 'data')
     } else {
@@ -484,7 +484,7 @@ t.test('S11 a handler without a promise that reads nothing: its stream is over w
     }))
     const wire = await frames()
     wire.headers(1, headers as Record<string, string>).data(1, 'unread', true)
-    t.match(await (await entered.promise).closed, { reason: kind === 'message' ? 'end' : 'fin' }, kind)
+    t.match(await (await entered.promise).closed, { reason: kind === 'body' ? 'end' : 'fin' }, kind)
   }
 })
 
@@ -628,7 +628,7 @@ t.test('T8 both protocols on one port, and every kind of both [h2]', async t => 
   post.write('one')
   const [response] = await once(post, 'response')
   post.end()
-  t.equal((await all(response)).toString(), 'message/1.1:one')
+  t.equal((await all(response)).toString(), 'body/1.1:one')
   t.equal(app.duplex.connections.size, 0)
 })
 
@@ -647,7 +647,7 @@ t.test('T8 app.close() with both protocols on one port [h2]', async t => {
 const resets = [0, 2, NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, 'tcp'] as const
 for (const how of resets) {
   const name = how === 'tcp' ? 'a TCP reset' : `RST_STREAM(${how})`
-  for (const kind of ['upgrade', 'connect', 'message'] as const) {
+  for (const kind of ['upgrade', 'connect', 'body'] as const) {
     t.test(`T9 ${name} in a hook, in the handler, while it decides, and behind its end [${kind}] [h2]`, async t => {
       for (const phase of ['onRequest', 'onSend', 'handler', 'deciding', 'ended'] as const) {
         const there = gate()

@@ -8,7 +8,7 @@ import { fileURLToPath } from 'node:url'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import duplex, { type DuplexConnection, type FastifyDuplexOptions, type InjectDuplexOptions } from '../lib/index.ts'
-import { resetStream } from '../lib/node-internals.ts'
+import { resetStream } from '../lib/internals/http2.ts'
 import { framesIn, PREFACE, storyOf, type Frame } from './fixtures/http2-frames.ts'
 import { take } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
@@ -75,7 +75,7 @@ for (const [name, fastify] of Object.entries({
     }), { fastify })
     const scheme = name === 'cleartext' ? 'http' : 'https'
     const common = { httpVersion: '2.0', scheme, ip: '127.0.0.1', host: 'localhost:80' }
-    for (const [options, kind, host] of [[UPGRADE, 'upgrade'], [MESSAGE, 'message'], [CONNECT, 'connect', 'it.example:443']] as const) {
+    for (const [options, kind, host] of [[UPGRADE, 'upgrade'], [MESSAGE, 'body'], [CONNECT, 'connect', 'it.example:443']] as const) {
       const { statusCode, writable, readable, body } = await app.injectDuplex({ ...options, early: 'early' })
       t.equal(statusCode, 200, kind)
       t.equal(readable as unknown, writable)

@@ -27,7 +27,7 @@ const ask: Record<DuplexKind, InjectDuplexOptions> = {
   upgrade: { url: '/it', protocol: 'foo' },
   connect: { method: 'CONNECT', url: 'it.example:443' },
   hijack: { url: '/it' },
-  message: { method: 'POST', url: '/it', headers: { 'transfer-encoding': 'chunked' } }
+  body: { method: 'POST', url: '/it', headers: { 'transfer-encoding': 'chunked' } }
 }
 
 /** A test for each kind, written once. */
@@ -88,8 +88,8 @@ function pieceOf (response: InjectDuplexResponse): Promise<Buffer> {
 }
 
 const STATUS: Record<1 | 2, Record<DuplexKind, number>> = {
-  1: { upgrade: 101, connect: 200, hijack: 200, message: 200 },
-  2: { upgrade: 200, connect: 200, hijack: 200, message: 200 }
+  1: { upgrade: 101, connect: 200, hijack: 200, body: 200 },
+  2: { upgrade: 200, connect: 200, hijack: 200, body: 200 }
 }
 
 onBoth(t, 'I1 accepted: the status, the accept head, and a pair that is live both ways', async (t, kind, build, http) => {
@@ -125,8 +125,8 @@ onEachInjected(t, 'I1 early bytes come first, in one chunk with the head', async
   const { body, writable } = await app.injectDuplex({ ...ask[kind], early: Buffer.from('EARLY') })
   writable.end(', late')
   t.equal((await body()).toString(), 'EARLY, late')
-  t.match(chunks[0], kind === 'message' ? /\r\n\r\n5\r\nEARLY\r\n$/ : /\r\n\r\nEARLY$/)
-  t.equal(heads[0], kind === 'message' ? '' : 'EARLY')
+  t.match(chunks[0], kind === 'body' ? /\r\n\r\n5\r\nEARLY\r\n$/ : /\r\n\r\nEARLY$/)
+  t.equal(heads[0], kind === 'body' ? '' : 'EARLY')
 })
 
 t.test('I1 early bytes are in the chunk of the head however many they are', async t => {
@@ -189,9 +189,9 @@ t.test('I1 the request has the fields that were given, a Host, and no others', a
   t.same(await sent({ url: '/it', headers: { Host: 'own' }, protocol: 'x' }),
     { kind: 'upgrade', raw: ['host', 'own', 'upgrade', 'x', 'connection', 'Upgrade'] })
   t.same(await sent(ask.connect), { kind: 'connect', raw: ['host', 'it.example:443'] })
-  t.same(await sent({ method: 'POST', url: '/it', payload: 'four' }), { kind: 'message', raw: ['host', 'localhost:80', 'content-length', '4'] })
+  t.same(await sent({ method: 'POST', url: '/it', payload: 'four' }), { kind: 'body', raw: ['host', 'localhost:80', 'content-length', '4'] })
   t.same(await sent({ url: '/it', payload: [1] }),
-    { kind: 'message', raw: ['host', 'localhost:80', 'content-type', 'application/json', 'content-length', '3'] })
+    { kind: 'body', raw: ['host', 'localhost:80', 'content-type', 'application/json', 'content-length', '3'] })
 })
 
 onBothVersions(t, 'I1 a message is answered before its request has ended', async (t, build, _kinds, http) => {
@@ -387,7 +387,7 @@ for (const [why, { status, code, declare }] of Object.entries(refusals)) {
     const { statusCode, headers, body, closed } = await app.injectDuplex({ ...ask[kind], early: 'early' })
     t.equal(statusCode, status)
     t.equal((JSON.parse((await body()).toString()) as { code: string }).code, code)
-    if (kind !== 'message') t.equal(headers.connection, http === 1 ? 'close' : undefined)
+    if (kind !== 'body') t.equal(headers.connection, http === 1 ? 'close' : undefined)
     t.same(await closed, { complete: true })
     await nothingLeft(app)
   })
@@ -445,7 +445,7 @@ onBothVersions(t, 'I1 responses that are not the last are passed over', async (t
       done()
     }
   }))
-  const continued: InjectDuplexOptions = { ...ask.message, headers: { ...ask.message.headers, Expect: '100-continue' } }
+  const continued: InjectDuplexOptions = { ...ask.body, headers: { ...ask.body.headers, Expect: '100-continue' } }
   for (const options of [ask.upgrade, ...(http === 1 ? [ask.hijack] : []), ask.connect, continued]) {
     const { statusCode, writable, body } = await app.injectDuplex(options)
     t.equal(statusCode, options === ask.upgrade ? STATUS[http].upgrade : 200)
@@ -640,7 +640,7 @@ t.test('I1 connectionTimeout counts silence: what the server writes is none', as
       await new Promise(resolve => setTimeout(resolve, 20))
     }
   }), { fastify: { connectionTimeout: 150 } })
-  const { body } = await app.injectDuplex({ ...ask.message, payload: 'hi' })
+  const { body } = await app.injectDuplex({ ...ask.body, payload: 'hi' })
   t.equal((await body()).toString(), 'x'.repeat(20))
 })
 
@@ -658,7 +658,7 @@ t.test('I1 onTimeout hooks run when the connection is silent for too long', asyn
       done()
     }
   }), { fastify: { connectionTimeout: 40 } })
-  await app.injectDuplex({ ...ask.message, early: 'hi' }).catch(() => {})
+  await app.injectDuplex({ ...ask.body, early: 'hi' }).catch(() => {})
   await t.resolves(timedOut.promise)
 })
 

@@ -31,9 +31,9 @@ onEachKind(t, 'L1 writes, then FIN, and closed says end', async (t, kind, transp
     await all(readable)
     writable.write('last words')
   })
-  if (kind === 'message') wire.send(piece(kind, 'hello') + LAST_CHUNK)
+  if (kind === 'body') wire.send(piece(kind, 'hello') + LAST_CHUNK)
   else wire.end('hello')
-  t.equal(await wire.until(kind === 'message' ? LAST_CHUNK : 'words'), piece(kind, 'last words') + (kind === 'message' ? LAST_CHUNK : ''))
+  t.equal(await wire.until(kind === 'body' ? LAST_CHUNK : 'words'), piece(kind, 'last words') + (kind === 'body' ? LAST_CHUNK : ''))
   const closed = await connection.closed
   t.match(closed, { reason: 'end', bytesRead: 5, bytesWritten: 10 })
   t.notOk('error' in closed)
@@ -203,18 +203,18 @@ onEachKind(t, 'L2 a manual handler without a promise that accepts late, and read
   }))
   const wire = await connect()
   wire.send(ask(kind))
-  await wire.until(kind === 'message' ? LAST_CHUNK : 'bye')
-  if (kind === 'message') wire.send(piece(kind, 'x'.repeat(100_000)) + LAST_CHUNK)
+  await wire.until(kind === 'body' ? LAST_CHUNK : 'bye')
+  if (kind === 'body') wire.send(piece(kind, 'x'.repeat(100_000)) + LAST_CHUNK)
   wire.end()
   t.match(await (await seen.promise).closed, { reason: 'end' })
   await quiet()
 })
 
 t.test('L2 a message whose body never ends is cut after its response', async t => {
-  const { wire, connection, quiet } = await accepted(t, { kind: 'message', duplex: { finTimeout: 100 } }, async ({ writable }) => {
+  const { wire, connection, quiet } = await accepted(t, { kind: 'body', duplex: { finTimeout: 100 } }, async ({ writable }) => {
     writable.write('enough')
   })
-  t.equal(await wire.until(LAST_CHUNK), piece('message', 'enough') + LAST_CHUNK)
+  t.equal(await wire.until(LAST_CHUNK), piece('body', 'enough') + LAST_CHUNK)
   t.match(await connection.closed, { reason: 'fin' })
   await wire.remains()
   await quiet()
@@ -283,15 +283,15 @@ onEach(t, 'L4 bytes that came while the event loop stood still are traffic', asy
   t.match(await connection.closed, { reason: 'idle', bytesRead: 3 })
 }, everywhere)
 
-for (const [transport, kind] of [['tls', 'upgrade'], ['tcp', 'message']] as const) {
+for (const [transport, kind] of [['tls', 'upgrade'], ['tcp', 'body']] as const) {
   t.test(`L4 one long write that is read slowly is traffic [${transport}, ${kind}]`, async t => {
     const bytes = pattern(32 * MiB)
     const { wire, connection } = await accepted(t, { transport, kind, duplex: { idleTimeout: 900 } }, async ({ writable }) => {
       writable.write(bytes)
     })
-    if (kind === 'message') await wire.until('\r\n')
+    if (kind === 'body') await wire.until('\r\n')
     const slowly = await readSlowly(wire, bytes.length)
-    wire.end(kind === 'message' ? LAST_CHUNK : '')
+    wire.end(kind === 'body' ? LAST_CHUNK : '')
     t.equal(sha256(slowly.bytes), sha256(bytes))
     t.ok(slowly.took > 1600, `it took ${slowly.took} ms`)
     t.equal((await connection.closed).reason, 'end')
@@ -391,14 +391,14 @@ const endings: Record<string, {
   client?: (wire: Awaited<ReturnType<typeof accepted>>['wire'], kind: string) => unknown
   drain?: boolean
 }> = {
-  end: { handler: async () => {}, client: (wire, kind) => kind === 'message' ? wire.send(LAST_CHUNK) : wire.end() },
+  end: { handler: async () => {}, client: (wire, kind) => kind === 'body' ? wire.send(LAST_CHUNK) : wire.end() },
   abort: { code: 'FST_ERR_DUPLEX_ABORTED', client: wire => wire.reset() },
   idle: { code: 'FST_ERR_DUPLEX_IDLE_TIMEOUT', duplex: { idleTimeout: 50 } },
   fin: { code: 'FST_ERR_DUPLEX_FIN_TIMEOUT', duplex: { finTimeout: 50 }, handler: async () => {} },
   'half-open': {
     code: 'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT',
     duplex: { halfOpenTimeout: 50 },
-    client: (wire, kind) => kind === 'message' ? wire.send(LAST_CHUNK) : wire.end()
+    client: (wire, kind) => kind === 'body' ? wire.send(LAST_CHUNK) : wire.end()
   },
   lifetime: { code: 'FST_ERR_DUPLEX_MAX_LIFETIME', duplex: { maxLifetime: 50 } },
   shutdown: { code: 'FST_ERR_DUPLEX_SHUTDOWN', drain: true },
@@ -458,7 +458,7 @@ onEachKind(t, 'L11 closed settles for a pending connection that is refused', asy
   const wire = await connect()
   wire.send(ask(kind))
   t.equal((await wire.response()).status, 403)
-  if (kind === 'message') wire.send(LAST_CHUNK)
+  if (kind === 'body') wire.send(LAST_CHUNK)
   else wire.end()
   const { closed } = await seen.promise
   t.match(await closed, { reason: 'end', error: undefined, bytesWritten: 0 })
@@ -495,7 +495,7 @@ t.test('L11 closed settles for a message that was pipelined behind a response wh
     })
   })
   const wire = await connect()
-  wire.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n' + ask('message') + piece('message', 'x'))
+  wire.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\n' + ask('body') + piece('body', 'x'))
   const connection = await seen.promise
   wire.reset()
   t.match(await connection.closed, { reason: 'abort' })
@@ -509,7 +509,7 @@ t.test('L11 a detached socket settles closed, with detached', async t => {
     seen.open(pending)
     pending.detach().socket.resume().end('HTTP/1.1 101 Mine\r\n\r\n')
   }))
-  for (const kind of everyKind.filter(kind => kind !== 'message')) {
+  for (const kind of everyKind.filter(kind => kind !== 'body')) {
     const wire = await connect()
     wire.send(ask(kind))
     t.equal((await wire.head()).line, 'HTTP/1.1 101 Mine')

@@ -59,7 +59,7 @@ t.test('L6 maxConnections of the plugin counts all routes together', async t => 
   t.equal((await attempt(server, 'connect')).status, 200)
   t.equal(await other(), 200)
   t.equal(await other(), 503)
-  t.equal((await attempt(server, 'message')).status, 503)
+  t.equal((await attempt(server, 'body')).status, 503)
 })
 
 t.test('L6 a slot of the route is given back when the plugin has none left', async t => {
@@ -116,7 +116,7 @@ const fates: Record<string, {
   'has a manual handler that does neither': { manual: async () => {} },
   'is reset before it is accepted': { manual: forever, client: wire => wire.reset() },
   'is detached': {
-    manual: pending => { pending.kind === 'message' ? pending.destroy() : pending.detach().socket.resume().end() },
+    manual: pending => { pending.kind === 'body' ? pending.destroy() : pending.detach().socket.resume().end() },
     client: wire => wire.end()
   }
 }
@@ -145,7 +145,7 @@ for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
     await first
     if (client === undefined) {
       await wire.until('\r\n\r\n').catch(() => {})
-      wire.end(kind === 'message' ? LAST_CHUNK : '')
+      wire.end(kind === 'body' ? LAST_CHUNK : '')
     } else {
       client(wire)
     }
@@ -166,10 +166,10 @@ t.test('L6 a refused message has no slot while its body is still coming', async 
     })
   })
   const wire = await server.connect()
-  wire.send(ask('message') + piece('message', 'some, and no more'))
+  wire.send(ask('body') + piece('body', 'some, and no more'))
   t.equal((await wire.response()).status, 403)
   while (server.app.duplex.connections.size > 0) await turn()
-  t.equal((await attempt(server, 'message')).status, 403)
+  t.equal((await attempt(server, 'body')).status, 403)
 })
 
 t.test('L6 1000 cycles leave no slot taken', async t => {
@@ -179,7 +179,7 @@ t.test('L6 1000 cycles leave no slot taken', async t => {
     })
   })
   const { app, connect, quiet } = server
-  const kinds = ['upgrade', 'connect', 'hijack', 'message'] as const
+  const kinds = ['upgrade', 'connect', 'hijack', 'body'] as const
   const refused: number[] = []
   for (let cycle = 0; cycle < 1000; cycle++) {
     const kind = kinds[cycle % 4] as typeof kinds[number]
@@ -187,7 +187,7 @@ t.test('L6 1000 cycles leave no slot taken', async t => {
     wire.send(ask(kind))
     if ((await wire.head()).status > 200) refused.push(cycle)
     const how = Math.floor(cycle / 4) % 3
-    if (how === 0) wire.end(kind === 'message' ? LAST_CHUNK : '')
+    if (how === 0) wire.end(kind === 'body' ? LAST_CHUNK : '')
     else if (how === 1) wire.reset()
     else wire.send(piece(kind, 'fail'))
     while (app.duplex.connections.size > 0) await turn()
@@ -342,7 +342,7 @@ onEachKind(t, 'L13 the timer of handshakeTimeout ends with the handshake', async
   t.equal(await timersLeft(), 0, 'accepted')
   const wire = await server.connect()
   t.equal((await wire.send(ask(kind, 'Refuse: yes')).response()).status, 500)
-  wire.end(kind === 'message' ? LAST_CHUNK : '')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
   t.equal(await timersLeft(), 0, 'refused')
 }, everyKind, resettable)
 
@@ -353,7 +353,7 @@ t.test('L13 the timer of handshakeTimeout ends when the client goes away', async
     take(app, forever)
   })
   const body = 'POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Type: application/json\r\nContent-Length: 10\r\n\r\n{'
-  for (const text of [ask('upgrade'), ask('message'), body, 'GET /never HTTP/1.1\r\nHost: a\r\n\r\n' + ask('upgrade'), 'GET /never HTTP/1.1\r\nHost: a\r\n\r\n' + ask('message')]) {
+  for (const text of [ask('upgrade'), ask('body'), body, 'GET /never HTTP/1.1\r\nHost: a\r\n\r\n' + ask('upgrade'), 'GET /never HTTP/1.1\r\nHost: a\r\n\r\n' + ask('body')]) {
     const wire = await connect()
     wire.send(text)
     await hook.promise
@@ -371,7 +371,7 @@ t.test('L13 handlerTimeout of the route is the default', async t => {
     app.addHook('preHandler', () => slow.promise)
     take(app, () => { entered = true }, true, { handlerTimeout: 60 })
   })
-  for (const head of [ask('upgrade'), ask('message')]) {
+  for (const head of [ask('upgrade'), ask('body')]) {
     const wire = await connect()
     const response = await wire.send(head).response()
     t.equal(response.status, 503)
@@ -385,7 +385,7 @@ t.test('L13 handlerTimeout of the route is the default', async t => {
 t.test('L13 handlerTimeout does not end an accepted connection', async t => {
   const { connect, app } = await serveBriefly(t, {}, app => take(app, forever, true, { handlerTimeout: 50 }))
   const wires: Wire[] = []
-  for (const kind of ['upgrade', 'hijack', 'message'] as const) {
+  for (const kind of ['upgrade', 'hijack', 'body'] as const) {
     const wire = await connect()
     await wire.send(ask(kind)).head()
     wires.push(wire)

@@ -21,7 +21,7 @@ const statusOf = (kind: DuplexKind): number => kind === 'upgrade' ? 101 : 200
 
 /** The client's side of the end. */
 function finish (wire: Wire, kind: DuplexKind): void {
-  wire.end(kind === 'message' ? LAST_CHUNK : '')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
 }
 
 interface Line {
@@ -333,7 +333,7 @@ t.test('L7 nothing is published while nobody subscribes', async t => {
     t.equal(channel.hasSubscribers, false)
   }
   const { connect, quiet } = await serveBriefly(t, {}, app => take(app, async () => {}))
-  for (const head of [ask('upgrade'), ask('message') + LAST_CHUNK, 'CONNECT /no HTTP/1.1\r\nHost: a\r\n\r\n']) {
+  for (const head of [ask('upgrade'), ask('body') + LAST_CHUNK, 'CONNECT /no HTTP/1.1\r\nHost: a\r\n\r\n']) {
     const wire = await connect()
     await wire.send(head).head()
     wire.end()
@@ -396,7 +396,7 @@ for (const [what, act] of Object.entries(breaks)) {
       })
     })
     const wire = await connect()
-    wire.send(ask('message') + LAST_CHUNK)
+    wire.send(ask('body') + LAST_CHUNK)
     await wire.remains()
     t.not((await closed.promise).reason, 'end')
     await quiet()

@@ -330,7 +330,7 @@ t.test('R5 a refused message is an ordinary response, and the connection goes on
   t.match(await wire.response(), { status: 200, body: 'next' })
 })
 
-for (const kind of ['upgrade', 'hijack', 'connect', 'message'] as const) {
+for (const kind of ['upgrade', 'hijack', 'connect', 'body'] as const) {
   t.test(`R5 while the app closes, a new ${kind} gets 503 and the end, and close() does not wait for its client`, async t => {
     const closing = gate()
     const go = gate()
@@ -349,7 +349,7 @@ for (const kind of ['upgrade', 'hijack', 'connect', 'message'] as const) {
       upgrade: request('GET /it', ...UPGRADE),
       hijack: request('GET /it'),
       connect: request('CONNECT h:1'),
-      message: request('POST /it', 'Content-Length: 0')
+      body: request('POST /it', 'Content-Length: 0')
     }[kind])
     t.match(await wire.response(), { status: 503, headers: { connection: 'close' } })
     t.equal((await wire.rest()).length, 0)

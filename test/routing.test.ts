@@ -280,7 +280,7 @@ onEach(t, 'R9 a kind that the route does not take is the app\'s 404, where no pr
     app.setNotFoundHandler(async (_request, reply) => reply.code(404).send('not here'))
     app.get('/upgrade', { duplex: { kinds: ['upgrade'] } }, echo)
     app.post('/hijack', { duplex: { kinds: ['hijack'] } }, echo)
-    app.post('/message', { duplex: { kinds: ['message'] } }, echo)
+    app.post('/message', { duplex: { kinds: ['body'] } }, echo)
   })
   const wire = await connect()
   t.match(await exchange(wire, 'GET /upgrade'), { status: 404, body: 'not here' })
@@ -764,7 +764,7 @@ onEach(t, 'R15 a rewriteUrl of the app sees a CONNECT as a path, and it is route
 onEach(t, 'R16 HEAD is 200 where the route takes message or hijack, else 426, and the connection goes on', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => {
     app.get('/all', { duplex: true }, echo)
-    app.get('/message', { duplex: { kinds: ['message'] } }, echo)
+    app.get('/message', { duplex: { kinds: ['body'] } }, echo)
     app.get('/upgrade', { duplex: { kinds: ['upgrade'], protocols: ['foo'] } }, echo)
     app.get('/plain', async () => 'plain')
   })
@@ -799,7 +799,7 @@ t.test('U12 an expectation that nobody knows is 417', async t => {
 })
 
 t.test('R21 schema.body with message or hijack fails at boot', async t => {
-  for (const kind of ['message', 'hijack'] as const) {
+  for (const kind of ['body', 'hijack'] as const) {
     const app = Fastify()
     await app.register(duplex)
     t.throws(() => app.post('/it', { duplex: { kinds: ['upgrade', kind] }, schema: { body: { type: 'object' } } }, echo),
@@ -1011,7 +1011,7 @@ t.test('boot: nor may two duplex routes differ in the names of their parameters 
     app.post('/:one/it', { duplex: { kinds: ['upgrade'] }, constraints }, echo)
     app.get('/:two/it', { duplex: true, constraints }, echo)
     app.post('/:two/it', { duplex: true, constraints: { host: 'b' } }, echo)
-    t.throws(() => app.post('/:three/it', { duplex: { kinds: ['message'] }, constraints }, echo), {
+    t.throws(() => app.post('/:three/it', { duplex: { kinds: ['body'] }, constraints }, echo), {
       code: 'FST_ERR_DUPLEX_DUPLICATED_ROUTE', message: /POST \/:three\/it/
     })
   }
@@ -1043,7 +1043,7 @@ onEach(t, 'R15 such a constraint on plain routes leaves duplex routes alone', as
 for (const [what, declare] of Object.entries<(app: FastifyInstance) => unknown>({
   'a GET for CONNECTs': app => app.get('/it', { duplex: { kinds: ['connect'] } }, () => {}),
   'a CONNECT for upgrades': app => app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['upgrade'] }, handler: () => {} } as never),
-  'a CONNECT for messages': app => app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['hijack', 'message'] }, handler: () => {} } as never),
+  'a CONNECT for messages': app => app.route({ method: 'CONNECT', url: '*', duplex: { kinds: ['hijack', 'body'] }, handler: () => {} } as never),
   'protocols without upgrades': app => app.get('/it', { duplex: { kinds: ['hijack'], protocols: ['foo'] } }, () => {})
 })) {
   t.test(`R15 ${what}: a route that no request can reach fails at boot`, async t => {

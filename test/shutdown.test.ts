@@ -172,7 +172,7 @@ t.test('L8 close() does not wait for drainTimeout when all are done before', asy
   const closing = timeToClose(app)
   t.equal((await obeys.rest()).toString(), 'bye')
   obeys.end()
-  t.equal((await message.rest()).toString(), piece('message', 'bye') + LAST_CHUNK, 'and the connection is not kept')
+  t.equal((await message.rest()).toString(), piece('body', 'bye') + LAST_CHUNK, 'and the connection is not kept')
   t.ok(await closing < 5000)
 })
 
@@ -236,7 +236,7 @@ onEachKind(t, 'L8 a takeover on a kept connection gets 503 while the server clos
   await (await connect()).send(get('/hold')).head()
   const closing = app.close()
   await turn()
-  const response = await wire.send(ask(kind).replace(/^GET \/it HTTP\/1.1\r\n|^(?:POST|CONNECT).*\r\nHost: .*\r\n/, kind === 'message' || kind === 'connect' ? 'Host: a\r\n' : '')).response()
+  const response = await wire.send(ask(kind).replace(/^GET \/it HTTP\/1.1\r\n|^(?:POST|CONNECT).*\r\nHost: .*\r\n/, kind === 'body' || kind === 'connect' ? 'Host: a\r\n' : '')).response()
   t.equal(response.status, 503)
   await wire.remains()
   await closing
@@ -264,7 +264,7 @@ onEachKind(t, 'L8 a request whose hook ends during the drain is refused', async 
   t.equal(response.status, 503)
   t.equal(codeOf(response.body), 'FST_ERR_DUPLEX_SHUTDOWN')
   t.equal(response.headers.connection, 'close')
-  wire.end(kind === 'message' ? LAST_CHUNK : '')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
   t.ok(await closing < 3000, 'and nobody waits for it')
   t.equal(entered, false)
 }, everyKind, resettable)
@@ -288,7 +288,7 @@ onEachKind(t, 'L8 accept() during the drain is refused', async (t, kind, transpo
   const response = await wire.response()
   t.equal(response.status, 503)
   t.equal(codeOf(response.body), 'FST_ERR_DUPLEX_SHUTDOWN')
-  wire.end(kind === 'message' ? LAST_CHUNK : '')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
   t.ok(await closing < 3000)
 }, everyKind, resettable)
 
@@ -309,7 +309,7 @@ onEachKind(t, 'L8 a connection whose accept head is being made when the drain st
   hook.open()
   await wire.head()
   await wire.until('true')
-  wire.end(kind === 'message' ? LAST_CHUNK : '')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
   await drained
 }, everyKind, resettable)
 
@@ -388,13 +388,13 @@ onEachKind(t, 'L15 draining aborts at the start, and signal at the end', async (
 onEach(t, 'L15 a message in flight when the drain starts arrives whole', async (t, transport) => {
   const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: 20_000 } }, declare)
   const wire = await connect()
-  wire.send(post('/echo') + piece('message', 'one'))
+  wire.send(post('/echo') + piece('body', 'one'))
   await wire.head()
-  t.equal(await wire.until('one\r\n'), piece('message', 'one'))
+  t.equal(await wire.until('one\r\n'), piece('body', 'one'))
   const closing = timeToClose(app)
   await turn()
-  wire.send(piece('message', 'two') + LAST_CHUNK)
-  t.equal((await wire.rest()).toString(), piece('message', 'two') + LAST_CHUNK)
+  wire.send(piece('body', 'two') + LAST_CHUNK)
+  t.equal((await wire.rest()).toString(), piece('body', 'two') + LAST_CHUNK)
   t.ok(await closing < 5000, 'and its connection is not kept alive')
 }, everywhere)
 
@@ -407,7 +407,7 @@ onEach(t, 'L15 a message that is not done when the drain ends is cut, and not en
     })
   })
   const wire = await connect()
-  await wire.send(ask('message') + piece('message', 'one')).head()
+  await wire.send(ask('body') + piece('body', 'one')).head()
   await wire.until('one\r\n')
   const { closed } = await seen.promise
   t.ok(await timeToClose(app) < DRAIN + 1000)

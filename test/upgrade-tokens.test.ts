@@ -1,5 +1,5 @@
 import t from 'tap'
-import { asksForOtherHttp, chooseToken, isToken, parseUpgrade, wasOffered } from '../lib/upgrade-tokens.ts'
+import { asksForOtherHttp, chooseToken, isToken, parseUpgrade, wasOffered } from '../lib/handshake/tokens.ts'
 
 t.test('an Upgrade header is a list of tokens in the order and spelling of the client', async t => {
   t.strictSame(parseUpgrade('foo'), { offered: ['foo'], malformed: false })

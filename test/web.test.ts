@@ -152,7 +152,7 @@ onEach(t, 'S12 a slow client holds the writer back', async (t, transport) => {
 
 t.test('S12 a message: the body as a Response, and an answer while it arrives', async t => {
   const { wire, connection } = await takeover(t, { request: CHUNKED }, async connection => {
-    t.equal(connection.kind, 'message')
+    t.equal(connection.kind, 'body')
     const { readable, writable } = connection.web()
     const writer = writable.getWriter()
     await writer.write(Buffer.from('reading, '))

@@ -14,10 +14,10 @@ export type Milliseconds = number
  * - `connect`: `CONNECT host:port` (RFC 9110 section 9.3.6). Accepted with 200 and no framing headers.
  * - `hijack`: any other HTTP/1 request that declares no body. Accepted with 200 and
  *   `Connection: close`; the bytes that follow are the handler's, in both directions.
- * - `message`: any other request that declares a body, and every plain HTTP/2 request. Accepted with
+ * - `body`: any other request that declares a body, and every plain HTTP/2 request. Accepted with
  *   200; the streams are the request body and the response body, framed by HTTP as usual.
  */
-export type DuplexKind = 'upgrade' | 'connect' | 'hijack' | 'message'
+export type DuplexKind = 'upgrade' | 'connect' | 'hijack' | 'body'
 
 /** The reply of a duplex request, on whichever server it came in: HTTP/1, HTTPS or HTTP/2. */
 export type DuplexReply = FastifyReply<RouteGenericInterface, RawServerBase,
@@ -155,7 +155,7 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly bytesWritten: number
   /**
    * Ends the connection at once. The peer sees a broken stream and never a clean end: a TCP reset, a
-   * `message` without its last chunk, or RST_STREAM.
+   * `body` without its last chunk, or RST_STREAM.
    *
    * @param error what `signal` aborts with and `closed` tells; `FST_ERR_DUPLEX_DESTROYED` if left out
    */
@@ -169,18 +169,18 @@ export interface AcceptedDuplex<K extends DuplexKind = DuplexKind, P extends str
    * What the client sends, from the first byte after the request head: bytes that came early are at
    * the front, once and in order. It ends when the client ends its side, and `writable` stays open.
    *
-   * The socket itself, over HTTP/2 the stream itself; on a `message` the request body. Ending or
+   * The socket itself, over HTTP/2 the stream itself; on a `body` the request body. Ending or
    * leaving a `for await` loop over it does not touch `writable`; after a `break` the rest can
    * still be read.
    */
-  readonly readable: K extends 'message' ? Readable : Duplex
+  readonly readable: K extends 'body' ? Readable : Duplex
   /**
    * What the client receives, after the accept head. `write()` returns false when the client is too
    * slow; `end()` sends a FIN, and `readable` stays open.
    *
-   * The same object as `readable`, unless this is a `message`: then it is the response body.
+   * The same object as `readable`, unless this is a `body`: then it is the response body.
    */
-  readonly writable: K extends 'message' ? Writable : Duplex
+  readonly writable: K extends 'body' ? Writable : Duplex
   readonly accepted: true
   /**
    * Flushes, ends `writable` and waits for the peer to end its side, for `finTimeout` at most. What
@@ -226,7 +226,7 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
    * Hands over the bare socket to a library that writes its own response head, such as `ws`. The
    * plugin then only counts it and ends it at shutdown: no timeouts, no flush, no close.
    *
-   * Throws `FST_ERR_DUPLEX_CANNOT_DETACH` on a `message`, which has no connection of its own, and
+   * Throws `FST_ERR_DUPLEX_CANNOT_DETACH` on a `body`, which has no connection of its own, and
    * as `accept()` does when it comes too late.
    */
   detach (): DetachedSocket
@@ -236,7 +236,7 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
  * A connection that a handler owns.
  *
  * It is accepted: the response head is sent, and nothing of HTTP or Fastify reads or writes any more
- * (on a `message`, HTTP still frames both bodies). It is yours until the promise of your handler
+ * (on a `body`, HTTP still frames both bodies). It is yours until the promise of your handler
  * settles. Resolved: what was written is flushed, the writable side ended, and the peer has
  * `finTimeout` to end its own. Rejected: logged, and destroyed, so that the peer sees a broken stream.
  * A handler that returns no promise leaves the streams to run until both sides have ended.

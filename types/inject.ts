@@ -14,7 +14,7 @@ export interface InjectDuplexOptions {
   /**
    * `Host` is `localhost:80`, for CONNECT the target, unless it is given; no other field is added.
    * `Transfer-Encoding: chunked`, or a `Content-Length`, without a `payload` declares a body that
-   * is written to `writable`: the request of a `message`. Over HTTP/2 `Host` is sent as `:authority` and
+   * is written to `writable`: the request of a `body`. Over HTTP/2 `Host` is sent as `:authority` and
    * `Transfer-Encoding` is left out; other fields that are about a connection cannot be sent (RFC 9113 section 8.2.2).
    */
   headers?: OutgoingHttpHeaders | undefined
@@ -25,7 +25,7 @@ export interface InjectDuplexOptions {
   protocol?: string | readonly string[] | undefined
   /**
    * The whole request body, sent with a `Content-Length` unless `headers` frame it. Objects are sent as
-   * JSON. The body of an upgrade comes before its stream; on any other request it makes a `message`. Not with a CONNECT of
+   * JSON. The body of an upgrade comes before its stream; on any other request it makes a `body`. Not with a CONNECT of
    * HTTP/2, extended or not.
    */
   payload?: string | Uint8Array | object | undefined

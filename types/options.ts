@@ -87,7 +87,7 @@ export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends st
    * `connect`, and no other method is. Others are answered as if the route were not there: 426 where
    * it takes upgrades with listed protocols, else 404.
    *
-   * A route with `schema.body` takes `upgrade` only; naming `message` or `hijack` beside it fails at
+   * A route with `schema.body` takes `upgrade` only; naming `body` or `hijack` beside it fails at
    * boot with `FST_ERR_DUPLEX_BODY_SCHEMA`.
    *
    * @default the `kinds` of the plugin, else all
@@ -139,7 +139,7 @@ export interface FastifyDuplexOptions extends DuplexLimits {
   /**
    * The kinds that routes take which do not say.
    *
-   * @default all: ['upgrade', 'connect', 'hijack', 'message']
+   * @default all: ['upgrade', 'connect', 'hijack', 'body']
    */
   kinds?: readonly DuplexKind[] | undefined
   /**

@@ -144,7 +144,7 @@ async function serve (lab: Lab, options: object): Promise<Served> {
     return pipeline(connection.readable, connection.writable)
   }
   app.get('/', (_request, reply) => reply.type('text/html').send('<!doctype html><title>HTTP/2</title>'))
-  app.route({ method: ['GET', 'POST', 'PUT'], url: '/echo', duplex: { kinds: ['upgrade', 'message'], protocols: ['echo'] }, handler: echo })
+  app.route({ method: ['GET', 'POST', 'PUT'], url: '/echo', duplex: { kinds: ['upgrade', 'body'], protocols: ['echo'] }, handler: echo })
   app.connect('*', { duplex: true }, echo)
   app.put('/fails', { duplex: true }, async ({ writable }) => {
     await new Promise(resolve => writable.write('half of it', resolve))

@@ -94,7 +94,7 @@ async function run (lab: Lab): Promise<void> {
       const { stdout } = exits(await lab.run(command, ['-c', httpClient(scheme, port, certFile)]))
       assert.equal(String(stdout), 'done\n')
     })
-    for (const what of ['message', 'upgrade']) {
+    for (const what of ['body', 'upgrade']) {
       if (!lab.has(go)) continue
       await lab.check(go, `${what} over ${transport}: ${ROUNDS} rounds, then 20 MB there and back`, async () => {
         const { stdout } = exits(await lab.run(goClient, [what, `${origin}/echo`, certFile, `${ROUNDS}`], { input: blob }))

@@ -13,7 +13,7 @@ import { CLOSE, frame, frames, haproxy, load, nginx, unusedPort, ws, type Group,
 
 const PATIENCE = 5000
 
-type Way = 'upgrade' | 'websocket' | 'half-close' | 'reset' | 'connect' | 'message' | 'failed message'
+type Way = 'upgrade' | 'websocket' | 'half-close' | 'reset' | 'connect' | 'body' | 'failed body'
 
 interface Site {
   front: number
@@ -68,7 +68,7 @@ http {
 `,
     command: ['-c', `${directory}/nginx.conf`]
   }),
-  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: true, 'failed message': true },
+  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, body: true, 'failed body': true },
   silence: 'proxy_read_timeout'
 }, ...([[haproxy, ''], [haproxy2, ' proto h2']] as const).map(([peer, proto]): Proxy => ({
   peer,
@@ -91,7 +91,7 @@ backend app
 `,
     command: ['-db', '-f', `${directory}/haproxy.cfg`]
   }),
-  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: true, message: true, 'failed message': true },
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: true, body: true, 'failed body': true },
   silence: 'timeout tunnel'
 })), {
   peer: caddy,
@@ -112,7 +112,7 @@ http://127.0.0.1:${front}, http://localhost:${front} {
 `,
     command: ['run', '--config', `${directory}/Caddyfile`, '--adapter', 'caddyfile']
   }),
-  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': false }
+  passes: { upgrade: true, 'half-close': false, reset: false, websocket: true, connect: false, body: false, 'failed body': false }
 }, {
   peer: apache,
   configure: ({ front, app, silence }, directory) => ({
@@ -135,7 +135,7 @@ ProxyPass "/" "http://127.0.0.1:${app}/" upgrade=ANY flushpackets=on timeout=${s
 `,
     command: ['-X', '-f', `${directory}/apache.conf`]
   }),
-  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, message: false, 'failed message': true },
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, body: false, 'failed body': true },
   silence: 'the longer one of Timeout and the timeout of ProxyPass'
 }, ...([[nghttpx, 'http/1.1'], [nghttpx2, 'h2']] as const).map(([peer, proto]): Proxy => ({
   peer,
@@ -154,7 +154,7 @@ backend-read-timeout=${silence}
     command: [`--conf=${directory}/nghttpx.conf`]
   }),
   // Of all Upgrades it makes an extended CONNECT of WebSocket's alone: any other is dropped.
-  passes: { upgrade: proto !== 'h2', 'half-close': false, reset: false, websocket: true, connect: true, message: true, 'failed message': true },
+  passes: { upgrade: proto !== 'h2', 'half-close': false, reset: false, websocket: true, connect: true, body: true, 'failed body': true },
   silence: 'backend-read-timeout'
 })), {
   peer: varnish,
@@ -178,7 +178,7 @@ sub vcl_backend_response { set beresp.do_stream = true; }
 `,
     command: ['-F', '-j', 'none', '-a', `127.0.0.1:${front}`, '-f', `${directory}/default.vcl`, '-n', `${directory}/work`, '-p', `pipe_timeout=${silence}`]
   }),
-  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, message: false, 'failed message': true },
+  passes: { upgrade: true, 'half-close': true, reset: false, websocket: true, connect: false, body: false, 'failed body': true },
   silence: 'pipe_timeout'
 }, {
   peer: h2o,
@@ -197,7 +197,7 @@ hosts:
 `,
     command: ['-c', `${directory}/h2o.yaml`]
   }),
-  passes: { upgrade: false, 'half-close': false, reset: false, websocket: true, connect: false, message: false, 'failed message': false },
+  passes: { upgrade: false, 'half-close': false, reset: false, websocket: true, connect: false, body: false, 'failed body': false },
   silence: 'proxy.websocket.timeout'
 }]
 
@@ -219,7 +219,7 @@ async function run (lab: Lab): Promise<void> {
     }
     let front = 0
     await lab.check(peer, 'starts with the configuration', async path => { front = await start(3600, path) })
-    for (const way of ['upgrade', 'websocket', 'half-close', 'reset', 'connect', 'message', 'failed message'] as const) {
+    for (const way of ['upgrade', 'websocket', 'half-close', 'reset', 'connect', 'body', 'failed body'] as const) {
       await lab.check(peer, `${way}: ${passes[way] ? 'passes' : 'does not pass'}`, async () => {
         let failure: unknown
         const works = await ways[way](front).then(() => true, error => {
@@ -309,7 +309,7 @@ const ways: Readonly<Record<Way, (port: number) => Promise<void>>> = {
     client.socket.destroy()
   },
   /** Each chunk comes back before the next is sent. */
-  async message (port) {
+  async body (port) {
     const client = await Client.open(port)
     client.socket.write('POST /echo HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n')
     for (const word of ['one', 'two']) {
@@ -321,7 +321,7 @@ const ways: Readonly<Record<Way, (port: number) => Promise<void>>> = {
     client.socket.destroy()
   },
   /** A response that comes to no end does not look complete. */
-  async 'failed message' (port) {
+  async 'failed body' (port) {
     const client = await Client.open(port)
     client.socket.write('POST /fails HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\ngo on')
     // A proxy that never ends it will not do either, but that is no end.
@@ -406,7 +406,7 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
   const app = Fastify({ http2 } as FastifyServerOptions) as FastifyInstance
   await app.register(duplex, { drainTimeout: 200, ...(http2 ? { extendedConnect: true } : {}) })
   const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
-  app.route({ method: ['GET', 'POST'], url: '/echo', duplex: { kinds: ['upgrade', 'message'], protocols: ['echo'] }, handler: echo })
+  app.route({ method: ['GET', 'POST'], url: '/echo', duplex: { kinds: ['upgrade', 'body'], protocols: ['echo'] }, handler: echo })
   app.connect('*', { duplex: true }, echo)
   app.get('/count', { duplex: { protocols: ['echo'] } }, async ({ readable, writable }) => {
     let count = 0
@@ -418,7 +418,7 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
     await once(readable, 'data')
     throw new Error('half of it is all there is')
   }
-  app.route({ method: ['GET', 'POST'], url: '/fails', duplex: { kinds: ['upgrade', 'message'], protocols: ['echo'] }, handler: fail })
+  app.route({ method: ['GET', 'POST'], url: '/fails', duplex: { kinds: ['upgrade', 'body'], protocols: ['echo'] }, handler: fail })
   app.get('/ws', { duplex: { kinds: ['upgrade'], protocols: ['websocket'], accept: 'manual' } }, async (pending, { headers }) => {
     const key = headers['sec-websocket-key']
     const { readable, writable } = await pending.accept({ headers: key === undefined ? {} : { 'sec-websocket-accept': acceptKey(key) } })

@@ -63,7 +63,7 @@ interface RouteModel {
   refuses?: number
 }
 
-const ALL: DuplexKind[] = ['upgrade', 'connect', 'hijack', 'message']
+const ALL: DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
 /** The duplex routes of the server under test. */
 export const routes: Record<string, RouteModel> = {
@@ -72,7 +72,7 @@ export const routes: Record<string, RouteModel> = {
   '/listed': { methods: ['GET', 'POST'], kinds: ALL, protocols: ['foo', 'Bar/2', 'websocket'] },
   '/up': { methods: ['GET', 'POST'], kinds: ['upgrade'], protocols: ['foo', 'baz'] },
   '/hijack': { methods: ['GET'], kinds: ['hijack'] },
-  '/message': { methods: ['POST'], kinds: ['message'] },
+  '/message': { methods: ['POST'], kinds: ['body'] },
   '/shared': { methods: ['GET', 'POST'], kinds: ALL, shared: true },
   '/hook': { methods: ['GET', 'POST'], kinds: ALL, refuses: 401 }
 }
@@ -157,7 +157,7 @@ export function judge (c: HeadCase): Verdict {
     if (refuses === undefined) return verdict
     switch (verdict.then) {
       case 'take':
-        return verdict.kind === 'message'
+        return verdict.kind === 'body'
           ? { then: 'answer', statuses: [refuses], persists, sure: false }
           : { then: 'close', statuses: [refuses] }
       case 'close': return { ...verdict, statuses: [...verdict.statuses, refuses] }
@@ -169,11 +169,11 @@ export function judge (c: HeadCase): Verdict {
     if (framing === 'gzip') return { then: 'flawed' }
     if (modern && hosts.length === 0) return { then: 'answer', statuses: [400], persists, sure: false }
     if (modern && expect === 'nonsense') return { then: 'answer', statuses: [417, 400], persists, sure: false }
-    return { then: 'take', kind: 'message', protocol: undefined, authority: undefined, persists }
+    return { then: 'take', kind: 'body', protocol: undefined, authority: undefined, persists }
   }
   if (method === 'HEAD') {
     if (route.shared === true) return ordinary([200])
-    return refused(ordinary([route.kinds.includes('message') || route.kinds.includes('hijack') ? 200 : 426]))
+    return refused(ordinary([route.kinds.includes('body') || route.kinds.includes('hijack') ? 200 : 426]))
   }
   if (asked) {
     const offered = members(c.upgrade)
@@ -184,7 +184,7 @@ export function judge (c: HeadCase): Verdict {
     if (protocol === undefined) {
       if (route.shared === true) return ordinary([200])
       const wrong = [...(goodHost ? [] : [400]), ...(modern && expect === 'nonsense' ? [417] : [])]
-      if (declares && route.kinds.includes('message')) {
+      if (declares && route.kinds.includes('body')) {
         if (wrong.length === 0) return refused(message())
         return framing === 'gzip' ? { then: 'flawed' } : { then: 'close', statuses: wrong }
       }
@@ -205,9 +205,9 @@ export function judge (c: HeadCase): Verdict {
     return refused({ then: 'take', kind: 'upgrade', protocol, authority: undefined, persists: false })
   }
   if (route.shared === true) return ordinary([200])
-  const kind: DuplexKind = declares ? 'message' : 'hijack'
+  const kind: DuplexKind = declares ? 'body' : 'hijack'
   if (!route.kinds.includes(kind)) return refused(ordinary([route.kinds.includes('upgrade') ? 426 : 404]))
-  if (kind === 'message') return refused(message())
+  if (kind === 'body') return refused(message())
   const wrong = [...(goodHost ? [] : [400]), ...(modern && expect === 'nonsense' ? [417] : [])]
   if (wrong.length > 0) return refused({ then: 'close', statuses: wrong })
   return refused({ then: 'take', kind, protocol: undefined, authority: undefined, persists: false })

@@ -316,7 +316,7 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   const firstOther = c.tail.findIndex(piece => piece !== 'request')
   const behind = firstOther === -1 ? c.tail.length : firstOther
   // What Node cannot read behind a request, or does not want to, it answers in place of that request.
-  const remainsHttp = verdict.then === 'answer' || (verdict.then === 'take' && verdict.kind === 'message')
+  const remainsHttp = verdict.then === 'answer' || (verdict.then === 'take' && verdict.kind === 'body')
   const disturbed = remainsHttp && (verdict.persists ? behind < c.tail.length : c.tail.length > 0)
 
   let awaited: () => boolean
@@ -324,7 +324,7 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   let most = 0
   switch (verdict.then) {
     case 'take':
-      if (verdict.kind === 'message') {
+      if (verdict.kind === 'body') {
         // In HTTP/1.0 its end is that of the connection, which Node learns when it has read what follows.
         most = verdict.persists ? behind : 0
         least = c.eager || disturbed || c.version === '1.0' ? 0 : most
@@ -386,7 +386,7 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   checkAccepted(c, answer, verdict)
   const { kind, protocol, authority } = verdict
   must(answer.complete && client.error === undefined && client.ended, 'a whole stream looks broken')
-  must(answer.body === greeting(kind, protocol, authority) + (kind === 'message' ? (c.framing === 'zero' ? '' : body) : tail),
+  must(answer.body === greeting(kind, protocol, authority) + (kind === 'body' ? (c.framing === 'zero' ? '' : body) : tail),
     `the handler has heard ${JSON.stringify(answer.body.slice(0, 300))}`)
 }
 
@@ -394,7 +394,7 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
 function checkAccepted (c: HeadCase, { status, headers, framed }: Response, verdict: { kind: string, protocol: string | undefined }): void {
   const { kind, protocol } = verdict
   must(status === (kind === 'upgrade' ? 101 : 200), `it was accepted with ${status}`)
-  must(framed === (kind === 'message' && c.version === '1.1'), `a ${kind} is ${framed ? '' : 'not '}framed`)
+  must(framed === (kind === 'body' && c.version === '1.1'), `a ${kind} is ${framed ? '' : 'not '}framed`)
   switch (kind) {
     case 'upgrade':
       must(headers.connection === 'Upgrade' && headers.upgrade === protocol, `the 101 says ${headers.connection}, ${headers.upgrade}`)
@@ -402,7 +402,7 @@ function checkAccepted (c: HeadCase, { status, headers, framed }: Response, verd
     case 'hijack':
       must(headers.connection === 'close', 'a hijack does not say close')
       break
-    case 'message':
+    case 'body':
       must(headers['x-accel-buffering'] === 'no' && headers.incremental === '?1', 'a message may be buffered')
   }
 }

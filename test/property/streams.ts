@@ -37,7 +37,7 @@ const simple = <D extends 'read' | 'pause' | 'end' | 'reset' | 'destroy' | 'clos
 
 export const streamCases: fc.Arbitrary<StreamCase> = fc.record({
   transport,
-  kind: fc.constantFrom<DuplexKind>('upgrade', 'connect', 'hijack', 'message'),
+  kind: fc.constantFrom<DuplexKind>('upgrade', 'connect', 'hijack', 'body'),
   manual: fc.boolean(),
   slow: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 6 })),
   early: fc.oneof(fc.constant(0), fc.integer({ min: 0, max: 2000 })),
@@ -234,8 +234,8 @@ function must (holds: boolean, what: string): asserts holds {
 
 function headOf (c: StreamCase, id: string): string {
   const host = c.manual ? 'manual' : 'auto'
-  const line = c.kind === 'connect' ? `CONNECT ${host}:1` : `${c.kind === 'message' ? 'POST' : 'GET'} /${host}`
-  const fields = { upgrade: 'Connection: Upgrade\r\nUpgrade: foo\r\n', connect: '', hijack: '', message: 'Transfer-Encoding: chunked\r\n' }[c.kind]
+  const line = c.kind === 'connect' ? `CONNECT ${host}:1` : `${c.kind === 'body' ? 'POST' : 'GET'} /${host}`
+  const fields = { upgrade: 'Connection: Upgrade\r\nUpgrade: foo\r\n', connect: '', hijack: '', body: 'Transfer-Encoding: chunked\r\n' }[c.kind]
   return `${line} HTTP/1.1\r\nHost: a\r\nX-Case: ${id}\r\nX-Slow: ${c.slow}\r\n${fields}\r\n`
 }
 
@@ -244,7 +244,7 @@ function streamIn (client: Client, kind: DuplexKind): { bytes: Buffer, ended: bo
   const { received } = client
   const start = received.indexOf('\r\n\r\n')
   const rest = start === -1 ? Buffer.alloc(0) : received.subarray(start + 4)
-  if (kind !== 'message') return { bytes: rest, ended: client.ended && client.error === undefined }
+  if (kind !== 'body') return { bytes: rest, ended: client.ended && client.error === undefined }
   const chunks: Buffer[] = []
   for (let at = 0; ;) {
     const line = rest.indexOf('\r\n', at)
@@ -261,7 +261,7 @@ async function converse (client: Client, c: StreamCase, ledger: Ledger, id: stri
   let sent = 0
   let ended = false
   let reset = false
-  const framed = (bytes: Buffer): Buffer => c.kind !== 'message' || bytes.length === 0
+  const framed = (bytes: Buffer): Buffer => c.kind !== 'body' || bytes.length === 0
     ? bytes
     : Buffer.concat([Buffer.from(`${bytes.length.toString(16)}\r\n`), bytes, Buffer.from('\r\n')])
   const next = (count: number): Buffer => {
@@ -272,7 +272,7 @@ async function converse (client: Client, c: StreamCase, ledger: Ledger, id: stri
   const end = (): void => {
     if (ended || reset) return
     ended = true
-    if (c.kind === 'message') client.send(Buffer.from('0\r\n\r\n'))
+    if (c.kind === 'body') client.send(Buffer.from('0\r\n\r\n'))
     else client.end()
   }
   client.send(Buffer.concat([Buffer.from(headOf(c, id)), next(c.early)]))
@@ -305,10 +305,10 @@ async function converse (client: Client, c: StreamCase, ledger: Ledger, id: stri
   // A client that ends at the moment of a reset is not told of that by its kernel.
   const breaks = c.finish === 'throw' || c.handler.some(op => op.do === 'destroy')
   if (breaks && !ended && !reset) must(await client.until(() => client.over), 'it hangs: it is not broken off')
-  const endedBefore = ended && c.kind !== 'message'
+  const endedBefore = ended && c.kind !== 'body'
   end()
   if (!reset) {
-    if (c.kind === 'message') {
+    if (c.kind === 'body') {
       must(await client.until(() => client.over || streamIn(client, c.kind).ended), 'it hangs: the message does not end')
       client.end()
     }
@@ -337,7 +337,7 @@ async function converse (client: Client, c: StreamCase, ledger: Ledger, id: stri
   const heard = Buffer.concat(ledger.heard)
   // What comes behind a close(), or the end of the handler, and finds no reader, is nobody's.
   // So is that of a message which was answered before anybody began to read it.
-  const late = c.kind === 'message' && c.handler.some(op => op.do === 'end')
+  const late = c.kind === 'body' && c.handler.some(op => op.do === 'end')
   const discards = late || c.handler.some(op => op.do === 'close') || (c.finish === 'leave' && c.manual)
   must(heard.length <= sent && (discards || heard.equals(pattern(0, heard.length, CLIENT))), `the ${heard.length} bytes that the handler read are not the first of ${sent}`)
   const { bytes, ended: whole } = streamIn(client, c.kind)
@@ -350,7 +350,7 @@ async function converse (client: Client, c: StreamCase, ledger: Ledger, id: stri
     must(bytesWritten === ledger.said, `${bytesWritten} of ${ledger.said} bytes were counted as written`)
     if (!discards && (c.finish === 'drain' || c.finish === 'leave')) must(heard.length === sent, `${heard.length} of ${sent} bytes reached the handler`)
     must(bytesRead === sent, `${bytesRead} of ${sent} bytes were counted as read`)
-  } else if (!ledger.ended && !endedBefore && (c.kind === 'message' || (c.transport !== 'unix' && ledger.quiet))) {
+  } else if (!ledger.ended && !endedBefore && (c.kind === 'body' || (c.transport !== 'unix' && ledger.quiet))) {
     must(!whole, `closed says ${reason}, and to the client it looks like an end`)
   }
 }

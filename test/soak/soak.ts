@@ -82,7 +82,7 @@ async function open (port: number, secure: boolean): Promise<{ socket: net.Socke
   return { socket, raw }
 }
 
-const WAYS = ['upgrade', 'connect', 'hijack', 'message'] as const
+const WAYS = ['upgrade', 'connect', 'hijack', 'body'] as const
 
 function requestFor (way: typeof WAYS[number], extra: string): string {
   const host = `Host: localhost\r\n${extra}`
@@ -90,7 +90,7 @@ function requestFor (way: typeof WAYS[number], extra: string): string {
     case 'upgrade': return `GET /echo HTTP/1.1\r\n${host}Connection: Upgrade\r\nUpgrade: soak\r\n\r\n`
     case 'connect': return `CONNECT target:1 HTTP/1.1\r\n${host}\r\n`
     case 'hijack': return `GET /echo HTTP/1.1\r\n${host}\r\n`
-    case 'message': return `POST /echo HTTP/1.1\r\n${host}Transfer-Encoding: chunked\r\n\r\n`
+    case 'body': return `POST /echo HTTP/1.1\r\n${host}Transfer-Encoding: chunked\r\n\r\n`
   }
 }
 
@@ -123,7 +123,7 @@ async function cycle (port: number, secure: boolean): Promise<void> {
   const ending: Ending = dice < 70 ? 'clean' : dice < 82 ? 'reset' : dice < 92 ? 'vanish' : 'refused'
   const extra = `${random(3) === 0 ? 'X-Slow: 1\r\n' : ''}${ending === 'refused' ? 'X-Refuse: 1\r\n' : ''}`
   const body = randomBytes(random(8) === 0 ? random(MAX_BODY) : random(4096))
-  const wire = Buffer.concat([Buffer.from(requestFor(way, extra)), way === 'message' ? chunked(body) : body])
+  const wire = Buffer.concat([Buffer.from(requestFor(way, extra)), way === 'body' ? chunked(body) : body])
   const { socket, raw } = await open(port, secure)
   const received: Buffer[] = []
   socket.on('data', chunk => {
@@ -149,7 +149,7 @@ async function cycle (port: number, secure: boolean): Promise<void> {
     socket.destroy()
     return
   }
-  if (way !== 'message') socket.end()
+  if (way !== 'body') socket.end()
   else if (ending === 'clean') {
     const complete = async (): Promise<void> => {
       for (;;) {
@@ -172,7 +172,7 @@ async function cycle (port: number, secure: boolean): Promise<void> {
     return
   }
   const rest = all.subarray(start + 4)
-  const echoed = way === 'message' ? unchunk(rest) : rest
+  const echoed = way === 'body' ? unchunk(rest) : rest
   const hash = (bytes: Buffer): string => createHash('sha256').update(bytes).digest('hex')
   if (echoed === undefined || hash(echoed) !== hash(body)) {
     problem(`${way}${secure ? ' over TLS' : ''}: ${body.length} bytes sent, ${echoed?.length ?? 'an incomplete response'} back, status ${status}`)

@@ -1,0 +1,54 @@
+import { finished, type Readable, type Writable } from 'node:stream'
+import type { DuplexWebPair } from '../../types/index.ts'
+
+/**
+ * Each half by itself. `Readable.toWeb()` and `Writable.toWeb()` wait for the end of both halves of a
+ * socket: a read is not done on Node 20 and 22, and a `close()` not over on any version, until then.
+ */
+export function webPair (readable: Readable, writable: Writable): DuplexWebPair {
+  return { readable: webReadable(readable), writable: webWritable(writable) }
+}
+
+/** Reads nothing before it is asked to; cancelling it destroys the stream. */
+function webReadable (readable: Readable): DuplexWebPair['readable'] {
+  const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer<ArrayBuffer> | string>
+  return new ReadableStream({
+    start (controller) {
+      finished(readable, { writable: false }, error => { if (error != null) controller.error(error) })
+    },
+    async pull (controller) {
+      const { done, value } = await chunks.next()
+      if (done === true) controller.close()
+      else controller.enqueue(bytesOf(value))
+    },
+    cancel (reason) { readable.destroy(asError(reason)) }
+  }, { highWaterMark: 0 })
+}
+
+/** Text comes from a stream that was given an encoding. */
+function bytesOf (chunk: Buffer<ArrayBuffer> | string): Uint8Array<ArrayBuffer> {
+  const bytes = typeof chunk === 'string' ? Buffer.from(chunk) : chunk
+  return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+}
+
+/** A write is over when the kernel has it, `close()` when the end has left; aborting it destroys the stream. */
+function webWritable (writable: Writable): DuplexWebPair['writable'] {
+  const ended = new Promise<void>((resolve, reject) => {
+    finished(writable, { readable: false }, error => error == null ? resolve() : reject(error))
+  })
+  return new WritableStream({
+    start (controller) { ended.catch(error => controller.error(error)) },
+    write: chunk => new Promise((resolve, reject) => {
+      writable.write(chunk, error => error == null ? resolve() : reject(error))
+    }),
+    close () {
+      writable.end()
+      return ended
+    },
+    abort (reason) { writable.destroy(asError(reason)) }
+  })
+}
+
+function asError (reason: unknown): Error | undefined {
+  return reason === undefined || reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
+}

@@ -1,0 +1,37 @@
+import { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import { socketBeneath } from '../internals/sockets.ts'
+
+/**
+ * Destroys a socket in such a way that the peer cannot take it for an end: with a TCP reset. A plain
+ * `destroy(error)` looks like one. Sockets that know no reset, those of Unix among them, are closed.
+ */
+export function breakOff (socket: Duplex, error: Error | undefined): void {
+  if (socket.destroyed) return
+  // While a FIN is leaving the kernel's reset is refused with EINVAL, and Node then never closes the socket.
+  if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
+    socket.once('finish', () => breakOff(socket, error))
+    return
+  }
+  const beneath = socketBeneath(socket)
+  if (beneath instanceof Socket) {
+    // On TLS a reset works only on the TCP socket beneath. TLS destroys that itself, and then waits until
+    // it is closed; gone before TLS knows, it would take OpenSSL's state away in the middle of a read.
+    beneath.destroy = () => {
+      beneath.destroy = Socket.prototype.destroy
+      reset(beneath)
+      return beneath.destroy()
+    }
+  } else if (socket instanceof Socket) {
+    reset(socket)
+  }
+  if (!socket.destroyed) socket.destroy(error)
+}
+
+function reset (socket: Socket): void {
+  try {
+    socket.resetAndDestroy()
+  } catch {
+    // Only TCP has a reset; a Unix socket is closed by the destroy that follows.
+  }
+}

@@ -1,0 +1,97 @@
+import type { Http2ServerRequest } from 'node:http2'
+import type { IncomingMessage } from 'node:http'
+import { authorityPath, parseAuthority } from '../handshake/authority.ts'
+import type { ClaimFacts } from '../handshake/claim.ts'
+import type { DuplexRoute, DuplexRoutes } from '../routes/find.ts'
+import {
+  FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_CONNECT_BODY, FST_ERR_DUPLEX_NO_ROUTE,
+  FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL
+} from '../errors.ts'
+import { chooseToken, parseUpgrade } from '../handshake/tokens.ts'
+
+/** What becomes of a stream of HTTP/2. */
+export type StreamVerdict =
+  /** An ordinary request. */
+  | { then: 'http' }
+  /** A duplex route's, reached at the URL that the request has by now. */
+  | { then: 'claim', facts: StreamFacts }
+  /** Answered without the app. */
+  | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
+  /** Another owner of 'connect' on this server gets it. */
+  | { then: 'hand-over' }
+
+export type StreamFacts = Omit<ClaimFacts, 'carrier' | 'kind'> & { kind: 'upgrade' | 'connect' | 'body' }
+
+const ORDINARY: StreamVerdict = { then: 'http' }
+
+/** Decides whose a stream of HTTP/2 is: the first tick of its request. */
+export class Http2Gate {
+  readonly #routes: DuplexRoutes
+
+  constructor (routes: DuplexRoutes) {
+    this.#routes = routes
+  }
+
+  /** @param hasOthers whether another owner listens for 'connect' on this server */
+  judge (request: Http2ServerRequest, hasOthers: boolean): StreamVerdict {
+    // Fastify and its router know one type of request, and so does everything behind this.
+    const req = request as unknown as IncomingMessage
+    if (request.method !== 'CONNECT') return this.#routes.mayMatch(request.url) ? this.#plain(req) : ORDINARY
+    const protocol = request.headers[':protocol']
+    return protocol === undefined ? this.#connect(req, hasOthers) : this.#extended(req, String(protocol), hasOthers)
+  }
+
+  /** RFC 9113 section 8.5. Node has made sure that there is an authority, and neither scheme nor path. */
+  #connect (req: IncomingMessage, hasOthers: boolean): StreamVerdict {
+    const authority = parseAuthority(String(req.headers[':authority'] ?? ''))
+    const path = authority && authorityPath(authority)
+    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? 'at-any-rate' : 'no')
+    if (route === undefined && hasOthers) return { then: 'hand-over' }
+    if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
+    if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
+    // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
+    if (route === undefined) return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    ;(req as { originalUrl?: string }).originalUrl = String(req.headers[':authority'])
+    req.url = path as string
+    return { then: 'claim', facts: { route, req, kind: 'connect', authority } }
+  }
+
+  /** RFC 8441: the path is the resource, and the authority only its host. Routed as the GET that it replaces. */
+  #extended (req: IncomingMessage, protocol: string, hasOthers: boolean): StreamVerdict {
+    const { offered } = parseUpgrade(protocol)
+    const choice = (route: DuplexRoute): string | undefined => route.settings.kinds.includes('upgrade')
+      ? route.settings.chooser === undefined ? chooseToken(offered, route.settings.protocols) : offered[0]
+      : undefined
+    const find = (wanted: (route: DuplexRoute) => boolean): DuplexRoute | undefined =>
+      this.#routes.find(req, 'GET', req.url as string, route => wanted(route) ? 'at-any-rate' : 'no')
+    const route = find(route => choice(route) !== undefined)
+    if (route === undefined && hasOthers) return { then: 'hand-over' }
+    if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
+    // One token, and not a list of them.
+    if (offered.length !== 1) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
+    if (route === undefined) {
+      const taking = find(route => route.settings.kinds.includes('upgrade')) !== undefined
+      return refusal(taking ? new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL() : new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    }
+    req.method = 'GET'
+    return { then: 'claim', facts: { route, req, kind: 'upgrade', offered, protocol: choice(route) } }
+  }
+
+  #plain (req: IncomingMessage): StreamVerdict {
+    const method = req.method as string
+    const route = this.#routes.find(req, method, req.url as string, () => 'unless-plain')
+    if (route === undefined) return ORDINARY
+    const takes = route.settings.kinds.includes('body')
+    const instead = !takes ? 'not-found' : method === 'HEAD' ? 'head' : undefined
+    return { then: 'claim', facts: { route, req, kind: 'body', ...(instead === undefined ? {} : { instead }) } }
+  }
+}
+
+function refusal (error: Error & { code: string, statusCode?: number }): StreamVerdict {
+  return { then: 'refuse', error }
+}
+
+/** Node holds a stream to its length in the middle of a tunnel, and no HTTP/2 message has the other field. */
+function declaresBody (req: IncomingMessage): boolean {
+  return req.headers['content-length'] !== undefined
+}

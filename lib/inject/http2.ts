@@ -1,0 +1,178 @@
+import { validateHeaderName, validateHeaderValue, type IncomingHttpHeaders } from 'node:http'
+import {
+  connect, type ClientHttp2Session, type ClientHttp2Stream, type Http2SecureServer, type Http2Server,
+  type IncomingHttpStatusHeader, type OutgoingHttpHeaders, type ServerHttp2Session
+} from 'node:http2'
+import { Server as TlsServer } from 'node:tls'
+import type { Farewell } from './hang-up.ts'
+import { InjectedStream } from './injected-stream.ts'
+import { invalid, type Injected, type Injection } from './injection.ts'
+import { MemorySocket } from './memory-socket.ts'
+import { lendAddress } from '../internals/http2.ts'
+
+/** What Node's client of HTTP/1 takes for a target. */
+const NOT_IN_A_TARGET = /[^\u0021-\u00ff]/
+
+/** The head of a request over HTTP/2, and what follows it. */
+interface Request {
+  headers: OutgoingHttpHeaders
+  /** The stream stays open for what is written to it. */
+  open: boolean
+  /** Nothing follows the head. */
+  ends: boolean
+}
+
+/** A request of Node's own client to a server of HTTP/2, on a connection in memory that carries nothing else. */
+export async function injectHttp2 (server: Http2Server | Http2SecureServer, wanted: Injection, farewell: Farewell): Promise<Injected> {
+  const tls = server instanceof TlsServer
+  const request = requestOf(wanted, tls ? 'https' : 'http')
+  const link = MemorySocket.pair(tls)
+  const { client } = link
+  const session = connect(`${tls ? 'https' : 'http'}://localhost`, { createConnection: () => client, settings: { enablePush: false } })
+  const served = accept(server, link.server, tls)
+  await settings(session, wanted.signal)
+  const own = new InjectedStream(streamOn(session, request))
+  closeBehind(session, own, served)
+  return new Promise((resolve, reject) => {
+    // It stays, since an error without a listener would end the process.
+    own.on('error', reject)
+    own.stream.once('response', head => {
+      const statusCode = Number(head[':status'])
+      own.onEnd = farewell.hear(client, () => { if (own.complete && !own.writableEnded) own.end() })
+      if (statusCode >= 300) own.refuse()
+      resolve({ statusCode, headers: fieldsOf(head), readable: own, writable: own, closed: own.over })
+    })
+    if (wanted.signal !== undefined) goAwayWith(own, wanted.signal)
+    dispatch(own, request, wanted)
+  })
+}
+
+function requestOf (wanted: Injection, scheme: string): Request {
+  const { method, target, offer, payload, early } = wanted
+  const headers = fieldsFor(wanted)
+  const authority = headers.host
+  delete headers.host
+  if (NOT_IN_A_TARGET.test(target)) throw invalid('url has characters that no path has')
+  const connects = method === 'CONNECT'
+  const tunnel = connects || offer.length > 0
+  const open = tunnel || wanted.open
+  const rest = { open, ends: !open && payload === undefined }
+  if (offer.length > 1) throw invalid('an extended CONNECT offers one protocol, and no list of them')
+  if (offer.length > 0 && method !== 'GET') throw invalid(`an extended CONNECT takes the place of a GET, and of no ${method}`)
+  if (tunnel && payload !== undefined) throw invalid('a CONNECT of HTTP/2 has no payload')
+  if (early !== undefined && !open) throw invalid('early bytes follow a CONNECT, or a request whose headers declare a body')
+  if (connects && offer.length === 0) {
+    return { headers: { ...headers, ...(authority === target ? {} : { host: authority }), ':method': method, ':authority': target }, ...rest }
+  }
+  const [protocol] = offer
+  const common = { ...headers, ':scheme': scheme, ':authority': String(authority), ':path': target }
+  const special = protocol === undefined ? { ':method': method } : { ':method': 'CONNECT', ':protocol': protocol }
+  return { headers: { ...common, ...special }, ...rest }
+}
+
+/** What HTTP/1 would send, checked as it is there: Node does not do that over HTTP/2. */
+function fieldsFor ({ method, headers, offer }: Injection): OutgoingHttpHeaders {
+  const fields: OutgoingHttpHeaders = {}
+  try {
+    validateHeaderName(method)
+    for (const token of offer) validateHeaderValue(':protocol', token)
+    for (const [name, value] of headers) {
+      validateHeaderName(name)
+      for (const one of Array.isArray(value) ? value : [value]) validateHeaderValue(name, String(one))
+      // RFC 9113 section 8.2.2: a body needs no coding that tells its end.
+      if (name !== 'transfer-encoding' || String(value).toLowerCase() !== 'chunked') fields[name] = value
+    }
+  } catch (error) {
+    throw invalid((error as Error).message, error)
+  }
+  return fields
+}
+
+/** The server takes its end for a connection that has come, and makes a session of it. */
+function accept (server: Http2Server | Http2SecureServer, socket: MemorySocket, tls: boolean): ServerHttp2Session | undefined {
+  let session: ServerHttp2Session | undefined
+  const made = (one: ServerHttp2Session): void => {
+    session = one
+    lendAddress(one, socket)
+  }
+  // What the handshakes of TLS have agreed on.
+  if (tls) Object.assign(socket, { alpnProtocol: 'h2' })
+  server.prependOnceListener('session', made)
+  server.emit(tls ? 'secureConnection' : 'connection', socket)
+  server.removeListener('session', made)
+  return session
+}
+
+/**
+ * The server's say whether it knows extended CONNECT. When it has heard of the client's, too, nothing of its own is
+ * on the way any more: what it has to say next leaves at once, as on TCP. An answer that waits would be overtaken by its reset.
+ */
+function settings (session: ClientHttp2Session, signal: AbortSignal | undefined): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const goAway = (): void => {
+      reject(signal?.reason)
+      session.destroy()
+    }
+    session.on('error', reject)
+    session.once('close', () => reject(Object.assign(new Error('the server closed the connection'), { code: 'ECONNRESET' })))
+    let missing = 2
+    const settled = (): void => {
+      if (--missing > 0) return
+      signal?.removeEventListener('abort', goAway)
+      resolve()
+    }
+    session.once('remoteSettings', settled)
+    session.once('localSettings', settled)
+    signal?.addEventListener('abort', goAway)
+    if (signal?.aborted === true) goAway()
+  })
+}
+
+function streamOn (session: ClientHttp2Session, { headers, ends }: Request): ClientHttp2Stream {
+  try {
+    if (headers[':protocol'] !== undefined && session.remoteSettings.enableConnectProtocol !== true) {
+      throw invalid('the server does not offer extended CONNECT, which register(duplex, { extendedConnect: true }) makes it do')
+    }
+    return session.request(headers, { endStream: ends })
+  } catch (error) {
+    session.destroy()
+    throw (error as { code?: string }).code === 'FST_ERR_DUPLEX_INVALID_INJECTION' ? error : invalid((error as Error).message, error)
+  }
+}
+
+/** HEADERS, and what has to follow at once, in one turn: the connection then has them in one chunk. */
+function dispatch (own: InjectedStream, { open }: Request, { payload, early }: Injection): void {
+  if (payload !== undefined) own.end(payload)
+  else if (!open) own.end()
+  else if (early !== undefined) own.write(early)
+}
+
+function goAwayWith (own: InjectedStream, signal: AbortSignal): void {
+  const goAway = (): void => {
+    const reason: unknown = signal.reason
+    own.destroy(reason instanceof Error ? reason : new Error(String(reason)))
+  }
+  signal.addEventListener('abort', goAway)
+  own.stream.once('close', () => signal.removeEventListener('abort', goAway))
+}
+
+/** The end of the connection would take from the server what it has not read yet. */
+function closeBehind (session: ClientHttp2Session, own: InjectedStream, served: ServerHttp2Session | undefined): void {
+  let open = 1
+  const close = (): void => {
+    // Node keeps a session that is over until its timeout would strike, which in Fastify is 72 seconds.
+    if (served?.destroyed === false) served.setTimeout(0)
+    session.close()
+  }
+  // After all who hear of the end: one of them gives the session its timeout back.
+  const closed = (): void => { if (--open === 0) process.nextTick(close) }
+  own.stream.once('close', closed)
+  served?.on('stream', stream => {
+    open++
+    stream.once('close', closed)
+  })
+}
+
+function fieldsOf (head: IncomingHttpHeaders & IncomingHttpStatusHeader): IncomingHttpHeaders {
+  return Object.fromEntries(Object.entries(head).filter(([name]) => !name.startsWith(':')))
+}

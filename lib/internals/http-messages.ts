@@ -1,0 +1,128 @@
+// Requests and responses of Node's HTTP/1. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { HttpSocket } from './sockets.ts'
+
+/**
+ * Takes all fields off a response that is not sent. Node understands the removal of a field that frames
+ * as the wish to have no framing; this takes that back, too.
+ */
+export function clearFields (res: ServerResponse): void {
+  for (const name of res.getHeaderNames()) res.removeHeader(name)
+  Object.assign(res, { _removedConnection: false, _removedContLen: false, _removedTE: false })
+}
+
+/** The response that owns the socket now, if an earlier request is not answered yet. */
+export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefined {
+  return socket._httpMessage ?? undefined
+}
+
+const tolerant = new WeakSet<Duplex>()
+
+/**
+ * Node ends the connection, and with it the response, as soon as a client half-closes. This makes it
+ * send what is being sent while `applies` says so, and end then. There is a switch for it on the
+ * server, which is not documented and would change all routes: it is on while one event is emitted.
+ */
+export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): void {
+  if (tolerant.has(socket)) return
+  tolerant.add(socket)
+  const switches = server as { httpAllowHalfOpen?: boolean }
+  let before: boolean | undefined
+  socket.allowHalfOpen = true
+  socket.prependListener('end', () => {
+    before = switches.httpAllowHalfOpen
+    if (applies()) switches.httpAllowHalfOpen = true
+  })
+  socket.on('end', () => {
+    if (before !== undefined) switches.httpAllowHalfOpen = before
+  })
+}
+
+/**
+ * Node takes the end of a response for the end of its request: it throws away what nobody has begun to
+ * read, and behind the last response of a connection it destroys the socket. With this the request goes
+ * on to its own end. A response that has no other end than the socket's is ended all the same.
+ *
+ * @param applies asked when the response is over
+ * @returns what is to be called when the request has arrived whole
+ */
+export function outliveResponse (req: IncomingMessage, res: ServerResponse, socket: Socket, applies: () => boolean): () => void {
+  const { destroySoon } = socket
+  let last = false
+  // Node decides in its own listener, which stands between these two.
+  res.prependOnceListener('finish', () => {
+    if (!applies()) return
+    ;(req as unknown as { _dump: () => void })._dump = () => {}
+    if (req.complete) return
+    socket.destroySoon = () => {
+      last = true
+      if (!res.chunkedEncoding) socket.end()
+    }
+  })
+  res.once('finish', () => { socket.destroySoon = destroySoon })
+  return () => { if (last) socket.destroySoon() }
+}
+
+/** Node tells a request that its client has vanished, but only until the response is over. From then on this does. */
+export function watchVanishing (req: IncomingMessage, socket: Socket): void {
+  if (req.complete || socket.destroyed) return
+  const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
+  socket.once('close', vanished)
+  req.once('close', () => socket.removeListener('close', vanished))
+}
+
+/**
+ * Node's client takes every response to a CONNECT for an established tunnel. This makes it read those that
+ * are none as it reads other responses: 1xx are passed over, and a body is decoded.
+ */
+export function decodeRefusals (req: ClientRequest): void {
+  Object.defineProperty(req, 'method', {
+    get () {
+      const status = (req as unknown as { res?: IncomingMessage | null }).res?.statusCode
+      return status === undefined || (status >= 200 && status < 300) ? 'CONNECT' : 'GET'
+    }
+  })
+}
+
+/** When the server has ended its side of the connection Node's client ends, or destroys, its own. Now it does not. */
+export function outliveServerEnd (socket: Duplex): void {
+  const { end, destroy } = socket
+  // Node's own listener stands between these two.
+  socket.prependListener('end', () => { socket.end = socket.destroy = () => socket })
+  socket.on('end', () => { Object.assign(socket, { end, destroy }) })
+}
+
+/** On a message: who is told when it has arrived whole, and the `push()` that was there before. */
+const kWhole = Symbol('fastify-duplex.whole')
+
+interface Arriving extends IncomingMessage {
+  [kWhole]: { arrived: (() => void) | undefined, push: IncomingMessage['push'] }
+}
+
+/** Calls once when a message has arrived whole, whether or not anybody reads it. */
+export function onWhole (message: IncomingMessage, arrived: () => void): void {
+  const whole = (message as Partial<Arriving>)[kWhole]
+  if (whole === undefined) {
+    (message as Arriving)[kWhole] = { arrived, push: message.push }
+    message.push = pushUntilWhole
+  } else {
+    const { arrived: others } = whole
+    whole.arrived = () => {
+      others?.()
+      arrived()
+    }
+  }
+}
+
+/** The same function for all messages. */
+function pushUntilWhole (this: Arriving, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const whole = this[kWhole]
+  if (chunk === null) {
+    const { arrived } = whole
+    whole.arrived = undefined
+    if (this.complete) arrived?.()
+  }
+  return whole.push.call(this, chunk, encoding)
+}

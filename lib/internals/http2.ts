@@ -1,0 +1,37 @@
+// HTTP/2. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+import type { Http2Stream, ServerHttp2Session } from 'node:http2'
+import type { Socket } from 'node:net'
+
+/**
+ * Calls once when the peer has ended a stream of HTTP/2, when all that it sent is there to be read. Node pushes the
+ * same end into a stream that it tears down.
+ */
+export function onEndStream (stream: Http2Stream, came: () => void): void {
+  const { push } = stream
+  stream.push = (chunk: unknown, encoding?: BufferEncoding) => {
+    const end = chunk === null && !stream.closed && !stream.destroyed
+    const more = push.call(stream, chunk, encoding)
+    if (end) {
+      stream.push = push
+      came()
+    }
+    return more
+  }
+}
+
+/** RST_STREAM alone. Node would end the output first, and send END_STREAM with it: the peer could take that for the end. */
+export function resetStream (stream: Http2Stream, code: number): void {
+  if (stream.closed || stream.destroyed) return
+  stream.end = (() => stream) as typeof stream.end
+  stream.close(code)
+  Reflect.deleteProperty(stream, 'end')
+  stream.destroy()
+}
+
+/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the peer. */
+export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
+  Object.assign(session.socket, {
+    _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },
+    encrypted: socket.encrypted
+  })
+}

@@ -1,0 +1,60 @@
+// Streams. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+import type { Duplex, Readable } from 'node:stream'
+import { endIsReset } from './sockets.ts'
+
+/** Reads from a Duplex until the end without destroying it, which would cost the other half. */
+export function iterateWithoutDestroying (readable: Readable): void {
+  (readable as { [Symbol.asyncIterator]: unknown })[Symbol.asyncIterator] = iterate
+}
+
+function iterate (this: Readable): NodeJS.AsyncIterator<unknown> {
+  return this.iterator({ destroyOnReturn: false })
+}
+
+/** Whether the end of input is behind what is buffered: known before it is read, and told by no property. */
+export function hasEnd (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
+}
+
+/** A stream of HTTP/2 listens for its own end, by a method that only a symbol names, when the end has come. */
+function isNodesOwn (stream: object, listener: unknown): boolean {
+  for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {
+    for (const symbol of Object.getOwnPropertySymbols(object)) {
+      if (Object.getOwnPropertyDescriptor(object, symbol)?.value === listener) return true
+    }
+  }
+  return false
+}
+
+/**
+ * The end of input, held back until somebody reads: an 'end' without a listener is lost, and a
+ * stream past its end refuses `unshift`. Nothing is held when a reader is there already.
+ */
+export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
+  let held = false
+  let holding = true
+  const readers = (event: string | symbol, listener: unknown): void => {
+    if (event === 'data' || event === 'readable' || (event === 'end' && !isNodesOwn(socket, listener))) process.nextTick(release)
+  }
+  const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
+  socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
+    if (chunk !== null || !holding || endIsReset(this)) return push.call(this, chunk, encoding)
+    held = true
+    onHeld()
+    return false
+  }
+  socket.on('newListener', readers)
+  socket.on('resume', release)
+  function release (): void {
+    if (!holding) return
+    holding = false
+    socket.removeListener('newListener', readers)
+    socket.removeListener('resume', release)
+    socket.push = push
+    if (held && !socket.destroyed) {
+      socket.push(null)
+      socket.read(0)
+    }
+  }
+  return release
+}

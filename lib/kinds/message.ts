@@ -1,9 +1,0 @@
-import { isPlainSuccess, type KindHead } from './kind.ts'
-
-/** Framed by HTTP as usual; the fields tell intermediaries not to wait for the end of the response. */
-export const message: KindHead = {
-  kind: 'message',
-  status: 200,
-  allows: isPlainSuccess,
-  fields: () => [['X-Accel-Buffering', 'no'], ['Incremental', '?1']]
-}
