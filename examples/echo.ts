@@ -70,7 +70,7 @@ function commands (scheme: 'http' | 'https', port: number): string {
 A plain route, served as ever
   ${curl} ${url}/
 
-message: a request with a body. The response streams while the request still arrives:
+body: a request with a body. The response streams while the request still arrives:
 "one" comes back at once, "two" a second later.
   (echo one; sleep 1; echo two) | ${curl} -sN -T - ${url}/echo
 

@@ -96,9 +96,9 @@ const url = `https://localhost:${port}/chat?name=`
 const client = `node ${relative(process.cwd(), import.meta.filename).replace('h2-chat', 'client')} -k`
 console.log(`listening on https://localhost:${port}`)
 console.log(`
-message over HTTP/2: an upload, and a response that streams meanwhile
+body over HTTP/2: an upload, and a response that streams meanwhile
   curl -ksSN --http2 -T . '${url}ada'
-message over HTTP/1.1: the same, chunked
+body over HTTP/1.1: the same, chunked
   curl -ksSN --http1.1 -T . '${url}bob'
 upgrade over HTTP/1.1: a 101, and the connection is the room's
   ${client} --upgrade chat '${url}cyd'

@@ -120,7 +120,7 @@ t.test('S9 Content-Length: 0 is an empty message', async t => {
   const { wire, connection } = await message(t, { request: withLength(0) }, async ({ kind, readable, writable }) => {
     writable.end(`${kind} of ${(await all(readable)).length} bytes`)
   })
-  t.equal((await chunkedBody(wire)).toString(), 'message of 0 bytes')
+  t.equal((await chunkedBody(wire)).toString(), 'body of 0 bytes')
   t.match(await connection.closed, { reason: 'end', bytesRead: 0 })
   t.ok(await serves(wire))
 })

@@ -53,7 +53,7 @@ t.test('echo', async t => {
     request.end('two')
     t.equal((await chunks.next()).value, 'two')
     t.ok((await chunks.next()).done)
-    await printed('#1 message: end, 6 bytes in, 6 out')
+    await printed('#1 body: end, 6 bytes in, 6 out')
     const plain = http.get({ port, agent, path: '/' })
     const [page] = await once(plain, 'response') as [http.IncomingMessage]
     t.equal(page.statusCode, 200)
@@ -535,8 +535,8 @@ t.test('h2-chat', async t => {
     const session = await open(t, program.port)
     const all = []
     for (const [name, how, dial] of [
-      ['ada', 'message over HTTP/2.0', () => stream(session, 'ada', { ':method': 'PUT' })],
-      ['bob', 'message over HTTP/1.1', () => upload(program.port, 'bob')],
+      ['ada', 'body over HTTP/2.0', () => stream(session, 'ada', { ':method': 'PUT' })],
+      ['bob', 'body over HTTP/1.1', () => upload(program.port, 'bob')],
       ['cyd', 'upgrade over HTTP/1.1', () => upgrade(program.port, 'cyd')],
       ['dee', 'upgrade over HTTP/2.0', () => stream(session, 'dee', EXTENDED)]
     ] as const) {
@@ -621,7 +621,7 @@ t.test('h2-chat', async t => {
     await program.printed('upgrade over HTTP/2: extended CONNECT')
     const commands = [...program.output().matchAll(/^ {2}(\S.*)$/gm)].map(([, command]) => command as string)
     t.equal(commands.length, 4)
-    const expected = ['ada: message over HTTP/2.0', 'bob: message over HTTP/1.1', 'cyd: upgrade over HTTP/1.1', 'dee: upgrade over HTTP/2.0']
+    const expected = ['ada: body over HTTP/2.0', 'bob: body over HTTP/1.1', 'cyd: upgrade over HTTP/1.1', 'dee: upgrade over HTTP/2.0']
     for (const [index, command] of commands.entries()) t.equal(await shell(command, 'typed\n'), `welcome, ${expected[index]}, 0 others here\n`, command)
   })
 })

@@ -41,7 +41,7 @@ const takeovers = {
   'upgrade with a body': request('POST /it', ...UPGRADE, 'Content-Type: text/plain', 'Content-Length: 5') + 'HELLO',
   connect: request('CONNECT h:1'),
   hijack: request('GET /it'),
-  message: request('POST /it', 'Transfer-Encoding: chunked')
+  body: request('POST /it', 'Transfer-Encoding: chunked')
 }
 
 // Syntax.

@@ -290,7 +290,7 @@ onEach(t, 'U7 an Upgrade that names nothing is none, however it is spelt', async
     t.match(await wire.response(), { status: 200, body: 'plain', headers: { connection: 'keep-alive' } }, fields.join())
     t.match(await wire.response(), { status: 426, headers: { upgrade: 'foo' } }, fields.join())
     wire.send(request('POST /it', 'Connection: Upgrade', ...fields, 'Content-Length: 0'))
-    t.match(await wire.until('0\r\n\r\n'), '\r\nmessage\n', fields.join())
+    t.match(await wire.until('0\r\n\r\n'), '\r\nbody\n', fields.join())
     wire.send(request('GET /it', 'Connection: Upgrade', ...fields))
     t.equal((await wire.head()).status, 200, fields.join())
     t.equal((await wire.rest()).toString(), 'hijack\n', fields.join())

@@ -347,7 +347,7 @@ for (const framing of ['Content-Length', 'chunked']) {
     const [field, body] = framing === 'chunked' ? ['Transfer-Encoding: chunked', '5\r\nHELLO\r\n0\r\n\r\n'] : ['Content-Length: 5', 'HELLO']
     wire.send(request('POST /it', ...UPGRADE, field as string) + body)
     t.match(await wire.head(), { status: 200, headers: { 'transfer-encoding': 'chunked' } })
-    t.equal(await wire.until('0\r\n\r\n'), '8\r\nmessage \r\n5\r\nHELLO\r\n0\r\n\r\n')
+    t.equal(await wire.until('0\r\n\r\n'), '5\r\nbody \r\n5\r\nHELLO\r\n0\r\n\r\n')
   })
 }
 
