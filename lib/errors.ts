@@ -66,6 +66,8 @@ export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
   'FST_ERR_DUPLEX_CANNOT_DETACH', 'A body, or a stream of HTTP/2, has no connection of its own to detach', 500)
+export const FST_ERR_DUPLEX_NOT_ADOPTED = createError<[string]>(
+  'FST_ERR_DUPLEX_NOT_ADOPTED', 'This request was read by another server, and its "%s" cannot be served here any more', 501)
 
 /** `injectDuplex` rejects with these. */
 export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(
@@ -80,8 +82,12 @@ export const FST_ERR_DUPLEX_TRAILERS = createError(
   'FST_ERR_DUPLEX_TRAILERS', 'The peer sent trailers on a tunnel', 400)
 export const FST_ERR_DUPLEX_IDLE_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_IDLE_TIMEOUT', 'No byte in either direction for %d ms', 408)
+export const FST_ERR_DUPLEX_READ_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_READ_TIMEOUT', 'No byte came from the peer for %d ms', 408)
+export const FST_ERR_DUPLEX_MAX_BUFFERED = createError<[number]>(
+  'FST_ERR_DUPLEX_MAX_BUFFERED', 'More than %d bytes wait for the peer to take them', 408)
 export const FST_ERR_DUPLEX_FIN_TIMEOUT = createError<[number]>(
-  'FST_ERR_DUPLEX_FIN_TIMEOUT', 'The peer did not end its side and sent nothing for %d ms', 408)
+  'FST_ERR_DUPLEX_FIN_TIMEOUT', 'Our side had ended, and the peer neither ended its own nor moved a byte for %d ms', 408)
 export const FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT', 'The peer ended its side and nothing was written for %d ms', 408)
 export const FST_ERR_DUPLEX_MAX_LIFETIME = createError<[number]>(

@@ -2,6 +2,7 @@ import { plugin } from './plugin.ts'
 
 export default plugin
 export { plugin as fastifyDuplex }
+export { channels } from './channels.ts'
 export { tunnel } from './relay/tunnel.ts'
 export * as errors from './errors.ts'
 export type * from '../types/index.ts'

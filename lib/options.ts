@@ -12,6 +12,8 @@ export interface Limits {
   halfOpenTimeout: Milliseconds
   tcpKeepAlive: Milliseconds
   maxLifetime: Milliseconds
+  readTimeout: Milliseconds
+  maxBuffered: number
   maxConnections: number
 }
 
@@ -38,6 +40,8 @@ const DEFAULTS: PluginSettings = {
   halfOpenTimeout: 0,
   tcpKeepAlive: 60_000,
   maxLifetime: 0,
+  readTimeout: 0,
+  maxBuffered: 0,
   maxConnections: Infinity,
   drainTimeout: 10_000,
   extendedConnect: false
@@ -87,6 +91,8 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings): RouteSe
     halfOpenTimeout: plugin.halfOpenTimeout,
     tcpKeepAlive: plugin.tcpKeepAlive,
     maxLifetime: plugin.maxLifetime,
+    readTimeout: plugin.readTimeout,
+    maxBuffered: plugin.maxBuffered,
     maxConnections: Infinity,
     ...limits(given),
     kinds: named ?? plugin.kinds,

@@ -36,10 +36,11 @@ export interface DuplexAuthority {
  *
  * - `end`: both sides ended, everything was flushed.
  * - `abort`: the peer went away: reset, or closed in the middle of a message.
- * - `idle`: no byte in either direction for `idleTimeout`.
+ * - `idle`: no byte in either direction for `idleTimeout`, or none from the peer for `readTimeout`.
  * - `fin`: our side had ended, and the peer neither ended its own nor sent a byte for `finTimeout`.
  * - `half-open`: the peer had ended, and nothing was written for `halfOpenTimeout`.
  * - `lifetime`: `maxLifetime` was over.
+ * - `slow`: more than `maxBuffered` was written and not taken by the peer.
  * - `shutdown`: the server closed, and `drainTimeout` was over.
  * - `error`: the handler failed after acceptance, or a stream did.
  * - `destroyed`: `destroy()` was called, or one of the streams was destroyed.
@@ -52,6 +53,7 @@ export type DuplexCloseReason =
   | 'fin'
   | 'half-open'
   | 'lifetime'
+  | 'slow'
   | 'shutdown'
   | 'error'
   | 'destroyed'
@@ -212,6 +214,11 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
   extends ClaimedDuplex<K, P, Reply> {
   /** False until `accept()` has resolved. */
   readonly accepted: boolean
+  /**
+   * On a `body`: what the client sends, which can be read before it is accepted, so that the answer may depend on it. What
+   * is left of it is there after acceptance. Undefined on other kinds: there it would be no request any more.
+   */
+  readonly readable: K extends 'body' ? Readable : undefined
   /**
    * Runs the `onSend` hooks of the route, sends the accept head and hands over the pair. From then
    * on nothing of Fastify writes to the connection.

@@ -1,3 +1,4 @@
+export type * from './channels.ts'
 export type * from './connection.ts'
 export type * from './fastify.ts'
 export type * from './inject.ts'

@@ -1,27 +1,33 @@
 import { AsyncResource } from 'node:async_hooks'
-import type { ServerResponse } from 'node:http'
 import type { FastifyBaseLogger, FastifyReply } from 'fastify'
-import { appFields, type HeadFields } from '../handshake/accept-head.ts'
-import { runSendHooks } from '../handshake/send-hooks.ts'
-import type { Carrier, Owner } from './carrier.ts'
-import type { Claim } from '../handshake/claim.ts'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
   FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { Lifetime } from './lifetime.ts'
-import { sayClose, silence } from '../http1/response.ts'
-import type { Registry } from '../shutdown/registry.ts'
+import { appFields, type HeadFields } from '../handshake/accept-head.ts'
+import type { Claim } from '../handshake/claim.ts'
+import { runErrorHooks } from '../handshake/error-hooks.ts'
+import { sayClose, type RefusalError } from '../handshake/refusal.ts'
+import { runSendHooks } from '../handshake/send-hooks.ts'
+import type { HandshakeAction } from '../handshake/state.ts'
 import { wasOffered } from '../handshake/tokens.ts'
+import { logsRequest } from '../internals/fastify.ts'
+import type { Registry } from '../shutdown/registry.ts'
+import type { Carrier, Owner } from './carrier.ts'
+import { Lifetime, type Mortal } from './lifetime.ts'
+import {
+  kAcceptNow, kDeciding, kDrain, kExpired, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed, kShutDown
+} from './symbols.ts'
+import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
 import type {
   DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexWebPair
 } from '../../types/index.ts'
 
 /**
- * `pending`: the handler decides, or the onSend hooks run. `open`: accepted, the pair is the
- * handler's. `ending`: our side is ended or about to be, the peer's is waited for. `closed`: over.
+ * `pending`: the handshake goes on, and its claim says how. `open`: accepted, the pair is the handler's. `ending`: our
+ * side is ended or about to be, the peer's is waited for. `closed`: over.
  */
 type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
 
@@ -32,12 +38,9 @@ interface Cause {
 }
 
 /** One takeover, from the moment the handler is entered: what handlers know as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner {
+export class Connection implements Owner, Mortal {
   readonly kind: DuplexKind
   readonly reply: FastifyReply
-  /** The pair, from acceptance on. */
-  readable: Carrier['readable'] | undefined
-  writable: Carrier['writable'] | undefined
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
@@ -52,24 +55,26 @@ export class Connection implements Owner {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** There is an answer on its way, or nobody who could get one: an error of accept() is not to be answered again. */
-  #answered = false
-  /** The accept head is being made: a second accept() would make another. */
-  #deciding = false
+  /** It counts against the limits of its route and of the plugin. */
+  #holdsSlots = true
   /** The handler has returned, and no promise. */
-  #left = false
-  /** Settles, and never rejects, when the onSend hooks of an accept() are through that is waiting for them. */
-  deciding: Promise<void> | undefined
+  #left = false;
+  [kDeciding]: Promise<void> | undefined
 
-  constructor (claim: Claim, reply: FastifyReply, carrier: Carrier, registry: Registry) {
+  constructor (claim: Claim, reply: FastifyReply, registry: Registry) {
     this.kind = claim.kind
     this.reply = reply
     this.#claim = claim
-    this.#carrier = carrier
+    this.#carrier = claim.carrier
     this.#registry = registry
-    carrier.owner = this
+    claim.carrier.owner = this
+    claim.onRefused = () => this.#freeSlots()
     registry.add(this)
   }
+
+  /** The pair, from acceptance on; of a body its input can be read before. */
+  get readable (): Carrier['readable'] | undefined { return this.#isOpen || this.kind === 'body' ? this.#carrier.readable : undefined }
+  get writable (): Carrier['writable'] | undefined { return this.#isOpen ? this.#carrier.writable : undefined }
 
   get protocol (): string | undefined { return this.kind === 'upgrade' ? this.#claim.protocol : undefined }
   get authority (): DuplexAuthority | undefined { return this.#claim.authority }
@@ -90,9 +95,6 @@ export class Connection implements Owner {
     return this.#signal.signal
   }
 
-  get answered (): boolean { return this.#answered || this.#claim.over }
-  get gone (): boolean { return this.#claim.gone }
-
   get draining (): AbortSignal {
     if (this.#draining === undefined) {
       this.#draining = new AbortController()
@@ -109,36 +111,8 @@ export class Connection implements Owner {
   }
 
   async accept (options: DuplexAcceptOptions = {}): Promise<this> {
-    await this.acceptNow(options)
+    await this[kAcceptNow](options)
     return this
-  }
-
-  /** Accepts without waiting when no hook makes it wait: then the pair is live when this returns. */
-  acceptNow (options: DuplexAcceptOptions): void | Promise<void> {
-    const claim = this.#claim
-    this.#assertUndecided()
-    const status = this.#status(options.statusCode)
-    if (options.protocol !== undefined && this.kind === 'upgrade') {
-      if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
-      claim.protocol = options.protocol
-    }
-    if (options.headers !== undefined) {
-      appFields(options.headers)
-      for (const [name, value] of Object.entries(options.headers)) if (value !== undefined) this.reply.header(name, value)
-    }
-    this.#deciding = true
-    try {
-      const fields = runSendHooks(this.reply, status)
-      if (fields instanceof Promise) {
-        const opening = fields.then(all => this.#openOrRefuse(status, all)).catch(error => this.#undecided(error))
-        const decided = (): void => { this.deciding = undefined }
-        this.deciding = opening.then(decided, decided)
-        return opening
-      }
-      this.#openOrRefuse(status, fields)
-    } catch (error) {
-      this.#undecided(error)
-    }
   }
 
   close (): Promise<DuplexClosed> {
@@ -151,17 +125,18 @@ export class Connection implements Owner {
   }
 
   web (): DuplexWebPair {
-    if (this.readable === undefined || this.writable === undefined) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
-    return webPair(this.readable, this.writable)
+    const { readable, writable } = this
+    if (readable === undefined || writable === undefined) throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
+    return webPair(readable, writable)
   }
 
   detach (): DetachedSocket {
-    this.#assertUndecided()
+    this.#mayGoOn(this.#claim.may('open'))
     const detached = this.#carrier.detach()
+    this.#claim.step('open')
+    this.#state = 'detached'
     // Its new owner writes the head; this is what it will say if all goes well.
     this.#leaveHttp(this.#carrier.heads[this.kind].status)
-    this.#state = 'detached'
-    this.#registry.accepted(this)
     return detached
   }
 
@@ -169,42 +144,58 @@ export class Connection implements Owner {
     await this.close()
   }
 
-  /** The server is going away. */
-  drain (reason: Error): void {
+  [kAcceptNow] (options: DuplexAcceptOptions): void | Promise<void> {
+    const claim = this.#claim
+    this.#mayGoOn(claim.may('accept'))
+    const status = this.#status(options.statusCode)
+    if (options.protocol !== undefined && this.kind === 'upgrade') {
+      if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
+      claim.protocol = options.protocol
+    }
+    if (options.headers !== undefined) {
+      for (const [name, values] of byName(appFields(options.headers))) this.reply.header(name, values)
+    }
+    claim.step('accept')
+    const fields = this.#runHooks(status)
+    if (!(fields instanceof Promise)) {
+      this.#openOrRefuse(status, fields)
+      return
+    }
+    const opening = fields.then(all => this.#openOrRefuse(status, all), error => this.#hooksFailed(error))
+    const decided = (): void => { this[kDeciding] = undefined }
+    this[kDeciding] = opening.then(decided, decided)
+    return opening
+  }
+
+  [kDrain] (reason: Error): void {
     this.#draining?.abort(reason)
   }
 
-  /** The drain is over. */
-  shutDown (): void {
+  [kShutDown] (): void {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
   }
 
-  /** One of the time limits is over. */
-  expired (reason: DuplexCloseReason, error: Error): void {
+  [kExpired] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
   }
 
-  /** A reply was sent. While the accept head is made it is that. */
-  replying (): void {
-    if (!this.#deciding) this.#answered = true
+  [kHandlerDone] (): void {
+    if (this.#state === 'open') {
+      warnOfReader(this.#claim.route, this.#carrier, this.reply)
+      this.#end()
+    } else if (this.#state !== 'detached') {
+      // A body is over as soon as it has arrived; what of it was not read is in nobody's way then.
+      this.#carrier.discardInput()
+    }
   }
 
-  /** The handler's promise resolved. */
-  handlerDone (): void {
-    if (this.#state === 'open') this.#end()
-    // A message is over as soon as it has arrived; what of it was not read is in nobody's way then.
-    else if (this.#state !== 'detached') this.#carrier.discardInput()
-  }
-
-  /** The handler returned no promise. */
-  handlerLeft (): void {
+  [kHandlerLeft] (): void {
     this.#left = true
     // It may still accept.
     if (this.accepted) this.#carrier.leave()
   }
 
-  /** The handler threw, or its promise was rejected, after acceptance. */
-  handlerFailed (error: unknown): void {
+  [kHandlerFailed] (error: unknown): void {
     const { log } = this.reply
     // A pipeline() that failed has destroyed the streams with the error of the handler, before it rejects with that.
     const own = this.#cause?.reason === 'error' && this.#cause.error === error
@@ -213,31 +204,33 @@ export class Connection implements Owner {
       say(log, 'debug', { err: error }, 'duplex handler failed after its connection was over')
       return
     }
+    // First of all: a logger or a hook may throw.
+    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
     say(log, 'error', { err: error }, 'duplex handler failed')
     try {
-      runErrorHooks(this.reply, error as Error)
+      runErrorHooks(this.reply, error)
     } catch (err) {
       say(log, 'error', { err }, 'onError hooks of a duplex handler failed')
     }
-    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
   }
 
-  #assertUndecided (): void {
-    if (this.accepted || this.#deciding || this.#state === 'detached') throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
-    if (this.reply.sent) throw new FST_ERR_DUPLEX_ALREADY_SENT()
-    if (this.#state === 'closed' || this.#claim.gone) throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
-    if (this.answered) throw new FST_ERR_DUPLEX_ALREADY_SENT()
+  get #isOpen (): boolean { return this.accepted && this.#state !== 'detached' }
+
+  /** Throws for what accept() and detach() cannot do any more. */
+  #mayGoOn (action: HandshakeAction): void {
+    switch (action) {
+      case 'already-accepted':
+        throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
+      case 'already-sent':
+        throw new FST_ERR_DUPLEX_ALREADY_SENT()
+      case 'aborted':
+        throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
+    }
+    if (this.#cause !== undefined) throw this.#cause.error
     if (this.#registry.draining) {
       sayClose(this.reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }
-  }
-
-  /** An onSend hook failed: Fastify answers that. */
-  #undecided (error: unknown): never {
-    this.#deciding = false
-    this.#answered = true
-    throw error
   }
 
   #status (wanted: number | undefined): number {
@@ -250,34 +243,54 @@ export class Connection implements Owner {
     return wanted
   }
 
-  /** The hooks are through, so that Fastify has no answer any more to a head that Node does not take. */
-  #openOrRefuse (status: number, fields: HeadFields): void {
+  #runHooks (status: number): HeadFields | Promise<HeadFields> {
     try {
-      this.#open(status, fields)
+      return runSendHooks(this.#claim, this.reply, status)
     } catch (error) {
-      if (!this.#claim.gone) {
-        say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
-        this.#claim.refuseBare(error as Error & { code: string })
-      }
-      throw error
+      return this.#hooksFailed(error)
     }
   }
 
+  /** Fastify answers that. */
+  #hooksFailed (error: unknown): never {
+    this.#claim.step('fail')
+    throw error
+  }
+
+  /** The hooks are through, so that Fastify has no answer any more to a head that Node does not take. */
+  #openOrRefuse (status: number, fields: HeadFields): void {
+    const claim = this.#claim
+    this.#mayOpen(claim.may('open'))
+    const carrier = this.#carrier
+    try {
+      carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
+    } catch (error) {
+      if (!claim.gone) {
+        say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
+        claim.refuseBare(error as RefusalError)
+      }
+      throw error
+    }
+    this.#open(status)
+  }
+
+  #mayOpen (action: HandshakeAction): void {
+    if (action === 'already-sent') throw new FST_ERR_DUPLEX_ALREADY_SENT()
+    if (action !== 'proceed') throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
+  }
+
   /** The one place where a connection becomes accepted: the head is written, and Fastify writes no more. */
-  #open (status: number, fields: HeadFields): void {
+  #open (status: number): void {
     const claim = this.#claim
     const carrier = this.#carrier
-    if (claim.gone) throw new FST_ERR_DUPLEX_ABORTED()
-    carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
+    claim.step('open')
+    this.#state = 'open'
     this.#leaveHttp(status)
     carrier.start()
-    this.readable = carrier.readable
-    this.writable = carrier.writable
-    this.#state = 'open'
-    this.#registry.accepted(this)
-    const { tcpKeepAlive, idleTimeout, maxLifetime } = claim.route.settings
-    if (tcpKeepAlive > 0) carrier.keepAlive(tcpKeepAlive)
-    if (idleTimeout > 0 || maxLifetime > 0 || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
+    const { settings } = claim.route
+    if (settings.tcpKeepAlive > 0) carrier.keepAlive(settings.tcpKeepAlive)
+    if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
+    if (!settings.manual) warnOfLateHead(claim.route, this.reply)
     if (this.#left) carrier.leave()
   }
 
@@ -288,11 +301,9 @@ export class Connection implements Owner {
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
   #leaveHttp (status: number): void {
-    const claim = this.#claim
-    claim.accepted = true
-    claim.stopHandshakeTimer()
     this.reply.hijack()
-    claim.leaveHttp(status)
+    this.#carrier.leaveHttp(status)
+    this.#registry.accepted(this)
   }
 
   #end (): void {
@@ -310,11 +321,11 @@ export class Connection implements Owner {
     this.#carrier.breakOff(cause.error, cause.reason === 'error')
   }
 
-  progressed (): void {
+  [kProgressed] (): void {
     if (this.#state === 'closed') return
-    const { closed, outputFlushed } = this.#carrier
-    // Once a message was refused, its connection is HTTP's alone, whatever becomes of the body.
-    if (closed || (this.kind === 'body' && !this.accepted && outputFlushed)) this.#scope.runInAsyncScope(this.#settle, this)
+    // Once a request was refused, its connection is HTTP's alone, whatever becomes of it.
+    const refused = !this.accepted && this.#claim.state === 'answered'
+    if (this.#carrier.closed || refused) this.#scope.runInAsyncScope(this.#settle, this)
     else if (this.#state === 'open' || this.#state === 'ending') this.#watched.progress()
   }
 
@@ -333,14 +344,12 @@ export class Connection implements Owner {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
-      duration: performance.now() - claim.since
+      duration: Math.round((performance.now() - claim.since) * 10) / 10
     }
     this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
-    claim.route.slots.free()
-    this.#registry.slots.free()
+    this.#freeSlots()
     try {
-      if (claim.accepted) this.#logEnd(this.#result)
-      else claim.socketClosed()
+      if (claim.accepted) this.#tellEnd(this.#result)
     } finally {
       // Whatever a logger, or a listener on the response, may throw. Who waits for `closed` comes before who waits for the drain.
       this.#resolveClosed?.(this.#result)
@@ -348,23 +357,41 @@ export class Connection implements Owner {
     }
   }
 
+  #freeSlots (): void {
+    if (!this.#holdsSlots) return
+    this.#holdsSlots = false
+    this.#claim.route.slots.free()
+    this.#registry.slots.free()
+  }
+
   /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
-  #logEnd (result: DuplexClosed): void {
+  #tellEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
     const { reason, error, bytesRead, bytesWritten, duration } = result
     const duplex = { kind, protocol, reason, bytesRead, bytesWritten, duration }
-    say(this.reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
-    this.#carrier.complete(this.reply.raw as ServerResponse, error)
+    if (logsRequest(this.reply)) say(this.reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
+    this.#carrier.complete(error)
   }
 
   #causeOnTheWire (): Cause | undefined {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
+    // The handler was done, and all that it had to say has left: how the peer goes then is its own business.
+    if (this.#state === 'ending' && outputFlushed) return undefined
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
     // How a detached socket ends in order is its new owner's business, and a refusal is an end too.
-    if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.reply.raw.writableFinished)) return undefined
+    if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.#claim.state === 'answered')) return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
   }
+}
+
+function byName (fields: HeadFields): Map<string, string | string[]> {
+  const values = new Map<string, string | string[]>()
+  for (const [name, value] of fields) {
+    const before = values.get(name)
+    values.set(name, before === undefined ? value : [before, value].flat())
+  }
+  return values
 }
 
 /** An error that the logger cannot serialise must not cost more than its details: nobody is there to catch another. */
@@ -372,17 +399,10 @@ function say (log: FastifyBaseLogger, level: 'debug' | 'info' | 'error', facts: 
   try {
     log[level](facts, message)
   } catch {
-    log[level](message)
+    try {
+      log[level](message)
+    } catch {
+      // A logger that cannot log has nobody to tell that.
+    }
   }
-}
-
-/**
- * The onError hooks of the route, without the error handler that would answer: a reply that has not
- * been hijacked runs them, and the plugin's own hook, which is the last, goes no further.
- */
-function runErrorHooks (reply: FastifyReply, error: Error): void {
-  const raw = Object.create(reply.raw) as ServerResponse
-  silence(raw)
-  const shadow = Object.create(reply, { sent: { value: false }, raw: { value: raw } }) as FastifyReply
-  shadow.send(error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED())
 }

@@ -1,41 +1,63 @@
-import type { Carrier } from './carrier.ts'
 import {
-  FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT, FST_ERR_DUPLEX_IDLE_TIMEOUT, FST_ERR_DUPLEX_MAX_LIFETIME
+  FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT, FST_ERR_DUPLEX_IDLE_TIMEOUT, FST_ERR_DUPLEX_MAX_BUFFERED,
+  FST_ERR_DUPLEX_MAX_LIFETIME, FST_ERR_DUPLEX_READ_TIMEOUT
 } from '../errors.ts'
 import { hasEnd } from '../internals/streams.ts'
 import type { Limits } from '../options.ts'
+import { boundOutput } from './bound-output.ts'
+import type { Carrier } from './carrier.ts'
+import { isRead } from './reading.ts'
 import { SilenceWatch } from './silence-watch.ts'
+import { kExpired } from './symbols.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
-interface Mortal {
-  expired (reason: DuplexCloseReason, error: Error): void
+/** What a limit ends. */
+export interface Mortal {
+  [kExpired] (reason: DuplexCloseReason, error: Error): void
 }
 
-/** The time limits of one connection, from acceptance to its end. */
+/** The limits of one connection, from acceptance to its end. */
 export class Lifetime {
   readonly #limits: Limits
   readonly #carrier: Carrier
   readonly #connection: Mortal
   readonly #idle: SilenceWatch | undefined
+  readonly #read: SilenceWatch | undefined
   #fin: SilenceWatch | undefined
   #halfOpen: SilenceWatch | undefined
   readonly #whole: NodeJS.Timeout | undefined
   /** The handler is done with it. */
   #over = false
 
+  /** Whether there is something to watch before one of the sides has ended. */
+  static watchesFromTheStart ({ idleTimeout, readTimeout, maxLifetime, maxBuffered }: Limits): boolean {
+    return idleTimeout > 0 || readTimeout > 0 || maxLifetime > 0 || maxBuffered > 0
+  }
+
   constructor (limits: Limits, carrier: Carrier, connection: Mortal) {
     this.#limits = limits
     this.#carrier = carrier
     this.#connection = connection
-    const { idleTimeout, maxLifetime } = limits
+    const { idleTimeout, readTimeout, maxLifetime, maxBuffered } = limits
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
-        connection.expired('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        connection[kExpired]('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        return true
+      })
+    }
+    if (readTimeout > 0) {
+      this.#read = new SilenceWatch(readTimeout, () => carrier.bytesRead, () => {
+        // What has come and is not read is no silence of the peer, nor is that behind its end.
+        if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
+        connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
       })
     }
     if (maxLifetime > 0) {
-      this.#whole = setTimeout(() => connection.expired('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+      this.#whole = setTimeout(() => connection[kExpired]('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+    }
+    if (maxBuffered > 0) {
+      boundOutput(carrier, maxBuffered, () => connection[kExpired]('slow', new FST_ERR_DUPLEX_MAX_BUFFERED(maxBuffered)))
     }
   }
 
@@ -53,7 +75,7 @@ export class Lifetime {
     this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
       // A handler reads at its own pace what is there.
       if (!this.#over && this.#isBeingRead()) return false
-      this.#connection.expired('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+      this.#connection[kExpired]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       return true
     })
   }
@@ -61,7 +83,7 @@ export class Lifetime {
   /** All has come, and somebody has begun to read it. */
   #isBeingRead (): boolean {
     const { inputEnded, readable } = this.#carrier
-    return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || readable.listenerCount('readable') > 0)
+    return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || isRead(readable))
   }
 
   /** One of the sides has ended, maybe. */
@@ -73,7 +95,7 @@ export class Lifetime {
       if (!this.#isBeingRead()) this.#watchFin()
     } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
-        this.#connection.expired('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+        this.#connection[kExpired]('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
         return true
       })
     }
@@ -81,6 +103,7 @@ export class Lifetime {
 
   stop (): void {
     this.#idle?.stop()
+    this.#read?.stop()
     this.#fin?.stop()
     this.#halfOpen?.stop()
     clearTimeout(this.#whole)

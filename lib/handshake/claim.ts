@@ -1,24 +1,19 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { ServerHttp2Stream } from 'node:http2'
 import type { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
-import { forgetAcceptStatus, interruptSendHooks } from './send-hooks.ts'
-import { Http2Carrier } from '../http2/stream-carrier.ts'
-import { SocketCarrier } from '../http1/socket-carrier.ts'
-import type { DuplexRoute } from '../routes/find.ts'
+import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
-import { lingeringClose } from '../http1/lingering-close.ts'
-import { clearFields, onWhole, outliveResponse, watchVanishing } from '../internals/http-messages.ts'
-import { peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
-import { RefusalResponse, sayClose, sendRefusal, silence } from '../http1/response.ts'
+import { clearFields, silence } from '../internals/http-messages.ts'
+import type { DuplexRoute } from '../routes/find.ts'
+import { sayClose, sendRefusal, type RefusalError } from './refusal.ts'
+import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type HandshakeState } from './state.ts'
 import { kClaim } from './symbols.ts'
-import { discardRefused, isRead } from '../http1/unread-body.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
-import type { DuplexAuthority, DuplexKind } from '../../types/index.ts'
+import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a duplex route has to say to a request that it cannot take over. */
 export type Instead = 'upgrade-required' | 'not-found' | 'head'
 
+/** What the head of a request tells about it. */
 export interface ClaimFacts {
   route: DuplexRoute
   req: IncomingMessage
@@ -30,15 +25,23 @@ export interface ClaimFacts {
   authority?: DuplexAuthority
   /** An upgrade whose body the parser reads before the stream starts. */
   hasBody?: boolean
-  /** Over HTTP/2, the stream of the request. */
-  carrier?: Http2Carrier
+}
+
+/** Who hears of all claims. */
+export interface ClaimWatcher {
+  /** An answer that is no acceptance is on the wire. */
+  refused (claim: Claim): void
+  /** Nothing more comes of the request. */
+  ended (claim: Claim): void
 }
 
 /**
- * A duplex route's hold on one request, from the request head to the handler: what was negotiated,
- * who owns the socket, and whether an answer was given.
+ * A duplex route's hold on one request, from the request head to acceptance, an answer, or the end of its client.
+ *
+ * Whether it is answered, and by whom, is in one place: `state`, which only `step()` changes. Timers, the drain, late
+ * replies and the connection ask it and nothing else.
  */
-export class Claim {
+export class Claim implements Handshake {
   readonly route: DuplexRoute
   readonly req: IncomingMessage
   kind: DuplexKind
@@ -48,253 +51,192 @@ export class Claim {
   readonly authority: DuplexAuthority | undefined
   readonly hasBody: boolean
   readonly since = performance.now()
-  /** The socket, once it has left HTTP, which that of a message never does; over HTTP/2 the stream. */
-  carrier: SocketCarrier | Http2Carrier | undefined
-  /** The response, until acceptance. */
-  res: ServerResponse | undefined
+  carrier: Carrier
   /** Known from the onRequest hook of the route on. */
   reply: FastifyReply | undefined
-  accepted = false
   /** What the last preParsing hook made of the request: itself, or decompressed. */
   body: Readable
-  /** The time for the handshake is over, and this is or will be the answer. */
-  late: InstanceType<typeof FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT> | undefined
-  readonly #refused: (claim: Claim) => void
-  /** Kept here: a `pipeline` that fails, in a preParsing hook, sets the `socket` of the request to null. */
-  readonly #socket: { readonly destroyed: boolean, destroy (): unknown }
+  /** The onSend hooks of the accept head run, and this ends them in favour of another answer. */
+  hooks: { fail (error: Error): void } | undefined
+  /** Called when it is decided that no connection comes of it. */
+  onRefused: (() => void) | undefined
+  readonly #watcher: ClaimWatcher
+  #state: HandshakeState = 'claimed'
   #timer: NodeJS.Timeout | undefined
-  #onBodyBroken: (() => void) | undefined
-  #wasTold = false
-  /** For a client that has vanished behind its message. */
-  #looking: Watched | undefined
+  #told = false
 
-  constructor (facts: ClaimFacts, refused: (claim: Claim) => void) {
-    this.#refused = refused
+  constructor (facts: ClaimFacts, carrier: Carrier, watcher: ClaimWatcher) {
+    this.#watcher = watcher
     this.route = facts.route
     this.req = facts.req
     this.body = facts.req
-    this.carrier = facts.carrier
-    this.#socket = facts.carrier?.stream ?? facts.req.socket
     this.kind = facts.kind
     this.instead = facts.instead
     this.offered = facts.offered ?? []
     this.protocol = facts.protocol
     this.authority = facts.authority
     this.hasBody = facts.hasBody ?? false
+    this.carrier = carrier
+    carrier.handshake = this
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
 
-  /** Whether somebody answered, or nobody is there to be answered any more. */
-  get over (): boolean {
-    return this.accepted || this.gone || this.late !== undefined || this.#timedOutByFramework || this.res?.writableEnded === true
+  /** What it has come to. Answers that Fastify and its users make by themselves are noticed here. */
+  get state (): HandshakeState {
+    this.#look()
+    return this.#state
   }
 
-  /** The handlerTimeout of the route is over, and Fastify is making the answer. */
-  get #timedOutByFramework (): boolean {
+  get accepted (): boolean { return this.#state === 'accepted' }
+  get gone (): boolean { return this.#state === 'gone' || this.carrier.gone }
+  get res (): ServerResponse | undefined { return this.carrier.res }
+
+  /** Whether a connection may still come of it. */
+  get undecided (): boolean { return isUndecided(this.state) }
+
+  /** What would be done about it now. */
+  may (event: HandshakeEvent): HandshakeAction {
+    return next(this.state, event).action
+  }
+
+  /** The one place where it changes. */
+  step (event: HandshakeEvent): HandshakeAction {
+    const { state, action } = next(this.#state, event)
+    const wasUndecided = isUndecided(this.#state)
+    this.#state = state
+    if (isUndecided(state)) return action
+    // The timer itself may have to strike once more.
+    if (event !== 'timeout') this.stopTimer()
+    if (wasUndecided && state !== 'accepted') {
+      if (state !== 'gone') this.carrier.refusing()
+      this.onRefused?.()
+    }
+    return action
+  }
+
+  /** A reply that was hijacked, or whose head is out, was answered by somebody; so it was where Fastify's timer struck. */
+  #look (): void {
+    const { reply, res } = this
+    switch (this.#state) {
+      case 'claimed':
+      case 'deciding':
+        if (this.carrier.gone) {
+          this.#leave()
+          return
+        }
+        if (this.#timedOutByFastify) this.step('handler-timeout')
+        else if (this.#state === 'claimed' && reply?.sent === true) this.step('answer')
+        break
+      case 'accepted':
+        return
+    }
+    if (this.hooks === undefined && res?.headersSent === true) this.step('head')
+    if (this.hooks === undefined && res?.writableFinished === true) this.step('end')
+  }
+
+  get #timedOutByFastify (): boolean {
     const { handshakeYields, handshakeTimeout } = this.route
     if (!handshakeYields || handshakeTimeout === 0 || this.reply === undefined) return false
     return (this.reply.request.signal.reason as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
   }
 
-  get gone (): boolean {
-    return this.carrier?.gone ?? this.#socket.destroyed
-  }
-
   /** From now until acceptance: then the client gets a 503. */
-  startHandshakeTimer (): void {
+  startTimer (): void {
     const { handshakeTimeout, handshakeYields } = this.route
-    if (handshakeTimeout > 0 && !handshakeYields) this.#timer = setTimeout(() => this.#strike(handshakeTimeout), handshakeTimeout)
+    if (handshakeTimeout > 0 && !handshakeYields) this.#wait(handshakeTimeout)
   }
 
   /** Fastify has begun with the request, and with its handlerTimeout, which ends once a body was read. */
   routed (): void {
     const { handshakeTimeout, handshakeYields } = this.route
-    if (handshakeTimeout === 0 || !handshakeYields || this.over) return
+    if (handshakeTimeout === 0 || !handshakeYields || !this.undecided) return
     // Started later, with the same delay, it comes after Fastify's, which is the one to strike if it still runs.
     this.#timer = setTimeout(() => {
       // In hooks before those of the route no body was read yet, and only Fastify has the reply.
-      if (this.reply !== undefined) setImmediate(() => this.#strike(handshakeTimeout))
+      if (this.reply !== undefined) setImmediate(() => { if (this.undecided) this.#strike(handshakeTimeout) })
     }, handshakeTimeout)
   }
 
-  stopHandshakeTimer (): void {
+  #wait (delay: Milliseconds): void {
+    this.#timer = setTimeout(() => this.#strike(delay), delay)
+  }
+
+  stopTimer (): void {
     clearTimeout(this.#timer)
     this.#timer = undefined
   }
 
-  /** The body is still with the parser: a client that vanishes now breaks it off. */
-  whileBodyComes (socket: HttpSocket, closed: () => void): void {
-    this.#onBodyBroken = () => {
-      closed()
-      this.socketClosed()
-    }
-    socket.once('close', this.#onBodyBroken)
-  }
-
-  /** The socket has left HTTP, with the bytes that followed the head. */
-  take (socket: HttpSocket, head: Buffer): SocketCarrier {
-    if (this.#onBodyBroken !== undefined) socket.removeListener('close', this.#onBodyBroken)
-    const carrier = new SocketCarrier(socket, head)
-    this.carrier = carrier
-    carrier.owner = this
-    return carrier
-  }
-
-  /** Until there is a connection, which then is the owner. */
-  progressed (): void {
-    if (this.carrier?.closed === true) this.socketClosed()
-  }
-
-  /** The response for everything short of acceptance. */
-  respondOn (socket: HttpSocket): RefusalResponse {
-    const res = new RefusalResponse(this.req, socket, this, this.route.settings.finTimeout)
-    this.res = res
-    return res
-  }
-
-  /** The request stays with Node, and this is its response. `ended` is called when both are over. */
-  answerOn (res: ServerResponse, ended: () => void): void {
-    const { req } = this
-    const check = (): void => {
-      // The response to a pipelined request has no socket yet, and is not told when that closes.
-      if (!this.gone && !(res.writableFinished && req.complete)) return
-      this.stopHandshakeTimer()
-      this.#stopLooking()
-      ended()
-    }
-    this.res = res
-    const { socket } = req
-    // Node would read without bound what is left of the body of a refused message, or reset what it has not read.
-    const isOurs = (): boolean => this.accepted || !isRead(this.body)
-    const whole = this.kind === 'body' ? outliveResponse(req, res, socket, isOurs) : undefined
-    res.once('finish', () => {
-      watchVanishing(req, socket)
-      this.#told()
-      if (whole !== undefined && !this.accepted && !req.complete && !req.destroyed && !isRead(this.body)) {
-        discardRefused(req, socket, this.route.settings.finTimeout)
-      }
-    })
-    res.once('close', check)
-    req.once('close', check)
-    // A request that has arrived, and that its handler paused and never reads, does not close.
-    onWhole(req, () => {
-      whole?.()
-      check()
-      this.bodyHasArrived()
-    })
-  }
-
-  /** A client that has half-closed behind its message is read no further, so that Node sees no reset. */
-  bodyHasArrived (): void {
-    if (this.kind !== 'body' || this.#wasTold || this.gone) return
-    const socket = this.#socket as HttpSocket
-    this.#looking = { lookForPeer () { if (peerIsGone(socket)) socket.destroy(resetByPeer()) } }
-    watchPeer(this.#looking)
-  }
-
-  #stopLooking (): void {
-    if (this.#looking !== undefined) unwatchPeer(this.#looking)
-    this.#looking = undefined
-  }
-
-  /** The request is a stream of HTTP/2, which is its response too. `ended` is called when it is over. */
-  answerOnStream (res: ServerResponse, stream: ServerHttp2Stream, ended: () => void): void {
-    this.res = res
-    stream.once('close', () => {
-      this.stopHandshakeTimer()
-      if (!this.accepted && res.writableEnded) this.#refused(this)
-      ended()
-    })
-  }
-
-  /** Whether an answer with this status would tell the client of a takeover. */
-  impliesTakeover (status: number): boolean {
-    const { res, carrier, kind } = this
-    if (carrier instanceof Http2Carrier) return kind !== 'body' && status >= 200 && status < 300
-    return res instanceof RefusalResponse && res.impliesTakeover(status)
-  }
-
-  /** Acceptance: nothing that is sent through the response reaches the wire any more. */
-  leaveHttp (status: number): void {
-    const { res, carrier } = this
-    if (carrier instanceof Http2Carrier && res !== undefined) {
-      res.statusCode = status
-      silence(res)
-    } else if (res instanceof RefusalResponse && this.kind !== 'body') {
-      res.release(status)
+  #strike (delay: Milliseconds): void {
+    this.#look()
+    const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
+    switch (this.step('timeout')) {
+      case 'answer-late':
+        // An error handler of the app that takes as long again is not waited for.
+        this.#wait(delay)
+        if (this.reply === undefined) {
+          // Before the route's own hooks there is no reply: the answer goes out without the error handler.
+          this.refuseBare(error)
+        } else {
+          sayClose(this.reply)
+          this.reply.send(error)
+        }
+        break
+      case 'interrupt':
+        this.interrupt(error)
     }
   }
 
-  /** At the end of a drain, whatever became of the request. */
-  cut (): void {
-    this.#socket.destroy()
+  /** An answer in place of one whose hooks are still running. They cannot run again, and nothing comes of them. */
+  interrupt (error: RefusalError): void {
+    this.hooks?.fail(error)
+    this.refuseBare(error)
   }
 
-  /** An answer without the app, and without what the app has set for another. */
-  refuseBare (error: Error & { code: string }): void {
-    const { res, carrier } = this
-    if (res === undefined) return
+  /** An answer without the app, and without what the app has set for another. Without a response it is for later. */
+  refuseBare (error: RefusalError): void {
+    this.step('answer')
+    const { res } = this
+    if (res === undefined) {
+      this.refusal = error
+      return
+    }
     try {
       clearFields(res)
       sendRefusal(res, error)
       silence(res)
     } catch {
-      if (carrier instanceof Http2Carrier) carrier.breakOff(error, true)
-      else this.cut()
+      this.carrier.cut()
     }
   }
 
-  #abortRequest (): void {
-    this.req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+  /** What is answered as soon as there is a response to do it with. */
+  refusal: RefusalError | undefined
+
+  /** The chooser of an upgrade with a body wants none: the pair is that body and the response. */
+  becomesBody (): void {
+    this.kind = 'body'
+    this.carrier = this.carrier.asBody()
   }
 
-  /** A response has ended. One to nobody, which only ends the request, refuses nobody. */
-  #told (): void {
-    this.#wasTold = true
-    this.stopHandshakeTimer()
-    this.#stopLooking()
-    if (!this.accepted && !this.gone) this.#refused(this)
+  answerBegins (): void {
+    this.step('head')
   }
 
-  /** The answer, which was no acceptance, is on the wire. */
-  answered (socket: HttpSocket): void {
-    this.#told()
-    if (this.carrier instanceof SocketCarrier) this.carrier.releaseEnd()
-    // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
-    if (this.hasBody) this.req.resume()
-    lingeringClose(socket)
+  answerEnds (): void {
+    if (this.#state === 'accepted' || this.#told) return
+    this.#told = true
+    this.step('end')
+    this.#watcher.refused(this)
   }
 
-  #strike (delay: number): void {
-    if (this.over) return
-    const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
-    this.late = error
-    if (this.res !== undefined && interruptSendHooks(this.res, error)) return
-    if (this.reply !== undefined && !this.reply.sent) {
-      sayClose(this.reply)
-      this.reply.send(error)
-    } else if (this.res !== undefined) {
-      // Before the route's own hooks there is no reply: the answer goes out without the error handler.
-      sendRefusal(this.res, error)
-    }
+  carrierEnds (): void {
+    this.stopTimer()
+    this.#leave()
+    this.#watcher.ended(this)
   }
 
-  /** The socket is gone; if nobody answered, nobody will. */
-  socketClosed (): void {
-    this.stopHandshakeTimer()
-    this.#stopLooking()
-    // Over HTTP/2 Node tells the request and its response.
-    if (this.carrier instanceof Http2Carrier) return
-    // An answer that was given, but to a socket that was gone by then, ends nothing.
-    if (!this.accepted && !this.#wasTold) {
-      // As on a plain route: request.signal aborts and the onRequestAbort hooks run.
-      this.#abortRequest()
-      // And as at every end: the onResponse hooks run and the request is logged. Not before, for with its response
-      // Fastify takes a request for over, and its signal would never abort.
-      const { req, res } = this
-      if (res !== undefined) forgetAcceptStatus(res)
-      if (res instanceof RefusalResponse) req.closed ? res.emit('finish') : req.once('close', () => res.emit('finish'))
-    }
+  #leave (): void {
+    if (this.step('leave') === 'tell') this.carrier.tellGone()
   }
 }
 

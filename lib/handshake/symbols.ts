@@ -1,4 +1,2 @@
-/** On a raw request: the claim that a duplex route has on it. */
+/** On a raw request: the claim of a duplex route. */
 export const kClaim = Symbol('fastify-duplex.claim')
-/** On a socket that left HTTP, the request of a message, or a stream of HTTP/2: its carrier. */
-export const kCarrier = Symbol('fastify-duplex.carrier')

@@ -1,79 +1,119 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
-import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
-import type { Milliseconds } from '../../types/index.ts'
-import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { clearFields } from '../internals/http-messages.ts'
-import { iterateWithoutDestroying } from '../internals/streams.ts'
-import type { HeadFields } from '../handshake/accept-head.ts'
-import { kCarrier } from '../handshake/symbols.ts'
-import { discardBody, isRead } from './unread-body.ts'
-import { breakOff } from './break-off.ts'
-import type { Carrier, Owner } from '../connection/carrier.ts'
+import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import { kProgressed } from '../connection/symbols.ts'
 import { countOutput } from '../connection/count-output.ts'
+import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
+import type { HeadFields } from '../handshake/accept-head.ts'
+import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
+import { abortRequest, clearFields, outliveResponse } from '../internals/http-messages.ts'
+import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
+import { iterateWithoutDestroying } from '../internals/streams.ts'
+import type { Milliseconds } from '../../types/index.ts'
+import { breakOff } from './break-off.ts'
+import { closeUnlessRead } from './lingering-close.ts'
+import type { Link, Waiting } from './link.ts'
+import { MOST_DISCARDED, discardBody, discardRefused, linger } from './unread-body.ts'
+import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
+import { isRead } from '../connection/reading.ts'
 
 const NOTHING = Buffer.alloc(0)
 
-/** A request body and the response that is sent while it arrives, on a connection that stays Node's. */
-export class BodyCarrier implements Carrier {
+const kBody = Symbol('fastify-duplex.body')
+
+interface Carried extends IncomingMessage {
+  [kBody]?: BodyCarrier
+}
+
+export interface BodySettings {
+  /** How long a client is waited for that neither takes an answer nor sends the rest of its body, in milliseconds. */
+  readonly silentFor: Milliseconds
+  /** The request is a duplex route's, and is taken as a pair of bodies if it is accepted. */
+  readonly takes: boolean
+  /** The response is Node's, which goes on with the connection behind it. */
+  readonly ofNode: boolean
+}
+
+/**
+ * A request body and the response that is sent while it arrives, on a connection that stays Node's. It watches the
+ * connection as well: the response to a pipelined request has no socket yet, and is not told when that closes.
+ */
+export class BodyCarrier implements Carrier, Waiting, Watched {
   readonly heads = kindsOverHttp1
   readonly head = NOTHING
-  readonly readable: Readable
-  readonly writable: ServerResponse
+  readonly link: Link
+  readonly req: IncomingMessage
+  handshake: Handshake | undefined
+  owner: Owner | undefined
+  res!: ServerResponse
+  readable: Readable
   bytesRead = 0
   bytesWritten = 0
   /** As the response told: up to Node 22 one that was destroyed, and ended then, says of itself that it has finished. */
   outputFlushed = false
+  /** The request has arrived whole, whoever read of it. A utility that lets go of it may have destroyed it before. */
+  inputEnded = false
+  closed = false
   peerError: Error | undefined
   localError: Error | undefined
-  owner: Owner | undefined
   /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
   usualPush: IncomingMessage['push'] | undefined
-  readonly #req: IncomingMessage
+  readonly #settings: BodySettings
   /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
   readonly #socket: Socket
+  #accepted = false
   #discarding = false
   #lingering = false
-  #aborted = false
+  #refusing = false
+  #broken = false
+  #over = false
+  #dropped = 0
   #destroyedHere = false
+  #arrived: (() => void) | undefined
+  /** What the socket's timeout was before it stopped to apply. */
+  #timeout: number | undefined
 
-  /** @param body what the last preParsing hook made of the request: itself, or decompressed */
-  constructor (req: IncomingMessage, res: ServerResponse, body: Readable) {
-    this.#req = req
-    this.#socket = req.socket
-    this.readable = body
-    this.writable = res
-    const progress = (): void => this.owner?.progressed()
-    const failed = (error: Error): void => {
-      if (!isAbort(error)) this.localError ??= error
-      else if (!this.#destroyedHere) this.peerError ??= error
-      progress()
+  constructor (link: Link, req: IncomingMessage, settings: BodySettings) {
+    this.link = link
+    this.req = req
+    this.readable = req
+    this.#settings = settings
+    this.#socket = link.socket as unknown as Socket
+  }
+
+  /** This is its response, and from here on there is something to watch. */
+  attach (res: ServerResponse): void {
+    const { req, link } = this
+    this.res = res
+    link.add(this)
+    if (this.#settings.takes) {
+      link.latestBody = this
     }
-    req.on('error', failed)
-    req.on('end', progress)
-    req.on('close', progress)
-    if (body !== req) {
-      body.on('error', failed)
-      // A stream between the body and its reader does not learn by itself that the body broke off.
-      req.on('close', () => { if (!req.complete || req.aborted) body.destroy(this.peerError ?? this.localError ?? aborted()) })
+    if (this.#settings.takes && this.#settings.ofNode) {
+      // Node would read without bound what is left of the body of a refused request, or reset what it has not read.
+      this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable))
     }
-    res.on('error', failed)
-    res.on('finish', () => {
-      this.outputFlushed = true
-      progress()
-    })
-    const gone = (): void => {
-      if (!this.outputFlushed || (this.#socket.destroyed && !req.complete)) {
-        if (!this.#destroyedHere) this.peerError ??= aborted()
-        this.#aborted = true
-      }
-      progress()
+    ;(req as Carried)[kBody] = this
+    this.inputEnded = req.complete
+    if (!this.inputEnded) {
+      this.usualPush = req.push
+      req.push = push
     }
-    res.on('close', gone)
-    // The response to a pipelined request has no socket yet, and is not told when that closes.
-    req.on('close', () => { if (this.#socket.destroyed) gone() })
+    req.on('error', this.#onError)
+    req.on('close', this.#onRequestClose)
+    res.on('error', this.#onError)
+    res.on('finish', this.#onFinish)
+    res.on('close', this.#onResponseClose)
+    if (this.inputEnded) this.#watchPeer()
+  }
+
+  get writable (): ServerResponse { return this.res }
+  get gone (): boolean { return this.#broken || this.#socket.destroyed }
+
+  get unsent (): number {
+    const socket = this.#socket
+    return this.res.writableLength + bytesInFlight(socket as unknown as HttpSocket)
   }
 
   get sent (): number {
@@ -81,14 +121,43 @@ export class BodyCarrier implements Carrier {
     return socket.bytesWritten - socket.writableLength - bytesInFlight(socket as unknown as HttpSocket)
   }
 
-  get inputEnded (): boolean { return this.#req.complete }
+  impliesTakeover (): boolean { return false }
 
-  get closed (): boolean {
-    return this.#aborted || (this.outputFlushed && (this.#req.complete || this.#req.destroyed))
+  /** Node has sent it. */
+  promise100 (): void {}
+
+  refusing (): void {
+    if (this.#refusing) return
+    this.#refusing = true
+    const watch = (): void => closeUnlessRead(this.link.socket, this.#settings.silentFor)
+    // Behind others it has no socket, and what they have to say is not its own.
+    if (this.res.socket == null) this.res.once('socket', watch)
+    else watch()
+  }
+
+  tellGone (): void {
+    abortRequest(this.req)
+  }
+
+  /** Answered without acceptance, in a row with others: Node does the rest. */
+  leaveHttp (): void {}
+
+  cut (): void {
+    this.#socket.destroy()
+  }
+
+  asBody (): Carrier { return this }
+
+  readFrom (body: Readable): void {
+    iterateWithoutDestroying(this.req)
+    if (body === this.req) return
+    this.readable = body
+    iterateWithoutDestroying(body)
+    body.on('error', this.#onError)
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead): void {
-    const res = this.writable
+    const { res } = this
     clearFields(res)
     const set = new Set(fields.map(([name]) => name.toLowerCase()))
     // Not as an argument of writeHead(): on Node 20 the last of several fields would win there.
@@ -99,11 +168,10 @@ export class BodyCarrier implements Carrier {
   }
 
   start (): void {
-    iterateWithoutDestroying(this.readable)
-    if (this.readable !== this.#req) iterateWithoutDestroying(this.#req)
-    this.#countInput()
-    countOutput(this.writable, this)
+    this.#accepted = true
+    countOutput(this.res, this)
     this.#watchDestroy()
+    this.#stopTimeout()
   }
 
   keepAlive (delay: Milliseconds): void {
@@ -111,104 +179,212 @@ export class BodyCarrier implements Carrier {
   }
 
   end (): void {
-    const { writable } = this
-    if (!writable.writableEnded && !writable.destroyed) writable.end()
+    const { res } = this
+    if (!res.writableEnded && !res.destroyed) res.end()
   }
 
   /** As Node does it: what nobody has begun to read when the response is over, nobody wants. */
   leave (): void {
-    const { writable } = this
     if (this.outputFlushed) this.discardInput()
-    else writable.once('finish', () => this.discardInput())
+    else this.res.once('finish', () => this.discardInput())
   }
 
   discardInput (): void {
-    const req = this.#req
-    const { readable } = this
+    const { req } = this
     if (req.readableEnded || req.destroyed) return
     if (this.#discarding) {
       // A handler that pauses what it has closed would leave the rest on the wire.
       if (!this.#lingering) req.resume()
       return
     }
-    if (isRead(readable)) return
+    if (isRead(this.readable)) return
     this.#discarding = true
-    discardBody(req, this.#socket, () => this.outputFlushed, () => {
-      this.#destroyedHere = true
-      this.#lingering = true
-    })
+    discardBody(req, () => this.outputFlushed, () => this.#linger())
   }
 
+  /** The last chunk is never sent. What others have to say before this response is not cut short. */
   breakOff (error: Error | undefined): void {
-    this.#aborted = true
-    const { writable } = this
-    const socket = this.#socket
-    if (this.readable !== this.#req) this.readable.destroy(error)
-    // The last chunk is never sent.
-    writable.destroy(error)
-    if (!socket.destroyed) socket.destroy()
-    this.owner?.progressed()
+    if (this.#broken) return
+    this.#broken = true
+    this.#destroyedHere = true
+    const { res } = this
+    const isNext = res.socket != null || this.outputFlushed
+    if (this.readable !== this.req) this.readable.destroy(error)
+    // Behind others it has no socket yet, and Node destroys that as soon as it gets one.
+    res.destroy(error)
+    if (isNext && !this.#socket.destroyed) this.#socket.destroy()
+    this.closed = true
+    this.#check()
   }
 
-  complete (res: ServerResponse, error: Error | undefined): void {
-    if (!this.outputFlushed) res.emit('error', error ?? new FST_ERR_DUPLEX_ABORTED())
+  complete (): void {
+    // Behind a response that was cut short Node has no 'finish', on which the end of the request hangs.
+    if (!this.outputFlushed) this.res.emit('finish')
   }
 
   detach (): never {
     throw new FST_ERR_DUPLEX_CANNOT_DETACH()
   }
 
-  #countInput (): void {
-    const req = this.#req
-    // What came before acceptance is in the buffer already.
-    this.bytesRead = req.readableLength
-    this.usualPush = req.push
-    ;(req as Carried)[kCarrier] = this
-    req.push = push
+  /** A client that has half-closed behind its request is read no further, so that Node sees no reset. */
+  lookForPeer (): void {
+    const socket = this.link.socket
+    if (peerIsGone(socket)) socket.destroy(resetByPeer())
+  }
+
+  linkClosed (): void {
+    this.#lose()
+    this.closed = true
+    const { req } = this
+    // Node tells a request that its client has vanished, but only until the response is over.
+    if (!req.complete && !req.destroyed) abortRequest(req)
+    this.#check()
+  }
+
+  /** @returns whether the reader wants more */
+  inputHasCome (chunk: Buffer, encoding: BufferEncoding | undefined): boolean {
+    const { req } = this
+    if (req.destroyed) return this.#drop(chunk.length)
+    this.bytesRead += chunk.length
+    return (this.usualPush as IncomingMessage['push']).call(req, chunk, encoding)
+  }
+
+  /** A utility let go of the request and spared the connection. The rest is still on the wire, in front of what follows. */
+  #drop (bytes: number): boolean {
+    this.#dropped += bytes
+    if (this.#dropped <= MOST_DISCARDED) return true
+    if (this.outputFlushed) this.#linger()
+    else this.res.once('finish', () => this.#linger())
+    return false
+  }
+
+  #linger (): void {
+    if (this.#lingering) return
+    this.#destroyedHere = true
+    this.#lingering = true
+    linger(this.#socket)
+  }
+
+  inputHasArrived (): void {
+    if (this.inputEnded || !this.req.complete) return
+    this.inputEnded = true
+    this.#arrived?.()
+    if (this.#timeout !== undefined && this.outputFlushed) this.#restoreTimeout()
+    this.#watchPeer()
+    // 'end' comes with the last byte read.
+    process.nextTick(() => this.#check())
+  }
+
+  #watchPeer (): void {
+    if (this.#settings.takes && !this.outputFlushed && !this.gone) watchPeer(this)
+  }
+
+  /** The connection is gone before all was said. */
+  #lose (): void {
+    if (this.closed || (this.outputFlushed && this.inputEnded)) return
+    if (!this.#destroyedHere) this.peerError ??= Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+    this.closed = true
+  }
+
+  /** The one place where it ends. */
+  #check (): void {
+    if (this.outputFlushed && this.inputEnded) this.closed = true
+    if (this.closed && !this.#over) {
+      this.#over = true
+      unwatchPeer(this)
+      this.link.remove(this)
+      this.handshake?.carrierEnds()
+    }
+    this.owner?.[kProgressed]()
+  }
+
+  readonly #onError = (error: Error & { code?: string }): void => {
+    if (!isAbort(error)) this.localError ??= error
+    else if (!this.#destroyedHere) this.peerError ??= error
+    this.#check()
+  }
+
+  readonly #onFinish = (): void => {
+    this.outputFlushed = true
+    unwatchPeer(this)
+    if (!this.#accepted) {
+      this.handshake?.answerEnds()
+      if (this.#arrived !== undefined && !this.inputEnded && !this.req.destroyed && !isRead(this.readable)) {
+        discardRefused(this.req, this.#socket, this.#settings.silentFor)
+      }
+    } else if (!this.inputEnded) {
+      // Node has set the timeout of an idle connection, which this one is not yet.
+      this.#stopTimeout()
+    } else {
+      this.#restoreTimeout()
+    }
+    this.#check()
+  }
+
+  readonly #onRequestClose = (): void => {
+    const { req } = this
+    // A stream between the body and its reader does not learn by itself that the body broke off.
+    if (this.readable !== req && (!req.complete || req.aborted)) {
+      this.readable.destroy(this.peerError ?? this.localError ?? Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+    }
+    this.#check()
+  }
+
+  readonly #onResponseClose = (): void => {
+    if (!this.outputFlushed) this.#lose()
+    this.#check()
+  }
+
+  /** The timers of HTTP do not apply to what was taken over. */
+  #stopTimeout (): void {
+    const socket = this.#socket
+    if (socket.timeout === undefined || socket.timeout === 0) return
+    this.#timeout = socket.timeout
+    socket.setTimeout(0)
+  }
+
+  #restoreTimeout (): void {
+    const socket = this.#socket
+    if (this.#timeout !== undefined && (socket.timeout ?? 0) === 0 && !socket.destroyed) socket.setTimeout(this.#timeout)
+    this.#timeout = undefined
   }
 
   /** Tells a stream that the app destroyed from one that the peer broke: then its socket is gone already. */
   #watchDestroy (): void {
-    const { writable, readable } = this
+    const { res, readable } = this
     const socket = this.#socket
-    for (const stream of new Set<Readable | ServerResponse>([writable, readable, this.#req])) {
+    for (const stream of new Set<Readable | ServerResponse>([res, readable, this.req])) {
       const destroy = stream.destroy as (error?: Error) => never
       stream.destroy = (error?: Error) => {
         // A stream that has been read to its end destroys itself.
-        if (!this.closed && !socket.destroyed && (stream as { readableEnded?: boolean }).readableEnded !== true) {
+        const letGo = stream === this.req && this.req.socket === null
+        if (!letGo && !this.closed && !socket.destroyed && (stream as { readableEnded?: boolean }).readableEnded !== true) {
           this.#destroyedHere = true
           this.localError ??= error
         }
         return Reflect.apply(destroy, stream, error === undefined ? [] : [error])
       }
     }
-    if (writable.chunkedEncoding) return
+    if (res.chunkedEncoding) return
     // HTTP/1.0 has no chunks: the end of the connection is the end of the response, and must not come before it.
     const { destroy } = socket
     socket.destroy = (error?: Error) => {
       socket.destroy = destroy
-      if (writable.writableFinished) return socket.destroy(error)
+      if (res.writableFinished) return socket.destroy(error)
       breakOff(socket, error)
       return socket
     }
   }
 }
 
-interface Carried extends IncomingMessage {
-  [kCarrier]?: BodyCarrier
-}
-
 /** The same function for all requests. */
 function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
-  const carrier = this[kCarrier] as BodyCarrier
-  // The peer has ended its side, whether or not anybody reads up to that: 'end' comes with the last byte read.
-  if (chunk === null) process.nextTick(() => carrier.owner?.progressed())
-  else carrier.bytesRead += (chunk as Buffer).length
-  return (carrier.usualPush as IncomingMessage['push']).call(this, chunk, encoding)
-}
-
-function aborted (): Error {
-  return Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+  const carrier = this[kBody] as BodyCarrier
+  if (chunk === null) {
+    carrier.inputHasArrived()
+    return (carrier.usualPush as IncomingMessage['push']).call(this, null)
+  }
+  return carrier.inputHasCome(chunk as Buffer, encoding)
 }
 
 /** Node destroys a request with this when its connection is gone or its body is malformed. */

@@ -1,6 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import { authorityPath, parseAuthority } from '../handshake/authority.ts'
-import { Claim, type ClaimFacts } from '../handshake/claim.ts'
+import type { ClaimFacts } from '../handshake/claim.ts'
 import type { DuplexRoute, DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_CONNECT_BODY,
@@ -13,10 +13,10 @@ import { asksForOtherHttp, chooseToken, parseUpgrade } from '../handshake/tokens
 /** What becomes of a connection after a request head. */
 export type Verdict =
   /** Node goes on; a claim says that the request is a duplex route's all the same. */
-  | { then: 'http', claim?: Claim }
+  | { then: 'http', facts?: ClaimFacts }
   /** The connection leaves HTTP here, or after the request's body. */
-  | { then: 'take', claim: Claim }
-  | { then: 'take-after-body', claim: Claim }
+  | { then: 'take', facts: ClaimFacts }
+  | { then: 'take-after-body', facts: ClaimFacts }
   /** Answered without the app, and closed. */
   | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
   /** The URL is malformed or too long for every route: the app's router answers that, and then it is closed. */
@@ -34,15 +34,16 @@ const BODYLESS = new Set(['GET', 'HEAD', 'TRACE'])
 /** Decides, when a request head has been parsed and nothing after it was, whose the connection is. */
 export class Http1Gate {
   readonly #routes: DuplexRoutes
-  readonly #refused: (claim: Claim) => void
 
-  constructor (routes: DuplexRoutes, refused: (claim: Claim) => void) {
+  constructor (routes: DuplexRoutes) {
     this.#routes = routes
-    this.#refused = refused
   }
 
-  /** @param hasOthers whether another owner listens for 'upgrade', or for 'connect', on this server */
-  judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean): Verdict {
+  /**
+   * @param hasOthers whether another owner listens for 'upgrade', or for 'connect', on this server
+   * @param upgradeIsIgnored this was decided when the same head was read before
+   */
+  judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean, upgradeIsIgnored: boolean): Verdict {
     if (sawUpgrade(req)) {
       if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
       if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
@@ -50,7 +51,7 @@ export class Http1Gate {
     }
     if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
     // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
-    return asksForUpgrade(req) && !hasBody(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
+    return !upgradeIsIgnored && asksForUpgrade(req) && !hasBody(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {
@@ -67,7 +68,7 @@ export class Http1Gate {
     // The router wants a path; request.originalUrl keeps the target as it was sent.
     ;(req as { originalUrl?: string | undefined }).originalUrl = req.url
     req.url = path as string
-    return { then: 'take', claim: this.#claim({ route, req, kind: 'connect', authority }) }
+    return { then: 'take', facts: { route, req, kind: 'connect', authority } }
   }
 
   #upgrade (req: IncomingMessage, hasOthers: (event: 'upgrade') => boolean): Verdict {
@@ -92,15 +93,15 @@ export class Http1Gate {
       // A body is a message's, and the Upgrade beside it is ignored; without one there is nothing to take.
       if (declaresBody(req) && route.settings.kinds.includes('body')) return { then: 'ignore-upgrade' }
       if (malformed) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
-      return { then: 'take', claim: this.#claim({ route, req, kind: 'upgrade', instead: 'upgrade-required' }) }
+      return { then: 'take', facts: { route, req, kind: 'upgrade', instead: 'upgrade-required' } }
     }
     const facts: ClaimFacts = { route, req, kind: 'upgrade', offered, protocol }
-    if (!hasBody(req)) return { then: 'take', claim: this.#claim(facts) }
+    if (!hasBody(req)) return { then: 'take', facts: facts }
     if (req.headers['transfer-encoding'] !== undefined && route.settings.chooser === undefined) {
       return refusal(new FST_ERR_DUPLEX_LENGTH_REQUIRED())
     }
     if (BODYLESS.has(method)) return refusal(new FST_ERR_DUPLEX_BODY_NOT_PARSED(method))
-    return { then: 'take-after-body', claim: this.#claim({ ...facts, hasBody: true }) }
+    return { then: 'take-after-body', facts: { ...facts, hasBody: true } }
   }
 
   /** A request without an Upgrade, at a URL that a duplex route may have. */
@@ -112,23 +113,17 @@ export class Http1Gate {
     const { kinds } = route.settings
     if (method === 'HEAD') {
       const takes = kinds.includes('body') || kinds.includes('hijack')
-      return { then: 'http', claim: this.#claim({ route, req, kind: 'hijack', instead: takes ? 'head' : 'upgrade-required' }) }
+      return { then: 'http', facts: { route, req, kind: 'hijack', instead: takes ? 'head' : 'upgrade-required' } }
     }
     const kind = declaresBody(req) ? 'body' : 'hijack'
     if (!kinds.includes(kind)) {
       const instead = kinds.includes('upgrade') && route.settings.protocols !== undefined ? 'upgrade-required' : 'not-found'
-      return { then: 'http', claim: this.#claim({ route, req, kind, instead }) }
+      return { then: 'http', facts: { route, req, kind, instead } }
     }
-    if (kind === 'body') return { then: 'http', claim: this.#claim({ route, req, kind }) }
+    if (kind === 'body') return { then: 'http', facts: { route, req, kind } }
     if (!hasOneHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
-    return { then: 'take', claim: this.#claim({ route, req, kind }) }
-  }
-
-  #claim (facts: ClaimFacts): Claim {
-    const claim = new Claim(facts, this.#refused)
-    claim.startHandshakeTimer()
-    return claim
+    return { then: 'take', facts: { route, req, kind } }
   }
 }
 

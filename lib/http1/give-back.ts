@@ -1,38 +1,68 @@
 import type { IncomingMessage, Server } from 'node:http'
-import type { Socket } from 'node:net'
+import { speakHttp } from '../internals/http-parser.ts'
+import { holdEnd } from '../internals/streams.ts'
+import type { Link } from './link.ts'
+
+/** The head as it came, byte for byte but for white space. */
+export function headAsItCame (req: IncomingMessage): Buffer {
+  return headOf(req, (name, value) => `${name}: ${value}\r\n`)
+}
 
 /**
- * Field names and values that ask for the upgrade which is ignored, RFC 9110 section 7.8. The rest
- * of the head stays as it was, order and repetition included.
+ * The head without field names and values that ask for the upgrade which is ignored, RFC 9110 section 7.8. The rest
+ * stays as it was, order and repetition included.
  */
 export function headWithoutUpgrade (req: IncomingMessage): Buffer {
-  let head = `${req.method} ${req.url} HTTP/${req.httpVersion}\r\n`
-  for (let at = 0; at < req.rawHeaders.length; at += 2) {
-    const name = req.rawHeaders[at] as string
-    const value = req.rawHeaders[at + 1] as string
+  return headOf(req, (name, value) => {
     switch (name.toLowerCase()) {
       case 'upgrade':
       case 'http2-settings':
-        continue
+        return ''
+      // The parser takes this field for the other.
+      case 'proxy-connection':
       case 'connection': {
         const options = value.split(',').map(option => option.trim())
           .filter(option => option !== '' && !/^(?:upgrade|http2-settings)$/i.test(option))
-        if (options.length > 0) head += `${name}: ${options.join(', ')}\r\n`
-        continue
+        return options.length > 0 ? `${name}: ${options.join(', ')}\r\n` : ''
       }
       default:
-        head += `${name}: ${value}\r\n`
+        return `${name}: ${value}\r\n`
     }
-  }
+  })
+}
+
+function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line: (name: string, value: string) => string): Buffer {
+  let head = `${method} ${url} HTTP/${httpVersion}\r\n`
+  for (let at = 0; at < rawHeaders.length; at += 2) head += line(rawHeaders[at] as string, rawHeaders[at + 1] as string)
   // Field values are bytes to HTTP, and Node reads them as latin1.
   return Buffer.from(`${head}\r\n`, 'latin1')
 }
 
-/**
- * Returns a socket to the HTTP server, whose parser starts anew with the bytes that were put back.
- * A TLS server takes its sockets from another event, and does not survive them on the plain one.
- */
-export function giveBack (server: Server, socket: Socket, tls: boolean): void {
-  if (tls) socket.allowHalfOpen = false
-  server.emit(tls ? 'secureConnection' : 'connection', socket)
+/** The request shows its fields as they came, though the parser has read others. */
+export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
+  req.rawHeaders = original.rawHeaders
+  req.headers = original.headers
+}
+
+/** A socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */
+export function waitToGoBack (link: Link): () => void {
+  const { socket } = link
+  const onError = (): void => {}
+  socket.on('error', onError)
+  const release = holdEnd(socket, () => {
+    if (link.live) return
+    // As Node does it: a client that half-closes has no use for answers.
+    release()
+    socket.resume()
+    socket.end()
+  })
+  return () => {
+    socket.removeListener('error', onError)
+    release()
+  }
+}
+
+/** Returns a socket to HTTP, whose parser starts anew with what was put back. */
+export function giveBack (server: Server, link: Link): void {
+  speakHttp(server, link.socket)
 }

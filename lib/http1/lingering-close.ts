@@ -25,13 +25,16 @@ export function lingeringClose (socket: Duplex): void {
   socket.end()
 }
 
+/** For a client that does not take a refusal, where no route says how long it waits for the end of its peers. */
+export const UNREAD_FOR: Milliseconds = 30_000
+
 /**
  * A client that takes nothing of what waits for it, for as long as this, is not waited for. An answer that its
  * app has not made yet is not the client's silence.
  */
 export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): void {
-  if (limit === 0 || socket.destroyed) return
-  const watch = new SilenceWatch(limit, () => {
+  if (socket.destroyed) return
+  const watch = new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {
     const waiting = socket.writableLength + bytesInFlight(socket)
     return waiting === 0 ? performance.now() : (socket as unknown as Socket).bytesWritten - waiting
   }, () => {

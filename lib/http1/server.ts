@@ -1,229 +1,377 @@
 import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { claimOf, type Claim } from '../handshake/claim.ts'
-import { SocketCarrier } from './socket-carrier.ts'
-import { FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
-import type { Http1Gate, Verdict } from './gate.ts'
-import { giveBack, headWithoutUpgrade } from './give-back.ts'
-import { lingeringClose } from './lingering-close.ts'
-import { onRequestHead, sawUpgrade, takeOver, takeOverAfterBody } from '../internals/http-parser.ts'
-import { tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
-import { type HttpSocket } from '../internals/sockets.ts'
-import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { refuse, RefusalResponse, sendRefusal } from './response.ts'
+import { FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
+import { Claim, claimOf, type ClaimFacts } from '../handshake/claim.ts'
+import { sendRefusal, type RefusalError } from '../handshake/refusal.ts'
+import { publishStart, responseClass, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
+import {
+  nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, type NodesListeners
+} from '../internals/http-parser.ts'
+import { intercept, override, type Interceptors } from '../internals/server-events.ts'
+import type { HttpSocket } from '../internals/sockets.ts'
+import { LiveSet } from '../shutdown/live-set.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import { BodyCarrier } from './body-carrier.ts'
+import type { Http1Gate, Verdict } from './gate.ts'
+import { giveBack, headAsItCame, headWithoutUpgrade, showAsItCame, waitToGoBack } from './give-back.ts'
+import { UNREAD_FOR } from './lingering-close.ts'
+import { Link } from './link.ts'
+import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
+import { SocketCarrier } from './socket-carrier.ts'
 
 /** On a raw request: what to do with its connection, which Node is about to let go of. */
 const kVerdict = Symbol('fastify-duplex.verdict')
 
 interface Leaving extends IncomingMessage {
-  [kVerdict]?: Verdict | undefined
+  [kVerdict]?: { verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined } | undefined
 }
 
+/** On a link: the request whose Upgrade was ignored, until its head has been read anew. */
+const kIgnored = Symbol('fastify-duplex.ignored')
+
+interface Rereading extends Link {
+  [kIgnored]?: IncomingMessage | undefined
+}
+
+type TakenVerb = 'upgrade' | 'connect'
+
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
-export function watchHttp1 (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry): void {
-  const tls = server instanceof TlsServer
-  const standIn = (): void => {}
-  // Node asks for a listener before it emits: without one it destroys the socket.
-  server.on('connect', standIn)
-  server.on('upgrade', standIn)
-  // The second server of `localhost` passes 'upgrade' on to the first, and has no owners of its own.
-  const hasOthers = (event: 'upgrade' | 'connect'): boolean =>
-    (event === 'upgrade' ? main : server).listenerCount(event) > 1
+export class Http1Server {
+  readonly #server: Server
+  /** The second server of `localhost` passes 'upgrade' on to the first, and has no owners of its own. */
+  readonly #main: Server
+  readonly #app: FastifyInstance
+  readonly #gate: Http1Gate
+  readonly #registry: Registry
+  readonly #links = new LiveSet<Link>()
+  readonly #expect: (event: string) => void
+  readonly #pass: (event: string, ...args: unknown[]) => boolean
+  readonly #undo: (() => void)[] = []
 
-  server.on(tls ? 'secureConnection' : 'connection', (socket: HttpSocket) => { onRequestHead(socket, decide) })
-
-  function decide (req: IncomingMessage): number | undefined {
-    const verdict = judge(req)
-    const socket = req.socket as unknown as HttpSocket
-    switch (verdict.then) {
-      case 'http':
-        if (verdict.claim?.kind === 'body') {
-          tolerateHalfClose(socket, server, () => [claimOf(unfinishedResponse(socket)?.req ?? {}), latest.get(socket)]
-            .some(claim => claim?.kind === 'body' && claim.res?.writableFinished !== true))
-        }
-        return undefined
-      case 'take-after-body':
-        ;(req as Leaving)[kVerdict] = verdict
-        return startWithBody(app, registry, verdict.claim, socket, server.timeout)
-      default:
-        ;(req as Leaving)[kVerdict] = verdict
-        return takeOver(req)
+  /** @param others what else is done with the events of this server */
+  constructor (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry, others: Interceptors) {
+    this.#server = server
+    this.#main = main
+    this.#app = app
+    this.#gate = gate
+    this.#registry = registry
+    const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
+    const elsewhere = (event: TakenVerb) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
+      // Emitted past the interceptors, to all listeners alike.
+      if ((req as Leaving)[kVerdict] === undefined) this.#adopt(event, req, socket, head)
+    }
+    const { expect, pass, undo } = intercept(server, {
+      ...others,
+      request: (first, second, third) => this.#onRequest(first as IncomingMessage, second as ServerResponse) ?? others.request?.(first, second, third),
+      upgrade: (req, socket, head) => this.#onTaken('upgrade', req as Leaving, socket as HttpSocket, head as Buffer),
+      connect: (req, socket, head) => others.connect?.(req, socket, head) ??
+        this.#onTaken('connect', req as Leaving, socket as HttpSocket, head as Buffer),
+      clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
+    }, [
+      { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
+      { event: 'upgrade', listener: elsewhere('upgrade') },
+      { event: 'connect', listener: elsewhere('connect') }
+    ])
+    this.#expect = expect
+    this.#pass = pass
+    this.#undo.push(undo)
+    if (typeof server.closeAllConnections === 'function') {
+      this.#undo.push(override(server, 'closeAllConnections', usual => () => { registry.draining ? this.#endIdle(true) : usual.call(server) }))
     }
   }
 
-  function judge (req: IncomingMessage): Verdict {
+  /** The server closes: connections that carry nothing are ended. */
+  close (): void {
+    this.#endIdle(false)
+  }
+
+  /** The time for that is over. */
+  cut (): void {
+    for (const link of this.#links) {
+      const waits = unfinishedResponse(link.socket) !== undefined && !link.parked
+      if (link.live || !(waits || isOthers(link))) link.socket.destroy()
+    }
+  }
+
+  /** Takes all off the server that was put on it. */
+  undo (): void {
+    for (const undo of this.#undo) undo()
+  }
+
+  /** @param forced also those that wait for an answer of a plain route */
+  #endIdle (forced: boolean): void {
+    for (const link of this.#links) {
+      if (link.live || isOthers(link)) continue
+      if (forced || isUnused(link)) link.socket.destroy()
+    }
+  }
+
+  #hasOthers (event: TakenVerb): boolean {
+    return (event === 'upgrade' ? this.#main : this.#server).listenerCount(event) > 0
+  }
+
+  #onConnection (socket: HttpSocket): void {
+    // On a port that speaks HTTP/2 as well.
+    if (socket.parser == null) return
+    const link = new Link(socket, link => {
+      this.#links.delete(link)
+      this.#registry.removeLink(link)
+    })
+    this.#links.add(link)
+    this.#watch(link)
+  }
+
+  #watch (link: Link): void {
+    onRequestHead(link.socket, req => this.#decide(link, req))
+  }
+
+  #decide (link: Link, req: IncomingMessage): number | undefined {
+    link.heads++
+    const { [kIgnored]: original } = link as Rereading
+    if (original !== undefined) {
+      (link as Rereading)[kIgnored] = undefined
+      showAsItCame(req, original)
+    }
+    const verdict = this.#judge(req, original !== undefined)
+    const { socket } = link
+    if (verdict.then === 'http') {
+      if (verdict.facts === undefined) return undefined
+      const takes = verdict.facts.kind === 'body' && verdict.facts.instead === undefined
+      const { finTimeout } = verdict.facts.route.settings
+      this.#claim(verdict.facts, new BodyCarrier(link, req, { silentFor: finTimeout, takes, ofNode: true }))
+      if (takes) tolerateHalfClose(socket, this.#server, () => isAnswering(link))
+      return undefined
+    }
+    // In front of the listeners that are about to be taken off.
+    const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
+    if (verdict.then === 'take' || verdict.then === 'take-after-body') {
+      const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
+      ;(req as Leaving)[kVerdict] = { verdict, claim, nodes }
+      this.#registry.addLink(link)
+      claim.startTimer()
+      if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
+    } else {
+      (req as Leaving)[kVerdict] = { verdict, claim: undefined, nodes }
+    }
+    this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
+    return takeOver(req)
+  }
+
+  #claim (facts: ClaimFacts, carrier: SocketCarrier | BodyCarrier): Claim {
+    return new Claim(facts, carrier, this.#registry)
+  }
+
+  #judge (req: IncomingMessage, ignoresUpgrade: boolean): Verdict {
     try {
-      return gate.judge(req, hasOthers)
+      return this.#gate.judge(req, event => this.#hasOthers(event), ignoresUpgrade)
     } catch (err) {
       // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
-      app.log.error({ err }, 'routing of a request head failed')
+      this.#app.log.error({ err }, 'routing of a request head failed')
       return sawUpgrade(req) ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
   }
 
-  // An error page in the middle of a response that is being streamed would be taken for its body, and one
-  // behind it, while the request still comes, for the response to another request.
-  const latest = new WeakMap<Duplex, Claim>()
-  server.prependListener('clientError', (error: Error, socket: Duplex) => {
-    const answered = claimOf(unfinishedResponse(socket as HttpSocket)?.req ?? {})
-    const received = latest.get(socket)
-    if (answered?.accepted === true || (received?.accepted === true && !received.req.complete)) socket.destroy(error)
-  })
+  /** The request of a duplex route that stays with Node. */
+  #onRequest (req: IncomingMessage, res: ServerResponse): boolean | undefined {
+    const claim = claimOf(req)
+    if (claim === undefined || claim.res !== undefined || !(claim.carrier instanceof BodyCarrier)) return undefined
+    this.#registry.addClaim(claim)
+    claim.carrier.attach(res)
+    // Not before: Node answers some requests itself, and then nobody would stop it.
+    claim.startTimer()
+    this.#pass('request', req, res)
+    claim.routed()
+    return true
+  }
 
-  // Node emits what left HTTP to all listeners alike; those of others must not see what is ours. Every request of the
-  // server comes by here: V8 passes `arguments` on without making an array of them.
-  const emit = server.emit as (...all: unknown[]) => boolean
-  server.emit = function (this: Server, event: string | symbol, first?: unknown, second?: unknown, third?: unknown) {
-    if (event === 'request') {
-      const claim = claimOf(first as IncomingMessage)
-      // A stream of HTTP/2 on the same port is not for us.
-      if (claim !== undefined && claim.req.httpVersionMajor === 1) {
-        follow(claim, second as ServerResponse)
-        emit.apply(this, arguments as unknown as unknown[])
-        claim.routed()
+  /**
+   * Node's own answer to a parse error must not stand in the middle of a response that is being streamed, whose body it would
+   * be taken for, nor behind it while the request still comes, where it would be the response to another.
+   */
+  #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
+    const link = Link.of(socket)
+    if (link === undefined || !this.#links.has(link)) return undefined
+    const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
+    const received = claimOf(link.latestBody?.req ?? {})
+    if (answered?.accepted !== true && !(received?.accepted === true && !received.req.complete)) return undefined
+    socket.destroy(error)
+    return true
+  }
+
+  /** Node has let go of a connection, or somebody says so. */
+  #onTaken (event: TakenVerb, req: Leaving, socket: HttpSocket, head: Buffer): boolean | undefined {
+    const leaving = req[kVerdict]
+    if (leaving === undefined) return this.#hasOthers(event) ? undefined : this.#adopt(event, req, socket, head)
+    const link = Link.of(socket) as Link
+    const { verdict, claim, nodes } = leaving
+    switch (verdict.then) {
+      case 'take': {
+        const carrier = (claim as Claim).carrier as SocketCarrier
+        carrier.take(head)
+        afterEarlierResponses(link, nodes, false, () => {
+          ;(socket as unknown as Socket).setTimeout?.(0)
+          this.#enter(link, claim as Claim)
+        })
+        carrier.holdEnd()
         return true
       }
-    } else if (event === 'upgrade' || event === 'connect') {
-      const req = first as Leaving
-      const verdict = req[kVerdict]
-      if (verdict !== undefined && verdict.then !== 'hand-over') {
-        req[kVerdict] = undefined
-        receive(verdict, req, second as HttpSocket, third as Buffer)
+      case 'take-after-body':
+        this.#receiveAfterBody(claim as Claim, socket, head)
+        return true
+      case 'refuse':
+      case 'unroutable': {
+        this.#registry.addLink(link)
+        const carrier = new SocketCarrier(link, req, UNREAD_FOR)
+        carrier.take(head)
+        afterEarlierResponses(link, nodes, false, () => this.#refuse(carrier, verdict.then === 'refuse' ? verdict.error : undefined))
+        carrier.holdEnd()
         return true
       }
+      case 'ignore-upgrade':
+        this.#ignoreUpgrade(link, req, head, nodes)
+        return true
+      case 'hand-over':
+        // Its owner may take his time, or never answer.
+        socket.on('error', () => {})
+        link.handedOver = (socket as unknown as Socket).bytesWritten
     }
-    return emit.apply(this, arguments as unknown as unknown[])
-  } as typeof server.emit
+    return undefined
+  }
 
-  /** The request of a duplex route that stays with Node, from here on until it is over. */
-  function follow (claim: Claim, res: ServerResponse): void {
-    const { socket } = claim.req
-    latest.set(socket, claim)
-    registry.addRequest(claim)
-    claim.answerOn(res, () => {
-      if (!registry.removeRequest(claim)) return
-      // A closing server ends connections that are idle, but not those that become so later.
-      if (registry.draining && !server.listening && unfinishedResponse(socket) === undefined) socket.destroySoon?.()
+  /** It is the turn of a request that left HTTP. */
+  #enter (link: Link, claim: Claim): void {
+    const carrier = claim.carrier as SocketCarrier
+    const res = carrier.respond(responseClass(this.#server))
+    publishStart(res, this.#server)
+    if (claim.refusal !== undefined) {
+      sendRefusal(res, claim.refusal)
+      return
+    }
+    if (!this.#lifecycle(claim.req, res)) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
+    claim.routed()
+
+  }
+
+  /** Through the event, as every request: tracers and the app's own listeners are on that. */
+  #lifecycle (req: IncomingMessage, res: ServerResponse): boolean {
+    try {
+      this.#server.emit('request', req, res)
+      return true
+    } catch (err) {
+      this.#app.log.error({ err }, 'routing of a takeover failed')
+      return res.headersSent || res.socket?.destroyed !== false
+    }
+  }
+
+  /** Without a route: answered by the plugin, or by the app's router for a URL that no route can have. */
+  #refuse (carrier: SocketCarrier, error: RefusalError | undefined): void {
+    const { req } = carrier
+    carrier.releaseEnd()
+    const res = carrier.respond(responseClass(this.#server))
+    publishStart(res, this.#server)
+    carrier.handshake = {
+      answerBegins () {},
+      answerEnds: () => { this.#registry.refusedUnclaimed(req, res.statusCode) },
+      carrierEnds () {}
+    }
+    if (error !== undefined) {
+      sendRefusal(res, error)
+      this.#app.log.info({ req, res, err: error }, 'duplex request refused')
+    } else if (!this.#lifecycle(req, res)) {
+      sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
+    }
+  }
+
+  /** The request is an ordinary one. Its bytes go back, and HTTP begins anew with them. */
+  #ignoreUpgrade (link: Link, req: IncomingMessage, head: Buffer, nodes: NodesListeners | undefined): void {
+    const { socket } = link
+    // In two pieces: to join them would copy all that is behind, again for each of many.
+    if (head.length > 0) socket.unshift(head)
+    socket.unshift(headWithoutUpgrade(req))
+    const again = (): void => {
+      (link as Rereading)[kIgnored] = req
+      giveBack(this.#server, link)
+      this.#watch(link)
+    }
+    if (unfinishedResponse(socket) === undefined) {
+      again()
+      return
+    }
+    const stopWaiting = waitToGoBack(link)
+    afterEarlierResponses(link, nodes, true, () => {
+      stopWaiting()
+      again()
     })
   }
 
-  function receive (verdict: Verdict, req: IncomingMessage, socket: HttpSocket, head: Buffer): void {
-    switch (verdict.then) {
-      case 'take': {
-        const carrier = verdict.claim.take(socket, head)
-        track(registry, carrier)
-        park(carrier, () => {
-          route(app, verdict.claim, socket)
-          carrier.holdEnd()
-        })
-        break
-      }
-      case 'take-after-body':
-        receiveAfterBody(registry, verdict.claim, socket, head)
-        break
-      case 'refuse': {
-        const carrier = new SocketCarrier(socket, head)
-        track(registry, carrier)
-        park(carrier, () => {
-          carrier.releaseEnd()
-          refuse(socket, req, verdict.error)
-          registry.refusedUnclaimed(req, verdict.error.statusCode ?? 500)
-        })
-        break
-      }
-      case 'unroutable': {
-        const carrier = new SocketCarrier(socket, head)
-        track(registry, carrier)
-        park(carrier, () => {
-          carrier.releaseEnd()
-          lifecycle(app, req, new RefusalResponse(req, socket, {
-            answered (socket, res) {
-              registry.refusedUnclaimed(req, res.statusCode)
-              lingeringClose(socket)
-            }
-          }))
-        })
-        break
-      }
-      case 'ignore-upgrade': {
-        const carrier = new SocketCarrier(socket, Buffer.concat([headWithoutUpgrade(req), head]))
-        park(carrier, () => {
-          carrier.letGo()
-          giveBack(server, socket as unknown as Socket, tls)
-        })
-      }
-    }
+  /** An upgrade with a body: the lifecycle begins now, and the parser goes on until the body ends. */
+  #startWithBody (link: Link, claim: Claim): number {
+    const nodes = nodesListeners(link.socket)
+    const code = takeOverAfterBody(claim.req, () => this.#expect('upgrade'))
+    afterEarlierResponses(link, nodes, true, () => {
+      const { socket } = link
+      // Node thinks that the connection is idle now, and has set the timeout of those.
+      ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).hasLeft ? 0 : this.#server.timeout)
+      this.#enter(link, claim)
+    })
+    return code
   }
 
-  function park (carrier: SocketCarrier, proceed: () => void): void {
-    if (unfinishedResponse(carrier.socket) === undefined) {
-      proceed()
+  #receiveAfterBody (claim: Claim, socket: HttpSocket, head: Buffer): void {
+    const { carrier } = claim
+    if (!(carrier instanceof SocketCarrier)) {
+      // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
+      socket.on('error', () => {})
+      forwardDrain(socket)
+    } else if (claim.res?.writableEnded === true) {
+      // Answered while the body still came: the socket is closing, and discards.
+      socket.on('error', () => {})
+      socket.resume()
     } else {
-      afterEarlierResponses(carrier.socket, () => {
-        ;(carrier.socket as unknown as Socket).setTimeout?.(0)
-        proceed()
-      })
+      carrier.take(head)
+      carrier.holdEnd()
     }
-    carrier.holdEnd()
   }
-}
 
-function track (registry: Registry, carrier: SocketCarrier): void {
-  registry.addSocket(carrier.socket)
-  carrier.keeper = registry
-}
-
-function route (app: FastifyInstance, claim: Claim, socket: HttpSocket): void {
-  const res = claim.respondOn(socket)
-  if (claim.late !== undefined) {
-    sendRefusal(res, claim.late)
-    return
-  }
-  lifecycle(app, claim.req, res)
-  claim.routed()
-}
-
-/** Runs the Fastify lifecycle for a request that Node has no response for. */
-function lifecycle (app: FastifyInstance, req: IncomingMessage, res: RefusalResponse): void {
-  try {
-    app.routing(req, res)
-  } catch (err) {
-    app.log.error({ err }, 'routing of a takeover failed')
-    if (!res.headersSent && res.socket?.destroyed === false) sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
-  }
-}
-
-/** An upgrade with a body: the lifecycle begins now, and the parser goes on until the body ends. */
-function startWithBody (app: FastifyInstance, registry: Registry, claim: Claim, socket: HttpSocket, timeout: number): number {
-  registry.addSocket(socket)
-  const code = takeOverAfterBody(claim.req)
-  // Node knows nothing of this request, so that it cannot tell it of a vanished client.
-  claim.whileBodyComes(socket, () => registry.removeSocket(socket))
-  afterEarlierResponses(socket, () => {
-    // Node thinks that the connection is idle now, and has set the timeout of those.
-    ;(socket as unknown as Socket).setTimeout?.(claim.carrier === undefined ? timeout : 0)
-    route(app, claim, socket)
-  })
-  return code
-}
-
-function receiveAfterBody (registry: Registry, claim: Claim, socket: HttpSocket, head: Buffer): void {
-  if (claim.kind === 'body') {
-    // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
+  /**
+   * Somebody else's parser read this head: another server in front, or an owner that passes on what it does not want. Its
+   * bytes go to a parser of this server, as if they had come in here.
+   */
+  #adopt (event: TakenVerb, req: IncomingMessage, socket: HttpSocket, head: Buffer): true {
+    // From here on, whatever becomes of it.
     socket.on('error', () => {})
-    forwardDrain(socket)
-    claim.bodyHasArrived()
-  } else if (claim.res?.writableEnded === true) {
-    // Answered while the body still came: the socket is closing, and discards.
-    socket.on('error', () => {})
-    socket.resume()
-  } else {
-    const carrier = claim.take(socket, head)
-    track(registry, carrier)
-    carrier.holdEnd()
+    if (socket.destroyed) return true
+    // A head that was judged here must not come back for ever; a body that another parser has read is not to be had again.
+    const mayGoOn = claimOf(req) === undefined && req.socket === (socket as unknown as Socket) && Array.isArray(req.rawHeaders)
+    if (!mayGoOn) {
+      const { message } = new FST_ERR_DUPLEX_NOT_ADOPTED(event)
+      socket.end(`HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(message)}\r\n\r\n${message}`)
+      socket.resume()
+      return true
+    }
+    if (head.length > 0) socket.unshift(head)
+    socket.unshift(headAsItCame(req))
+    speakHttp(this.#server, socket)
+    this.#onConnection(socket)
+    return true
   }
 }
+
+/** A connection that never sent anything, or over TLS no request. */
+function isUnused ({ heads, socket }: Link): boolean {
+  return heads === 0 && ((socket as unknown as Socket).bytesRead === 0 || 'encrypted' in socket)
+}
+
+/** Whether another owner has taken it, and has answered. */
+function isOthers ({ handedOver, socket }: Link): boolean {
+  return handedOver !== undefined && (socket as unknown as Socket).bytesWritten > handedOver
+}
+
+/** Whether a response of a duplex route is being sent on this connection. */
+function isAnswering (link: Link): boolean {
+  const current = claimOf(unfinishedResponse(link.socket)?.req ?? {})
+  return [current, claimOf(link.latestBody?.req ?? {})].some(claim => claim?.kind === 'body' && claim.res?.writableFinished !== true)
+}
+

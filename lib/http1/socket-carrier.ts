@@ -1,15 +1,22 @@
-import type { ServerResponse } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { allowSetEncoding, bytesInFlight, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
-import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
-import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
+import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import { kProgressed } from '../connection/symbols.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { kCarrier } from '../handshake/symbols.ts'
-import { isRead } from './unread-body.ts'
+import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
+import {
+  allowSetEncoding, bytesInFlight, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket
+} from '../internals/sockets.ts'
+import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
+import { BodyCarrier } from './body-carrier.ts'
 import { breakOff } from './break-off.ts'
-import type { Carrier, Owner } from '../connection/carrier.ts'
+import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
+import { Link } from './link.ts'
+import { takeoverResponse, type TakeoverResponse } from './response.ts'
+import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
+import { isRead } from '../connection/reading.ts'
 
 const NOTHING = Buffer.alloc(0)
 
@@ -24,55 +31,51 @@ function isNetworkError (error: NetworkError): boolean {
     /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
 }
 
-interface Keeper {
-  removeSocket (socket: HttpSocket): void
-}
-
 /**
- * A socket that left HTTP. From its first statement on errors have a listener: one without would end
- * the process. The bytes that came with the head go back in the same tick, before anything can read.
+ * A socket that leaves HTTP, with the response for everything short of acceptance. From the statement on in which it has
+ * left, errors have a listener: one without would end the process. The bytes that came with the head go back in the same
+ * tick, before anything can read.
  */
 export class SocketCarrier implements Carrier, Watched {
   readonly heads = kindsOverHttp1
   readonly socket: HttpSocket
-  readonly head: Buffer
+  readonly req: IncomingMessage
+  readonly link: Link
+  head: Buffer = NOTHING
+  handshake: Handshake | undefined
+  owner: Owner | undefined
+  res: TakeoverResponse | undefined
   peerError: Error | undefined
   localError: Error | undefined
   inputEnded = false
   outputFlushed = false
   closed = false
-  owner: Owner | undefined
-  /** Told first when the socket has closed. */
-  keeper: Keeper | undefined
-  readonly #readBefore: number
+  /** Of a client that does not take a refusal, in milliseconds. */
+  readonly #unreadFor: Milliseconds
+  #readBefore = 0
   #writtenBefore = 0
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
+  #refusing = false
+  #left = false
   #givenAway = false
+  /** What `detach()` gives back. */
+  #before: { allowHalfOpen: boolean } | undefined
 
-  constructor (socket: HttpSocket, head: Buffer) {
-    ;(socket as Carried)[kCarrier] = this
-    socket.on('error', onError)
-    // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
-    raiseMaxListeners(socket, 1)
-    this.socket = socket
-    this.head = head.length === 0 ? NOTHING : head
-    if (head.length > 0) socket.unshift(head)
-    // Node gives TLS sockets no half-open state of their own: a late write would be lost.
-    socket.allowHalfOpen = true
-    const { bytesRead } = socket as unknown as Socket
-    this.#readBefore = (bytesRead ?? 0) - head.length
-    if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
-    tellResetFromEnd(socket, onReset)
-    socket.on('end', onEnd)
-    socket.on('finish', onFinish)
-    socket.on('close', onClose)
-    if (socketBeneath(socket) !== undefined) watchPeer(this)
+  constructor (link: Link, req: IncomingMessage, unreadFor: Milliseconds) {
+    this.link = link
+    this.socket = link.socket
+    this.req = req
+    this.#unreadFor = unreadFor
+    link.takeover = this
   }
 
   get readable (): HttpSocket { return this.socket }
   get writable (): HttpSocket { return this.socket }
   get gone (): boolean { return this.socket.destroyed }
+
+  /** Whether HTTP is behind it, and all that comes is the stream's. */
+  get hasLeft (): boolean { return this.#left }
 
   get bytesRead (): number {
     return ((this.socket as unknown as Socket).bytesRead ?? 0) - this.#readBefore
@@ -82,14 +85,73 @@ export class SocketCarrier implements Carrier, Watched {
     return ((this.socket as unknown as Socket).bytesWritten ?? 0) - this.#writtenBefore
   }
 
-  get sent (): number {
-    return this.bytesWritten - this.socket.writableLength - bytesInFlight(this.socket)
+  get unsent (): number {
+    return this.socket.writableLength + bytesInFlight(this.socket)
   }
+
+  get sent (): number {
+    return this.bytesWritten - this.unsent
+  }
+
+  /** The socket has left HTTP, with the bytes that followed the head. */
+  take (head: Buffer): void {
+    const { socket } = this
+    this.#left = true
+    listen(this.link)
+    this.head = head.length === 0 ? NOTHING : head
+    if (head.length > 0) socket.unshift(head)
+    // Node gives TLS sockets no half-open state of their own: a late write would be lost.
+    this.#before = { allowHalfOpen: socket.allowHalfOpen }
+    socket.allowHalfOpen = true
+    const { bytesRead } = socket as unknown as Socket
+    this.#readBefore = (bytesRead ?? 0) - head.length
+    if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
+    tellResetFromEnd(socket, onReset)
+    if (socketBeneath(socket) !== undefined) watchPeer(this)
+  }
+
+  /** The response, once it is the turn of this request. */
+  respond (base: typeof ServerResponse): TakeoverResponse {
+    const Response = takeoverResponse(base)
+    this.res = new Response(this.req, this.socket, this)
+    return this.res
+  }
+
+  answerBegins (): void {
+    this.refusing()
+    this.handshake?.answerBegins()
+  }
+
+  answerEnds (): void {
+    this.handshake?.answerEnds()
+    this.owner?.[kProgressed]()
+    this.releaseEnd()
+    // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
+    if (!this.#left) this.req.resume()
+    lingeringClose(this.socket)
+  }
+
+  refusing (): void {
+    if (this.#refusing) return
+    this.#refusing = true
+    closeUnlessRead(this.socket, this.#unreadFor)
+  }
+
+  impliesTakeover (status: number): boolean {
+    return this.res?.impliesTakeover(status) === true
+  }
+
+  promise100 (): void {
+    const { expect } = this.req.headers
+    if (expect !== undefined && /^100-continue$/i.test(expect)) this.res?.writeContinue()
+  }
+
+  readFrom (): void {}
 
   /** Waits with the end of input until there is a reader, unless there is one. */
   holdEnd (): void {
     const { socket } = this
-    if (this.#release !== undefined || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
+    if (this.#release !== undefined || this.#givenAway || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
     this.#release = holdEnd(socket, () => this.inputHasEnded())
   }
 
@@ -101,6 +163,13 @@ export class SocketCarrier implements Carrier, Watched {
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
     this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
+  }
+
+  leaveHttp (status: number): void {
+    const { res } = this
+    if (res === undefined) return
+    res.release(status)
+    silence(res)
   }
 
   start (): void {
@@ -141,6 +210,18 @@ export class SocketCarrier implements Carrier, Watched {
     breakOff(socket, error)
   }
 
+  cut (): void {
+    this.socket.destroy()
+  }
+
+  asBody (): Carrier {
+    const body = new BodyCarrier(this.link, this.req, { silentFor: this.#unreadFor, takes: true, ofNode: false })
+    body.handshake = this.handshake
+    this.handshake = undefined
+    body.attach(this.res as ServerResponse)
+    return body
+  }
+
   lookForPeer (): void {
     const { socket } = this
     // Only where Node does not read any more, or where TLS may have swallowed a reset after close_notify.
@@ -154,21 +235,23 @@ export class SocketCarrier implements Carrier, Watched {
     this.socket.destroy(this.peerError)
   }
 
-  /** The socket goes back to HTTP as if it had never left. */
-  letGo (): void {
-    const { socket } = this
-    this.#givenAway = true
-    unwatchPeer(this)
-    takeResetForEnd(socket, onReset)
-    socket.removeListener('error', onError)
-    socket.removeListener('end', onEnd)
-    socket.removeListener('finish', onFinish)
-    socket.removeListener('close', onClose)
-    raiseMaxListeners(socket, -1)
+  tellGone (): void {
+    const { req, res } = this
+    abortRequest(req)
+    if (res === undefined) return
+    // What was not accepted is not to be logged as if it had been.
+    if (!res.headersSent) res.statusCode = CLIENT_CLOSED_REQUEST
+    // Not before, for with its response Fastify takes a request for over, and its signal would never abort.
+    if (req.closed) res.complete()
+    else req.once('close', () => res.complete())
   }
 
-  complete (res: ServerResponse): void {
-    res.emit('finish')
+  complete (error: Error | undefined): void {
+    const { req, res } = this
+    res?.complete()
+    // The request of a takeover has no end of its own: hooks that clean up wait for its 'close'.
+    if (error !== undefined && this.peerError !== undefined) abortRequest(req)
+    else endRequest(req)
   }
 
   detach (): DetachedSocket {
@@ -176,10 +259,11 @@ export class SocketCarrier implements Carrier, Watched {
     this.#givenAway = true
     unwatchPeer(this)
     allowSetEncoding(socket)
-    socket.removeListener('end', onEnd)
-    socket.removeListener('finish', onFinish)
+    takeResetForEnd(socket, onReset)
     // The new owner puts these bytes back itself; later ones may have joined them.
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
+    if (this.#before !== undefined) socket.allowHalfOpen = this.#before.allowHalfOpen
+    this.releaseEnd()
     return { socket: socket as unknown as Socket, head }
   }
 
@@ -203,42 +287,57 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   inputHasEnded (): void {
+    if (this.#givenAway) return
     this.inputEnded = true
     // From now on Node reads no more, and sees no reset.
-    if (!this.closed && !this.#givenAway) watchPeer(this)
+    if (!this.closed) watchPeer(this)
     this.#releaseWhatIsOver()
-    this.owner?.progressed()
+    this.owner?.[kProgressed]()
   }
 
   outputHasLeft (): void {
+    if (this.#givenAway) return
     this.outputFlushed = true
     this.#releaseWhatIsOver()
-    this.owner?.progressed()
+    this.owner?.[kProgressed]()
   }
 
-  hasClosed (): void {
+  linkClosed (): void {
     this.closed = true
     unwatchPeer(this)
     this.#release = undefined
-    this.keeper?.removeSocket(this.socket)
-    this.owner?.progressed()
+    this.handshake?.carrierEnds()
+    this.owner?.[kProgressed]()
   }
 }
 
-interface Carried extends HttpSocket {
-  [kCarrier]?: SocketCarrier
+/** Not of any RFC; logs know it for a client that did not wait for its answer. */
+const CLIENT_CLOSED_REQUEST = 499
+
+/** Ours are heard once on a socket, however many own it. */
+function listen (link: Link): void {
+  for (let lower = link.below; lower !== undefined; lower = lower.below) if (lower.takeover !== undefined) return
+  const { socket } = link
+  // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
+  const most = socket.getMaxListeners()
+  if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
+  socket.on('error', onError)
+  socket.on('end', onEnd)
+  socket.on('finish', onFinish)
+}
+
+function * carriersOf (socket: HttpSocket): Generator<SocketCarrier> {
+  for (let link = Link.of(socket); link !== undefined; link = link.below) if (link.takeover !== undefined) yield link.takeover
+}
+
+/** Who of them has it now. */
+function latest (socket: HttpSocket): SocketCarrier {
+  return carriersOf(socket).next().value as SocketCarrier
 }
 
 // The same functions for all sockets: such of their own would be kept for as long as their connections.
-function carrierOf (socket: HttpSocket): SocketCarrier { return (socket as Carried)[kCarrier] as SocketCarrier }
-function onError (this: HttpSocket, error: NetworkError): void { carrierOf(this).failed(error) }
-function onReset (this: HttpSocket): void { carrierOf(this).peerHasVanished() }
-function onEnd (this: HttpSocket): void { carrierOf(this).inputHasEnded() }
-function onFinish (this: HttpSocket): void { carrierOf(this).outputHasLeft() }
-function onClose (this: HttpSocket): void { carrierOf(this).hasClosed() }
-function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return carrierOf(this).destroy(error ?? undefined) }
-
-function raiseMaxListeners (socket: HttpSocket, by: number): void {
-  const most = socket.getMaxListeners()
-  if (most > 0 && most < Infinity) socket.setMaxListeners(most + by)
-}
+function onError (this: HttpSocket, error: NetworkError): void { for (const carrier of carriersOf(this)) carrier.failed(error) }
+function onEnd (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.inputHasEnded() }
+function onFinish (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.outputHasLeft() }
+function onReset (this: HttpSocket): void { latest(this).peerHasVanished() }
+function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return latest(this).destroy(error ?? undefined) }

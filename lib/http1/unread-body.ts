@@ -1,35 +1,28 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import type { Readable } from 'node:stream'
 import { SilenceWatch } from '../connection/silence-watch.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How much of a request body is read and thrown away, so that its connection can serve again. */
-const MOST_BYTES = 1024 * 1024
+export const MOST_DISCARDED = 1024 * 1024
 
 /** How long a client that sends more than that has to read the response, in milliseconds. */
 const LINGER = 2000
-
-/** Whether somebody is there who sees the end of it himself, at his own pace. */
-export function isRead (body: Readable): boolean {
-  return body.readableFlowing === true || body.listenerCount('readable') > 0 || body.listenerCount('data') > 0
-}
 
 /**
  * Throws away what still arrives of a body, RFC 9110 section 10.1.1, and closes where that is too much.
  *
  * @param answered whether the response is out, which is not cut short
- * @param closing called before the connection is closed
+ * @param tooMuch called once, where the connection has to be closed
  */
-export function discardBody (req: IncomingMessage, socket: Socket, answered: () => boolean, closing: () => void): void {
+export function discardBody (req: IncomingMessage, answered: () => boolean, tooMuch: () => void): void {
   let discarded = 0
   const discard = (chunk: Buffer): void => {
     discarded += chunk.length
-    if (discarded <= MOST_BYTES || !answered()) return
+    if (discarded <= MOST_DISCARDED || !answered()) return
     req.removeListener('data', discard)
     req.pause()
-    closing()
-    linger(socket)
+    tooMuch()
   }
   req.unpipe()
   req.on('data', discard)
@@ -40,7 +33,7 @@ export function discardBody (req: IncomingMessage, socket: Socket, answered: () 
  * RFC 9112 section 9.6: to close while the client still sends is to reset, and that would take from it
  * what it has not read yet of the response. Our side is ended first, and it gets time to read.
  */
-function linger (socket: Socket): void {
+export function linger (socket: Socket): void {
   const timer = setTimeout(() => socket.destroy(), LINGER)
   socket.once('close', () => clearTimeout(timer))
   socket.end()
@@ -51,7 +44,7 @@ function linger (socket: Socket): void {
  * is not waited for.
  */
 export function discardRefused (req: IncomingMessage, socket: Socket, silentFor: Milliseconds): void {
-  discardBody(req, socket, () => true, () => {})
+  discardBody(req, () => true, () => linger(socket))
   if (silentFor === 0) return
   const watch = new SilenceWatch(silentFor, () => socket.bytesRead, () => {
     socket.destroy()

@@ -2,87 +2,101 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2SecureServer, Http2Server, Http2ServerRequest, Http2ServerResponse, OutgoingHttpHeaders, ServerHttp2Stream } from 'node:http2'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { Http2Carrier } from './stream-carrier.ts'
-import { Claim } from '../handshake/claim.ts'
 import { FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
-import { Http2Sessions, type Http2Session } from './sessions.ts'
-import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
-import { sendRefusal } from '../http1/response.ts'
+import { Claim, claimOf } from '../handshake/claim.ts'
+import { sendRefusal } from '../handshake/refusal.ts'
+import type { Interceptors } from '../internals/server-events.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
+import { Http2Sessions, type Http2Session } from './sessions.ts'
+import { StreamCarrier } from './stream-carrier.ts'
 
 export function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
   return 'updateSettings' in server
 }
 
 /** Watches every stream of one HTTP/2 server, and claims those that are a duplex route's. */
-export function watchHttp2 (
-  server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, extendedConnect: boolean
-): void {
-  if (extendedConnect) server.updateSettings({ enableConnectProtocol: true })
-  const sessions = new Http2Sessions(server, server instanceof TlsServer)
-  registry.onShutdown(() => sessions.close(), () => sessions.cut())
+export class Http2Streams {
+  readonly #server: Http2Server | Http2SecureServer
+  readonly #app: FastifyInstance
+  readonly #gate: Http2Gate
+  readonly #registry: Registry
+  readonly #sessions: Http2Sessions
 
-  const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
-  const proceed = (...args: unknown[]): boolean => Reflect.apply(emit, server, args)
-  server.emit = function (event: string | symbol, ...args: unknown[]) {
-    if (event === 'request' || event === 'connect') {
-      const [req, res] = args as [Http2ServerRequest, Http2ServerResponse]
-      const session = req.httpVersionMajor === 2 ? sessions.of(req.stream as ServerHttp2Stream) : undefined
-      if (session !== undefined) return receive(req, res, session, () => proceed(event, req, res))
-    }
-    return proceed(event, ...args)
+  constructor (server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry) {
+    this.#server = server
+    this.#app = app
+    this.#gate = gate
+    this.#registry = registry
+    this.#sessions = new Http2Sessions(server, server instanceof TlsServer)
   }
 
-  function receive (req: Http2ServerRequest, res: Http2ServerResponse, session: Http2Session, handOver: () => boolean): boolean {
-    const verdict = judge(req)
+  /** What is done with the server's events; an event of HTTP/1 on the same port is not for this. */
+  get interceptors (): Interceptors {
+    const receive = (req: unknown, res: unknown): boolean | undefined => this.#receive(req as Http2ServerRequest, res as Http2ServerResponse)
+    return { request: receive, connect: receive }
+  }
+
+  close (): void {
+    this.#sessions.close()
+  }
+
+  cut (): void {
+    this.#sessions.cut()
+  }
+
+  #receive (req: Http2ServerRequest, res: Http2ServerResponse): boolean | undefined {
+    const session = req.httpVersionMajor === 2 ? this.#sessions.of(req.stream as ServerHttp2Stream) : undefined
+    // What is claimed already is on its way to Fastify.
+    if (session === undefined || claimOf(req) !== undefined) return undefined
+    const verdict = this.#judge(req)
     switch (verdict.then) {
       case 'claim':
-        take(verdict.facts, res, session)
+        this.#take(verdict.facts, res, session)
         return true
       case 'refuse':
         sendRefusal(res as unknown as ServerResponse, verdict.error)
-        registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
+        this.#registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
         return true
-      default:
-        return handOver()
     }
+    return undefined
   }
 
-  function judge (req: Http2ServerRequest): StreamVerdict {
+  #judge (req: Http2ServerRequest): StreamVerdict {
     try {
-      // One is the plugin's own, for HTTP/1.
-      return gate.judge(req, server.listenerCount('connect') > 1)
+      return this.#gate.judge(req, this.#server.listenerCount('connect') > 0)
     } catch (err) {
       // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
-      app.log.error({ err }, 'routing of a request head failed')
+      this.#app.log.error({ err }, 'routing of a request head failed')
       return req.method === 'CONNECT' ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
   }
 
-  function take (facts: StreamFacts, response: Http2ServerResponse, session: Http2Session): void {
+  #take (facts: StreamFacts, response: Http2ServerResponse, session: Http2Session): void {
     const stream = response.stream as ServerHttp2Stream
     const res = response as unknown as ServerResponse
-    const claim = new Claim({ ...facts, carrier: new Http2Carrier(stream, session, facts.kind) }, claim => registry.refused(claim))
-    claim.startHandshakeTimer()
-    guardStatus(stream, claim)
-    registry.addRequest(claim)
-    claim.answerOnStream(res, stream, () => registry.removeRequest(claim))
+    const carrier = new StreamCarrier(stream, res, session, facts.kind)
+    const claim = new Claim(facts, carrier, this.#registry)
+    guardStatus(stream, carrier)
+    this.#registry.addClaim(claim)
+    claim.startTimer()
     try {
-      app.routing(facts.req, res)
+      this.#server.emit('request', facts.req as never, res as never)
     } catch (err) {
-      app.log.error({ err }, 'routing of a stream failed')
+      this.#app.log.error({ err }, 'routing of a stream failed')
       if (!stream.headersSent && !stream.destroyed) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
     }
     claim.routed()
   }
 }
 
-/** RFC 9113 section 8.5: a 2xx is a tunnel, and no answer but acceptance may say so. */
-function guardStatus (stream: ServerHttp2Stream, claim: Claim): void {
+/** Whoever answers does so by this, and learns here that an answer has begun. */
+function guardStatus (stream: ServerHttp2Stream, carrier: StreamCarrier): void {
   const { respond } = stream
   stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {
     const status = Number(headers?.[':status'] ?? 200)
-    const said = claim.impliesTakeover(status) ? { ...headers, ':status': 500 } : headers
+    const said = carrier.impliesTakeover(status) ? { ...headers, ':status': 500 } : headers
     Reflect.apply(respond, stream, [said, options])
+    carrier.handshake?.answerBegins()
   }
 }

@@ -1,16 +1,18 @@
+import type { ServerResponse } from 'node:http'
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
 import type { Readable } from 'node:stream'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
+import { silence } from '../internals/http-messages.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
-import { kCarrier } from '../handshake/symbols.ts'
-import { isRead } from '../http1/unread-body.ts'
-import type { Carrier, Owner } from '../connection/carrier.ts'
+import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import { kProgressed } from '../connection/symbols.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from '../connection/count-output.ts'
+import { isRead } from '../connection/reading.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
@@ -29,7 +31,7 @@ const FLUSH_LOOK = 100
  * One stream of an HTTP/2 session, from the tick of its request on. Its end of input is held back until
  * there is a reader, and only END_STREAM is one: Node ends a stream that was reset as if it were whole.
  */
-export class Http2Carrier implements Carrier {
+export class StreamCarrier implements Carrier {
   readonly heads = kindsOverHttp2
   readonly head = NOTHING
   readonly stream: ServerHttp2Stream
@@ -40,7 +42,9 @@ export class Http2Carrier implements Carrier {
   closed = false
   peerError: Error | undefined
   localError: Error | undefined
+  handshake: Handshake | undefined
   owner: Owner | undefined
+  readonly res: ServerResponse
   /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
   readonly usualPush: ServerHttp2Stream['push']
   /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
@@ -58,12 +62,13 @@ export class Http2Carrier implements Carrier {
   #flushing: NodeJS.Timeout | undefined
 
   /** @param kind what the stream would be accepted as */
-  constructor (stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'body') {
+  constructor (stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body') {
     stream.on('error', this.#onError)
     // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
     const most = stream.getMaxListeners()
     if (most > 0) stream.setMaxListeners(most + OWN_LISTENERS)
     this.stream = stream
+    this.res = res
     this.readable = stream
     this.#session = session
     this.#tunnel = kind !== 'body'
@@ -82,6 +87,29 @@ export class Http2Carrier implements Carrier {
     stream.destroy = (error?: Error) => this.#destroy(error)
   }
 
+  /** RFC 9113 section 8.5: a 2xx is a tunnel, and no answer but acceptance may say so. */
+  impliesTakeover (status: number): boolean { return this.#tunnel && status >= 200 && status < 300 }
+
+  /** Node sends it where it was asked for, and a tunnel has no content that would wait for it. */
+  promise100 (): void {}
+
+  refusing (): void {}
+
+  /** Node tells the request and its response. */
+  tellGone (): void {}
+
+  leaveHttp (status: number): void {
+    this.res.statusCode = status
+    silence(this.res)
+  }
+
+  cut (): void {
+    this.stream.destroy()
+  }
+
+  asBody (): Carrier { return this }
+
+  get unsent (): number { return this.stream.writableLength }
   get writable (): ServerHttp2Stream { return this.stream }
   get gone (): boolean { return this.stream.destroyed || this.stream.closed }
   get outputFlushed (): boolean { return this.stream.writableFinished }
@@ -93,6 +121,8 @@ export class Http2Carrier implements Carrier {
 
   /** @param body what the last preParsing hook made of the request */
   readFrom (body: Readable): void {
+    // The request is Node's reader of the stream, which is the pair itself.
+    if (body === (this.res.req as unknown)) return
     this.readable = body
     body.on('error', this.#onError)
     // A stream between the stream and its reader does not learn by itself that it broke off.
@@ -272,14 +302,15 @@ export class Http2Carrier implements Carrier {
     }
     this.inputEnded = true
     this.#endWhatWasLeft()
-    process.nextTick(() => this.owner?.progressed())
+    process.nextTick(() => this.owner?.[kProgressed]())
   }
 
   readonly #onFinish = (): void => {
+    if (!this.#accepted) this.handshake?.answerEnds()
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#endWhatWasLeft()
-    this.owner?.progressed()
+    this.owner?.[kProgressed]()
   }
 
   readonly #onTrailers = (): void => {
@@ -301,7 +332,8 @@ export class Http2Carrier implements Carrier {
   readonly #onClose = (): void => {
     this.closed = true
     clearTimeout(this.#flushing)
-    this.owner?.progressed()
+    this.handshake?.carrierEnds()
+    this.owner?.[kProgressed]()
   }
 }
 
@@ -330,13 +362,15 @@ function holdEndEvent (stream: ServerHttp2Stream): () => void {
   return release
 }
 
+const kCarrier = Symbol('fastify-duplex.carrier')
+
 interface Carried extends ServerHttp2Stream {
-  [kCarrier]?: Http2Carrier
+  [kCarrier]?: StreamCarrier
 }
 
 /** The same function for all streams. */
 function push (this: Carried, chunk: unknown, encoding?: BufferEncoding): boolean {
-  const carrier = this[kCarrier] as Http2Carrier
+  const carrier = this[kCarrier] as StreamCarrier
   if (chunk !== null) carrier.inputHasCome(chunk as Buffer)
   else if (!carrier.inputHasEnded()) return false
   return carrier.usualPush.call(this, chunk, encoding)

@@ -115,10 +115,28 @@ export function strategiesOf (app: FastifyInstance): ConstraintStrategy[] {
   return seenOf(app).strategies
 }
 
-/** The further servers that `listen({ host: 'localhost' })` opens, one for each other address. */
-export function secondaryServers (app: FastifyInstance): Server[] | undefined {
+/**
+ * The further servers that `listen({ host: 'localhost' })` opens, one for each other address, as soon as each of them
+ * listens: Fastify keeps them in an array, and tells nobody.
+ */
+export function onSecondaryServer (app: FastifyInstance, opened: (server: Server) => void): void {
   const symbol = symbolNamed(app, 'fastify.serverBindings')
-  if (symbol === undefined) return undefined
-  const bindings = (app as unknown as Record<symbol, Server[]>)[symbol]
-  return Array.isArray(bindings) ? bindings : undefined
+  const bindings = symbol === undefined ? undefined : (app as unknown as Record<symbol, Server[]>)[symbol]
+  if (!Array.isArray(bindings)) return
+  for (const server of bindings) opened(server)
+  bindings.push = function (...servers: Server[]) {
+    for (const server of servers) opened(server)
+    return Array.prototype.push.apply(this, servers)
+  }
+}
+
+let logController: symbol | undefined
+
+/** Whether the app wants lines about this request at all: its `disableRequestLogging`, which may be a function. */
+export function logsRequest ({ server, request }: FastifyReply): boolean {
+  logController ??= symbolNamed(server, 'fastify.logController')
+  const controller = logController === undefined
+    ? undefined
+    : (server as unknown as Record<symbol, { isLogDisabled?: (request: unknown) => unknown } | undefined>)[logController]
+  return typeof controller?.isLogDisabled !== 'function' || controller.isLogDisabled(request) !== true
 }

@@ -1,5 +1,6 @@
 // Requests and responses of Node's HTTP/1. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { ClientRequest, IncomingMessage, ServerResponse } from 'node:http'
+import diagnostics from 'node:diagnostics_channel'
+import { ServerResponse, type ClientRequest, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
@@ -125,4 +126,97 @@ function pushUntilWhole (this: Arriving, chunk: unknown, encoding?: BufferEncodi
     if (this.complete) arrived?.()
   }
   return whole.push.call(this, chunk, encoding)
+}
+
+const SILENT: PropertyDescriptorMap = {
+  headersSent: { value: true },
+  writableEnded: { value: true },
+  writeHead: { value: itself },
+  flushHeaders: { value: nothing },
+  writeContinue: { value: nothing },
+  writeProcessing: { value: nothing },
+  writeEarlyHints: { value: nothing },
+  writeInformation: { value: nothing },
+  addTrailers: { value: nothing },
+  write: { value: () => false },
+  end: { value: itself }
+}
+
+function itself (this: ServerResponse): ServerResponse { return this }
+
+function nothing (): void {}
+
+/** By the prototype of a response of Node's: one that is silent. */
+const silentPrototypes = new WeakMap<object, object>()
+
+/**
+ * Nothing that is sent through this response reaches the wire any more, nor is it kept. Node has no way to take a response
+ * back; another prototype costs less than eleven properties on each.
+ */
+export function silence (res: ServerResponse): void {
+  const own = res as ServerResponse & { silence?: () => void }
+  if (own.silence !== undefined) {
+    own.silence()
+  } else {
+    const prototype = Object.getPrototypeOf(res) as object
+    let silent = silentPrototypes.get(prototype)
+    if (silent === undefined) {
+      silent = Object.create(prototype, SILENT) as object
+      silentPrototypes.set(prototype, silent)
+    }
+    Object.setPrototypeOf(res, silent)
+  }
+  // What middleware has put there in place of Node's methods.
+  for (const name of Object.keys(SILENT)) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+}
+
+const start = diagnostics.channel('http.server.request.start')
+const finish = diagnostics.channel('http.server.response.finish')
+
+/** Node publishes this for the requests that it emits itself. */
+export function publishStart (res: ServerResponse, server: object): void {
+  if (!start.hasSubscribers && !finish.hasSubscribers) return
+  const about = { request: res.req, response: res, socket: res.req.socket, server }
+  published.set(res, about)
+  if (start.hasSubscribers) start.publish(about)
+}
+
+/** Once for each response, where its start was told. */
+export function publishFinish (res: ServerResponse): void {
+  const about = published.get(res)
+  if (about === undefined) return
+  published.delete(res)
+  if (finish.hasSubscribers) finish.publish(about)
+}
+
+const published = new WeakMap<ServerResponse, object>()
+
+/** What Node does behind every response that it has sent. */
+export function closeResponse (res: ServerResponse): void {
+  if (res.closed) return
+  Object.assign(res, { destroyed: true, _closed: true })
+  res.emit('close')
+}
+
+/** As Node does it to a request whose client has left: it is aborted, and closes. */
+export function abortRequest (req: IncomingMessage): void {
+  req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+}
+
+/**
+ * A request whose connection left HTTP has no end of its own, and never emits 'close'. This gives it one, for those who
+ * clean up then. To destroy it would mean that it was aborted.
+ */
+export function endRequest (req: IncomingMessage): void {
+  if (req.destroyed) return
+  req.complete = true
+  req.push(null)
+  req.resume()
+}
+
+/** The class of the server's responses, which its creator may have chosen. */
+export function responseClass (server: object): typeof ServerResponse {
+  const symbol = Object.getOwnPropertySymbols(server).find(symbol => symbol.description === 'ServerResponse')
+  const chosen: unknown = symbol === undefined ? undefined : Reflect.get(server, symbol)
+  return typeof chosen === 'function' ? chosen as typeof ServerResponse : ServerResponse
 }

@@ -1,5 +1,5 @@
 // The parser of Node's HTTP/1 server. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { IncomingMessage } from 'node:http'
+import http, { type IncomingMessage, type Server } from 'node:http'
 import { Readable } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
 
@@ -38,8 +38,10 @@ export function takeOver (req: IncomingMessage): number {
 /**
  * The same after the body: Node parses it as usual, then emits 'upgrade' with what follows it.
  * Not for chunked bodies, whose errors the parser then swallows.
+ *
+ * @param complete called when the body has come, before Node emits
  */
-export function takeOverAfterBody (req: IncomingMessage): number {
+export function takeOverAfterBody (req: IncomingMessage, complete: () => void): number {
   const request = req as unknown as UpgradableRequest
   request.upgrade = false
   const push = Readable.prototype.push
@@ -47,6 +49,7 @@ export function takeOverAfterBody (req: IncomingMessage): number {
     if (chunk === null) {
       request.upgrade = true
       req.push = push
+      complete()
     }
     return push.call(this, chunk, encoding)
   }
@@ -65,4 +68,43 @@ export function sawUpgrade (req: IncomingMessage): boolean {
 export function mayHaveLostHeaders (req: IncomingMessage): boolean {
   const limit = (req.socket as unknown as HttpSocket | null)?.parser?.maxHeaderPairs ?? 0
   return limit > 0 && req.rawHeaders.length >= limit
+}
+
+interface ConnectionListener {
+  _connectionListener: (this: Server, socket: HttpSocket) => void
+}
+
+/**
+ * Lets Node's HTTP/1 have a socket, as it has those that the server accepts. An event would tell all who listen for
+ * connections, who have heard of this one. Node exports this function without documenting it.
+ */
+export function speakHttp (server: Server, socket: HttpSocket): void {
+  (http as unknown as ConnectionListener)._connectionListener.call(server, socket)
+}
+
+type Handler = (...args: unknown[]) => void
+
+/** Node's own listeners on a socket that speaks HTTP. */
+export interface NodesListeners {
+  close: Handler[]
+  timeout: Handler[]
+}
+
+/**
+ * Node takes its listeners off a socket that leaves HTTP, though requests before it may wait for their answers: nobody would
+ * tell them that their client has left, and no timeout would end the connection. These are they, asked for before.
+ */
+export function nodesListeners (socket: HttpSocket): NodesListeners {
+  return { close: socket.listeners('close') as Handler[], timeout: socket.listeners('timeout') as Handler[] }
+}
+
+/** Puts those back that Node has taken off, for as long as there are unanswered requests. @returns what takes them off again */
+export function restoreListeners (socket: HttpSocket, { close, timeout }: NodesListeners, timeouts: boolean): () => void {
+  const missing: [event: string, listener: Handler][] = []
+  for (const [event, listeners] of [['close', close], ...timeouts ? [['timeout', timeout] as const] : []] as const) {
+    const present = new Set(socket.listeners(event))
+    for (const listener of listeners) if (!present.has(listener)) missing.push([event, listener])
+  }
+  for (const [event, listener] of missing) socket.on(event, listener)
+  return () => { for (const [event, listener] of missing) socket.removeListener(event, listener) }
 }

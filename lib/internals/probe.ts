@@ -1,17 +1,43 @@
-// Whether this Node has what the others here need, asked at registration.
-import { Server } from 'node:http'
+// Whether this Node does what all the rest builds on, tried at registration: an error there is better than a lost byte.
+import { Server, type IncomingMessage } from 'node:http'
 import { Duplex } from 'node:stream'
-import { onRequestHead } from './http-parser.ts'
-import type { HttpSocket } from './sockets.ts'
+import { onRequestHead, speakHttp, takeOver } from './http-parser.ts'
+import { intercept } from './server-events.ts'
 
-/** What is missing, for an error at registration rather than with the first lost byte. */
-export function assertNodeInternals (): string | undefined {
+const HEAD = 'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
+const TAIL = 'TAIL'
+
+/**
+ * Takes over a plain request, fed into a connection in memory, and looks whether all that follows its head comes out, in the
+ * same tick.
+ *
+ * @returns what is wrong
+ */
+export function probeTakeover (): string | undefined {
   const server = new Server()
-  const socket: HttpSocket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })
-  server.emit('connection', socket)
-  const missing = onRequestHead(socket, () => undefined)
-    ? undefined
-    : 'its HTTP server has no parser.onIncoming on the socket'
-  socket.destroy()
-  return missing
+  const socket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })
+  socket.on('error', () => {})
+  let tail: string | undefined
+  const { expect, undo } = intercept(server, {
+    upgrade: (_req, _socket, head) => {
+      tail = String(head)
+      return true
+    }
+  }, [])
+  const take = (req: IncomingMessage): number => {
+    expect('upgrade')
+    return takeOver(req)
+  }
+  try {
+    speakHttp(server, socket)
+    if (!onRequestHead(socket, take)) return 'its HTTP server has no parser.onIncoming on the socket'
+    socket.emit('data', Buffer.from(HEAD + TAIL))
+    if (tail === undefined) return 'its HTTP server does not let go of a connection when it should'
+    return tail === TAIL ? undefined : 'its HTTP server does not hand out what follows a request head'
+  } catch (error) {
+    return `its HTTP server cannot be fed from memory: ${(error as Error).message}`
+  } finally {
+    undo()
+    socket.destroy()
+  }
 }

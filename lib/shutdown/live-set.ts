@@ -1,9 +1,4 @@
-/** On a member: its place. Nothing is in two such sets at a time. */
-const kPlace = Symbol('fastify-duplex.place')
-
-interface Member {
-  [kPlace]?: number | undefined
-}
+type Member = Record<symbol, number | undefined>
 
 /**
  * A set of what comes and goes all the time. V8 gives a `Set` another table after so many removals. The old one goes on
@@ -12,30 +7,34 @@ interface Member {
  */
 export class LiveSet<T extends object> implements ReadonlySet<T> {
   readonly #members: T[] = []
+  /** On a member: its place in this set. */
+  readonly #kPlace = Symbol('fastify-duplex.place')
+
+  /** The same set, for reading. */
+  readonly view: ReadonlySet<T> = new View(this)
 
   get size (): number { return this.#members.length }
 
   has (member: T): boolean {
-    const place = (member as Member)[kPlace]
+    const place = (member as unknown as Member)[this.#kPlace]
     return place !== undefined && this.#members[place] === member
   }
 
   add (member: T): void {
     if (this.has(member)) return
-    if ((member as Member)[kPlace] !== undefined) throw new TypeError('it is in another set')
-    ;(member as Member)[kPlace] = this.#members.push(member) - 1
+    (member as unknown as Member)[this.#kPlace] = this.#members.push(member) - 1
   }
 
   /** @returns whether it was there */
   delete (member: T): boolean {
     if (!this.has(member)) return false
-    const place = (member as Member)[kPlace] as number
+    const place = (member as unknown as Member)[this.#kPlace] as number
     const last = this.#members.pop() as T
     if (last !== member) {
       this.#members[place] = last
-      ;(last as Member)[kPlace] = place
+      ;(last as unknown as Member)[this.#kPlace] = place
     }
-    (member as Member)[kPlace] = undefined
+    (member as unknown as Member)[this.#kPlace] = undefined
     return true
   }
 
@@ -63,14 +62,36 @@ export class LiveSet<T extends object> implements ReadonlySet<T> {
   get [Symbol.toStringTag] (): string { return 'Set' }
 }
 
+/** What others may have of such a set. */
+class View<T extends object> implements ReadonlySet<T> {
+  readonly #set: ReadonlySet<T>
+
+  constructor (set: ReadonlySet<T>) {
+    this.#set = set
+  }
+
+  get size (): number { return this.#set.size }
+  has (member: T): boolean { return this.#set.has(member) }
+  values (): SetIterator<T> { return this.#set.values() }
+  keys (): SetIterator<T> { return this.#set.keys() }
+  entries (): SetIterator<[T, T]> { return this.#set.entries() }
+  [Symbol.iterator] (): SetIterator<T> { return this.#set.values() }
+
+  forEach (callback: (value: T, key: T, set: ReadonlySet<T>) => void, thisArg?: unknown): void {
+    for (const member of this) callback.call(thisArg, member, member, this)
+  }
+
+  get [Symbol.toStringTag] (): string { return 'Set' }
+}
+
 // What a Set of this Node can do besides, all of which makes a set of its own or none.
 const sets = Set.prototype as unknown as Record<string, ((other: unknown) => unknown) | undefined>
 for (const name of ['union', 'intersection', 'difference', 'symmetricDifference', 'isSubsetOf', 'isSupersetOf', 'isDisjointFrom']) {
   const method = sets[name]
   if (method === undefined) continue
-  Object.defineProperty(LiveSet.prototype, name, {
+  Object.defineProperty(View.prototype, name, {
     configurable: true,
     writable: true,
-    value (this: LiveSet<object>, other: unknown): unknown { return method.call(new Set(this), other) }
+    value (this: View<object>, other: unknown): unknown { return method.call(new Set(this), other) }
   })
 }

@@ -1,34 +1,37 @@
-import diagnostics from 'node:diagnostics_channel'
 import type { IncomingMessage } from 'node:http'
-import type { Duplex } from 'node:stream'
-import type { Claim } from '../handshake/claim.ts'
+import { channels } from '../channels.ts'
 import type { Connection } from '../connection/connection.ts'
+import { kDrain, kShutDown } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
+import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
+import type { Link } from '../http1/link.ts'
 import { LiveSet } from './live-set.ts'
 import { Slots } from '../routes/slots.ts'
 import type { PluginSettings } from '../options.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
-const channels = {
-  accept: diagnostics.channel('fastify-duplex:accept'),
-  refuse: diagnostics.channel('fastify-duplex:refuse'),
-  close: diagnostics.channel('fastify-duplex:close')
+/** One server, as its shutdown sees it. */
+export interface Closing {
+  /** The server closes: what carries nothing is ended. */
+  close (): void
+  /** The time for that is over: what is left is ended, but for the requests of plain routes. */
+  cut (): void
 }
 
-/** Everything of one server that is alive: its connections, and what is on its way to be one, or to be refused. */
-export class Registry {
+/** Everything of one app that is alive: its connections, and what is on its way to be one, or to be refused. */
+export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
   draining = false
-  /** Sockets that left HTTP, from the claim to their end, those of refused requests included. */
-  readonly #sockets = new LiveSet<Duplex>()
-  /** Requests that stay with Node, until both their messages have ended. */
-  readonly #requests = new LiveSet<Claim>()
+  /** Connections that left HTTP, from the claim to their end, those of refused requests included. */
+  readonly #links = new LiveSet<Link>()
+  /** Requests that stay with their server, until both their messages have ended. */
+  readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
-  readonly #beginnings: (() => void)[] = []
-  readonly #servers: { close: () => void, cut: () => void }[] = []
+  readonly #servers: Closing[] = []
+  #shutDown = false
 
   constructor (settings: PluginSettings) {
     this.slots = new Slots(settings.maxConnections)
@@ -38,41 +41,33 @@ export class Registry {
   /** Resolves when a drain has come to its end. */
   get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
 
-  /** @param begin called when the first drain begins, or now if it has begun */
-  onDrain (begin: () => void): void {
-    if (this.draining) begin()
-    else this.#beginnings.push(begin)
+  addServer (server: Closing): void {
+    this.#servers.push(server)
+    if (this.#shutDown) server.close()
   }
 
-  /** @param close when the server closes  @param cut when the time for that is over */
-  onShutdown (close: () => void, cut: () => void): void {
-    this.#servers.push({ close, cut })
-  }
-
-  /** The server closes: a drain, and whatever carries no connection of ours is to end as well. */
+  /** The server closes, whoever closes it: a drain, and whatever carries no connection of ours is to end as well. */
   shutDown (): void {
+    if (this.#shutDown) return
+    this.#shutDown = true
     void this.drain()
-    for (const { close } of this.#servers) close()
+    for (const server of this.#servers) server.close()
   }
 
-  addSocket (socket: Duplex): void {
-    this.#sockets.add(socket)
+  addLink (link: Link): void {
+    this.#links.add(link)
   }
 
-  removeSocket (socket: Duplex): void {
-    this.#sockets.delete(socket)
-    this.#checkIdle()
+  removeLink (link: Link): void {
+    if (this.#links.delete(link)) this.#checkIdle()
   }
 
-  addRequest (claim: Claim): void {
-    this.#requests.add(claim)
+  addClaim (claim: Claim): void {
+    this.#claims.add(claim)
   }
 
-  /** Whether it was there. */
-  removeRequest (claim: Claim): boolean {
-    const removed = this.#requests.delete(claim)
-    this.#checkIdle()
-    return removed
+  ended (claim: Claim): void {
+    if (this.#claims.delete(claim)) this.#checkIdle()
   }
 
   add (connection: Connection): void {
@@ -80,7 +75,7 @@ export class Registry {
   }
 
   accepted (connection: Connection): void {
-    if (channels.accept.hasSubscribers) channels.accept.publish({ connection, request: connection.reply.request })
+    if (channels.accept.hasSubscribers) channels.accept.publish({ connection: connection as never, request: connection.reply.request })
   }
 
   refused ({ reply, req, res, kind, instead }: Claim): void {
@@ -102,17 +97,16 @@ export class Registry {
     this.#checkIdle()
     // Every accepted connection is closed once; what was refused has been told to the other channel.
     if (connection.accepted && channels.close.hasSubscribers) {
-      channels.close.publish({ connection, request: connection.reply.request, closed: result })
+      channels.close.publish({ connection: connection as never, request: connection.reply.request, closed: result })
     }
   }
 
   /** Refuses from now on, tells every connection, waits, and destroys what is left. */
   drain (timeout: Milliseconds = this.#drainTimeout): Promise<void> {
     this.draining = true
-    for (const begin of this.#beginnings.splice(0)) begin()
     // One for all: an error costs more than all else that a connection is told here.
     const reason = new FST_ERR_DUPLEX_SHUTDOWN()
-    for (const connection of this.connections) connection.drain(reason)
+    for (const connection of this.connections) connection[kDrain](reason)
     this.#drained ??= new Promise<void>(resolve => {
       this.#idle = resolve
       this.#checkIdle()
@@ -126,21 +120,14 @@ export class Registry {
   }
 
   #cut (): void {
-    for (const connection of this.connections) connection.shutDown()
-    for (const claim of this.#requests) {
-      // What is gone already tells nobody any more.
-      if (claim.gone) this.#requests.delete(claim)
-      else claim.cut()
-    }
-    for (const socket of this.#sockets) {
-      if (socket.closed) this.#sockets.delete(socket)
-      else socket.destroy()
-    }
-    for (const { cut } of this.#servers) cut()
+    for (const connection of this.connections) connection[kShutDown]()
+    for (const claim of this.#claims) claim.carrier.cut()
+    for (const { socket } of this.#links) socket.destroy()
+    for (const server of this.#servers) server.cut()
     this.#checkIdle()
   }
 
   #checkIdle (): void {
-    if (this.connections.size === 0 && this.#sockets.size === 0 && this.#requests.size === 0) this.#idle?.()
+    if (this.connections.size === 0 && this.#links.size === 0 && this.#claims.size === 0) this.#idle?.()
   }
 }

@@ -1,0 +1,20 @@
+// What the plugin needs of a connection, out of sight of its users.
+
+/** One of the sides has ended, or all is over. */
+export const kProgressed = Symbol('fastify-duplex.progressed')
+/** One of the limits is over. */
+export const kExpired = Symbol('fastify-duplex.expired')
+/** The server is going away. */
+export const kDrain = Symbol('fastify-duplex.drain')
+/** The drain is over. */
+export const kShutDown = Symbol('fastify-duplex.shutDown')
+/** Accepts without waiting when no hook makes it wait. */
+export const kAcceptNow = Symbol('fastify-duplex.acceptNow')
+/** Settles, and never rejects, when the onSend hooks of an `accept()` are through. */
+export const kDeciding = Symbol('fastify-duplex.deciding')
+/** The handler's promise resolved. */
+export const kHandlerDone = Symbol('fastify-duplex.handlerDone')
+/** The handler returned no promise. */
+export const kHandlerLeft = Symbol('fastify-duplex.handlerLeft')
+/** The handler threw, or its promise was rejected, after acceptance. */
+export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')

@@ -1,0 +1,46 @@
+import type { FastifyReply } from 'fastify'
+import type { DuplexRoute } from '../routes/find.ts'
+import type { Carrier } from './carrier.ts'
+import { isRead } from './reading.ts'
+
+/** Routes that were warned of already, each of one thing once. */
+const late = new WeakSet<DuplexRoute>()
+const unawaited = new WeakSet<DuplexRoute>()
+
+type Setter = 'header' | 'headers' | 'code' | 'status' | 'type'
+
+const SETTERS: readonly Setter[] = ['header', 'headers', 'code', 'status', 'type']
+
+const kRoute = Symbol('fastify-duplex.route')
+
+interface Late extends FastifyReply {
+  [kRoute]?: DuplexRoute
+}
+
+/**
+ * On a route that accepts by itself the head is on the wire before the handler is entered: what it sets on the reply is
+ * too late, and nothing else would say so.
+ */
+export function warnOfLateHead (route: DuplexRoute, reply: FastifyReply): void {
+  if (late.has(route)) return
+  Object.assign(reply, TRAPS, { [kRoute]: route })
+}
+
+const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late, ...args: unknown[]): FastifyReply {
+  const route = this[kRoute]
+  if (route !== undefined && !late.has(route)) {
+    late.add(route)
+    this.log.warn({ route: route.url }, `reply.${name}() comes too late: this connection was accepted before its handler was ` +
+      'entered. Set it in a hook, with duplex: { headers }, or accept by hand with duplex: { accept: \'manual\' }')
+  }
+  for (const own of SETTERS) Reflect.deleteProperty(this, own)
+  return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
+}]))
+
+/** The promise of the handler resolved, and so ends the connection, while somebody is still reading from it. */
+export function warnOfReader (route: DuplexRoute, { readable, writable, inputEnded }: Carrier, reply: FastifyReply): void {
+  if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
+  unawaited.add(route)
+  reply.log.warn({ route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +
+    'still being read. Await what reads it, for instance with pipeline() of node:stream/promises, or return no promise')
+}

@@ -1,0 +1,29 @@
+import { STATUS_CODES, type ServerResponse } from 'node:http'
+import type { FastifyReply } from 'fastify'
+
+export interface RefusalError extends Error {
+  code: string
+  statusCode?: number
+}
+
+/** The body of an error, as Fastify's own handler writes it. */
+function errorBody (error: RefusalError): string {
+  const statusCode = error.statusCode ?? 500
+  return JSON.stringify({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
+}
+
+/** Answers without the app: for requests that name no route, and where its hooks cannot run any more. */
+export function sendRefusal (res: ServerResponse, error: RefusalError): void {
+  const body = errorBody(error)
+  res.writeHead(error.statusCode ?? 500, {
+    'Content-Type': 'application/json; charset=utf-8',
+    'Content-Length': Buffer.byteLength(body),
+    ...(res.req.httpVersionMajor < 2 ? { Connection: 'close' } : {})
+  })
+  res.end(body)
+}
+
+/** The connection serves nobody any more after this reply; over HTTP/2 that is not for a reply to say. */
+export function sayClose (reply: FastifyReply): void {
+  if (reply.request.raw.httpVersionMajor < 2) reply.header('connection', 'close')
+}
