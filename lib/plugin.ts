@@ -42,7 +42,8 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
       await registry.drain(timeout)
     }
   })
-  app.decorate('injectDuplex', injector(app))
+  // A server that has closed is watched no more, and answers an injection with a 503 all the same.
+  app.decorate('injectDuplex', injector(app, () => watch(app.server as Server)))
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
     const { duplex } = route as { duplex?: unknown }
@@ -72,8 +73,13 @@ interface Gates {
   http2: Http2Gate
 }
 
+/** Servers that the plugin is on. */
+const watched = new WeakSet<object>()
+
 /** From here until it has closed, the server tells the plugin what becomes of its connections. */
 function watchServer (server: Server, app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings): void {
+  if (watched.has(server)) return
+  watched.add(server)
   const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry) : undefined
   if (settings.extendedConnect && speaksHttp2(server)) server.updateSettings({ enableConnectProtocol: true })
   // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
@@ -84,6 +90,7 @@ function watchServer (server: Server, app: FastifyInstance, gates: Gates, regist
     close: () => {
       void registry.drained.then(() => {
         undo()
+        watched.delete(server)
         server.emit('close')
       })
       return true
@@ -92,6 +99,7 @@ function watchServer (server: Server, app: FastifyInstance, gates: Gates, regist
   // Whoever closes the server: Fastify, or a library that was given it.
   const closing = override(server, 'close', usual => function (this: Server, ...args: Parameters<Server['close']>) {
     registry.shutDown()
+    connections.close()
     return usual.apply(server, args)
   } as Server['close'])
   const undo = (): void => {

@@ -596,5 +596,6 @@ onEachKind(t, 'A11 the pair is there after accept, and not before', async (t, ki
   wire.send(ask(kind) + piece(kind, 'TAIL'))
   await wire.head()
   t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
-  t.strictSame(seen, [false, false, kind, 0, true, true, true])
+  // The input of a body can be read before.
+  t.strictSame(seen, [kind === 'body', false, kind, 0, true, true, true])
 })

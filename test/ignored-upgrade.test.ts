@@ -180,7 +180,7 @@ t.test('M4 a malformed chunk behind an ignored Upgrade ends the connection, and 
 
 // The request as the app sees it.
 
-t.test('R1 the app sees the head without what asked for the upgrade, and all else as it came', async t => {
+t.test('R1 the app sees the head as it came', async t => {
   const { connect } = await serve(t, {}, app => { app.get('/raw', async ({ raw }) => raw.rawHeaders) })
   const wire = await connect()
   const fields = [
@@ -189,8 +189,8 @@ t.test('R1 the app sees the head without what asked for the upgrade, and all els
   ]
   wire.send(Buffer.from(request('GET /raw', ...fields), 'latin1'))
   t.same(JSON.parse((await wire.response()).body), [
-    'Host', 'a', 'X-A', '1', 'Connection', 'keep-alive', 'X-A', '2', 'connection', 'X-Hop', 'X-Hop', 'kept', 'X-Empty', '',
-    'X-Latin', 'caf\xe9', 'Cookie', 'a=1; b=2'
+    'Host', 'a', 'X-A', '1', 'Connection', 'keep-alive, Upgrade, HTTP2-Settings', 'UPGRADE', 'h2c', 'Upgrade', 'foo', 'HTTP2-Settings', 'AAMA',
+    'X-A', '2', 'connection', ', upgrade ,X-Hop', 'X-Hop', 'kept', 'X-Empty', '', 'X-Latin', 'caf\xe9', 'Cookie', 'a=1; b=2'
   ])
 })
 

@@ -384,7 +384,7 @@ onEach(t, 'R2 an Upgrade at an unknown URL is the app\'s 404, and the connection
   })
   const wire = await connect()
   const answer = await exchange(wire, 'GET /unknown', ...UPGRADE)
-  t.match(answer, { status: 404, body: 'GET /unknown no upgrade', headers: { connection: 'keep-alive' } })
+  t.match(answer, { status: 404, body: 'GET /unknown foo', headers: { connection: 'keep-alive' } })
   t.match(await exchange(wire, 'GET /plain'), { status: 200, body: 'plain' })
   wire.end()
   await quiet()

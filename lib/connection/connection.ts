@@ -131,9 +131,9 @@ export class Connection implements Owner, Mortal {
   }
 
   detach (): DetachedSocket {
-    this.#mayGoOn(this.#claim.may('open'))
+    this.#mayGoOn(this.#claim.may('detach'))
     const detached = this.#carrier.detach()
-    this.#claim.step('open')
+    this.#claim.step('detach')
     this.#state = 'detached'
     // Its new owner writes the head; this is what it will say if all goes well.
     this.#leaveHttp(this.#carrier.heads[this.kind].status)

@@ -1,5 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-import type { Readable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
@@ -54,8 +53,6 @@ export class Claim implements Handshake {
   carrier: Carrier
   /** Known from the onRequest hook of the route on. */
   reply: FastifyReply | undefined
-  /** What the last preParsing hook made of the request: itself, or decompressed. */
-  body: Readable
   /** The onSend hooks of the accept head run, and this ends them in favour of another answer. */
   hooks: { fail (error: Error): void } | undefined
   /** Called when it is decided that no connection comes of it. */
@@ -69,7 +66,6 @@ export class Claim implements Handshake {
     this.#watcher = watcher
     this.route = facts.route
     this.req = facts.req
-    this.body = facts.req
     this.kind = facts.kind
     this.instead = facts.instead
     this.offered = facts.offered ?? []

@@ -31,7 +31,6 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
     reply.header('retry-after', RETRY_AFTER)
     throw refused(claim, new FST_ERR_DUPLEX_MAX_CONNECTIONS())
   }
-  claim.carrier.readFrom(claim.body)
   const connection = new Connection(claim, reply, registry)
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)

@@ -16,7 +16,8 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * What may happen to it.
  *
  * - `accept`: `accept()` was called.
- * - `open`: the accept head is about to be written, or the socket to be detached.
+ * - `detach`: the socket is given to somebody who answers himself.
+ * - `open`: the accept head is about to be written.
  * - `fail`: a hook of the accept head threw, and Fastify answers that.
  * - `answer`: a reply was sent, thrown, returned or hijacked.
  * - `head`: the head of an answer went onto the wire, by whomever.
@@ -25,7 +26,7 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `handler-timeout`: Fastify's own timer struck, and Fastify answers that.
  * - `leave`: the client is gone.
  */
-export type HandshakeEvent = 'accept' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'leave'
+export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'leave'
 
 /**
  * What is to be done about it.
@@ -45,7 +46,7 @@ type Row = Partial<Record<HandshakeEvent, readonly [HandshakeState, HandshakeAct
 const TABLE: Readonly<Record<HandshakeState, Row>> = {
   claimed: {
     accept: ['deciding', 'proceed'],
-    open: ['accepted', 'proceed'],
+    detach: ['accepted', 'proceed'],
     answer: ['answering', 'none'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
@@ -55,6 +56,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   },
   deciding: {
     accept: ['deciding', 'already-accepted'],
+    detach: ['deciding', 'already-accepted'],
     open: ['accepted', 'proceed'],
     // What is sent while the hooks run is the accept head itself.
     answer: ['deciding', 'none'],
@@ -67,6 +69,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   },
   late: {
     accept: ['late', 'already-sent'],
+    detach: ['late', 'already-sent'],
     open: ['late', 'already-sent'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
@@ -76,6 +79,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   },
   answering: {
     accept: ['answering', 'already-sent'],
+    detach: ['answering', 'already-sent'],
     open: ['answering', 'already-sent'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
@@ -85,20 +89,24 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   },
   sending: {
     accept: ['sending', 'already-sent'],
+    detach: ['sending', 'already-sent'],
     open: ['sending', 'already-sent'],
     end: ['answered', 'none'],
     leave: ['gone', 'tell']
   },
   answered: {
     accept: ['answered', 'already-sent'],
+    detach: ['answered', 'already-sent'],
     open: ['answered', 'already-sent']
   },
   accepted: {
     accept: ['accepted', 'already-accepted'],
+    detach: ['accepted', 'already-accepted'],
     open: ['accepted', 'already-accepted']
   },
   gone: {
     accept: ['gone', 'aborted'],
+    detach: ['gone', 'aborted'],
     open: ['gone', 'aborted']
   }
 }

@@ -7,7 +7,7 @@ import { countOutput } from '../connection/count-output.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { abortRequest, clearFields, outliveResponse } from '../internals/http-messages.ts'
+import { abortRequest, clearFields, outliveResponse, tellFinish } from '../internals/http-messages.ts'
 import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -71,6 +71,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #dropped = 0
   #destroyedHere = false
   #arrived: (() => void) | undefined
+  /** Who listened for the end of the response before anybody else could. */
+  #nodes: readonly unknown[] = []
   /** What the socket's timeout was before it stopped to apply. */
   #timeout: number | undefined
 
@@ -86,6 +88,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   attach (res: ServerResponse): void {
     const { req, link } = this
     this.res = res
+    this.#nodes = res.listeners('finish')
     link.add(this)
     if (this.#settings.takes) {
       link.latestBody = this
@@ -219,7 +222,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
 
   complete (): void {
     // Behind a response that was cut short Node has no 'finish', on which the end of the request hangs.
-    if (!this.outputFlushed) this.res.emit('finish')
+    if (!this.outputFlushed) tellFinish(this.res, this.#nodes)
   }
 
   detach (): never {

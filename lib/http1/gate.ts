@@ -96,7 +96,7 @@ export class Http1Gate {
       return { then: 'take', facts: { route, req, kind: 'upgrade', instead: 'upgrade-required' } }
     }
     const facts: ClaimFacts = { route, req, kind: 'upgrade', offered, protocol }
-    if (!hasBody(req)) return { then: 'take', facts: facts }
+    if (!hasBody(req)) return { then: 'take', facts }
     if (req.headers['transfer-encoding'] !== undefined && route.settings.chooser === undefined) {
       return refusal(new FST_ERR_DUPLEX_LENGTH_REQUIRED())
     }

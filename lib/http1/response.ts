@@ -78,6 +78,7 @@ function extend (Base: typeof ServerResponse): Constructor {
       if (this[kCompleted]) return
       this[kCompleted] = true
       this[kSilent] = true
+      this[kAnswerer] = undefined
       this.emit('finish')
       publishFinish(this)
       closeResponse(this)

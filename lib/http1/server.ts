@@ -138,7 +138,7 @@ export class Http1Server {
     const { socket } = link
     if (verdict.then === 'http') {
       if (verdict.facts === undefined) return undefined
-      const takes = verdict.facts.kind === 'body' && verdict.facts.instead === undefined
+      const takes = verdict.facts.kind === 'body'
       const { finTimeout } = verdict.facts.route.settings
       this.#claim(verdict.facts, new BodyCarrier(link, req, { silentFor: finTimeout, takes, ofNode: true }))
       if (takes) tolerateHalfClose(socket, this.#server, () => isAnswering(link))

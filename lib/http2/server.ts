@@ -37,7 +37,7 @@ export class Http2Streams {
     return { request: receive, connect: receive }
   }
 
-  close (): void {
+  drain (): void {
     this.#sessions.close()
   }
 

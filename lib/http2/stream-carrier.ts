@@ -306,7 +306,7 @@ export class StreamCarrier implements Carrier {
   }
 
   readonly #onFinish = (): void => {
-    if (!this.#accepted) this.handshake?.answerEnds()
+    if (!this.#accepted && this.stream.headersSent && !this.stream.aborted) this.handshake?.answerEnds()
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#endWhatWasLeft()

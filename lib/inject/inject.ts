@@ -10,7 +10,7 @@ import { injection, type Injected, type Injection } from './injection.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from '../../types/index.ts'
 
 /** The `injectDuplex` of an app. */
-export function injector (app: FastifyInstance): (options: InjectDuplexOptions) => Promise<InjectDuplexResponse> {
+export function injector (app: FastifyInstance, watch: () => void): (options: InjectDuplexOptions) => Promise<InjectDuplexResponse> {
   const farewell = new Farewell()
   app.addHook('preClose', done => {
     farewell.say()
@@ -19,6 +19,7 @@ export function injector (app: FastifyInstance): (options: InjectDuplexOptions) 
   return async options => {
     const wanted = injection(options)
     await app.ready()
+    watch()
     return answerOf(await send(app.server, wanted, farewell))
   }
 }

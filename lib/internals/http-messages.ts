@@ -220,3 +220,14 @@ export function responseClass (server: object): typeof ServerResponse {
   const chosen: unknown = symbol === undefined ? undefined : Reflect.get(server, symbol)
   return typeof chosen === 'function' ? chosen as typeof ServerResponse : ServerResponse
 }
+
+/**
+ * Tells those who wait for the end of a response that was cut short, Node apart: for Node it would be the turn of the next.
+ *
+ * @param nodes Node's own listeners
+ */
+export function tellFinish (res: ServerResponse, nodes: readonly unknown[]): void {
+  for (const listener of res.rawListeners('finish') as ((this: ServerResponse) => void)[]) {
+    if (!nodes.includes((listener as { listener?: unknown }).listener ?? listener)) listener.call(res)
+  }
+}

@@ -99,7 +99,7 @@ function keepBody (
 ): void {
   const claim = claimOf(request.raw)
   if (claim?.kind === 'body') {
-    claim.body = payload
+    claim.carrier.readFrom(payload)
     // Fastify looks for a body once, right after this, and then everybody sees the headers again.
     const headers = request as { headers: unknown }
     headers.headers = {

@@ -12,8 +12,8 @@ import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
 /** One server, as its shutdown sees it. */
 export interface Closing {
-  /** The server closes: what carries nothing is ended. */
-  close (): void
+  /** The drain begins. */
+  drain? (): void
   /** The time for that is over: what is left is ended, but for the requests of plain routes. */
   cut (): void
 }
@@ -43,15 +43,15 @@ export class Registry implements ClaimWatcher {
 
   addServer (server: Closing): void {
     this.#servers.push(server)
-    if (this.#shutDown) server.close()
+    if (this.#shutDown) server.drain?.()
   }
 
-  /** The server closes, whoever closes it: a drain, and whatever carries no connection of ours is to end as well. */
+  /** The server closes, whoever closes it. */
   shutDown (): void {
     if (this.#shutDown) return
     this.#shutDown = true
     void this.drain()
-    for (const server of this.#servers) server.close()
+    for (const server of this.#servers) server.drain?.()
   }
 
   addLink (link: Link): void {
@@ -120,8 +120,10 @@ export class Registry implements ClaimWatcher {
   }
 
   #cut (): void {
+    // What is broken off behind other responses is over at once, and its connection is to go as well.
+    const claims = [...this.#claims]
     for (const connection of this.connections) connection[kShutDown]()
-    for (const claim of this.#claims) claim.carrier.cut()
+    for (const claim of claims) claim.carrier.cut()
     for (const { socket } of this.#links) socket.destroy()
     for (const server of this.#servers) server.cut()
     this.#checkIdle()
