@@ -399,10 +399,6 @@ function say (log: FastifyBaseLogger, level: 'debug' | 'info' | 'error', facts: 
   try {
     log[level](facts, message)
   } catch {
-    try {
-      log[level](message)
-    } catch {
-      // A logger that cannot log has nobody to tell that.
-    }
+    log[level](message)
   }
 }

@@ -25,8 +25,6 @@ export class Link {
   readonly socket: HttpSocket
   /** The link of a server that had this socket before. */
   readonly below: Link | undefined
-  /** How many request heads have come. */
-  heads = 0
   /** What the socket left HTTP for. */
   takeover: SocketCarrier | undefined
   /** The latest request whose body is a duplex route's. */

@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
-import { Claim, claimOf, type ClaimFacts } from '../handshake/claim.ts'
+import { Claim, claimOf, type ClaimFacts, type ClaimWatcher } from '../handshake/claim.ts'
 import { sendRefusal, type RefusalError } from '../handshake/refusal.ts'
 import { publishStart, responseClass, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
 import {
@@ -38,7 +38,7 @@ interface Rereading extends Link {
 type TakenVerb = 'upgrade' | 'connect'
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
-export class Http1Server {
+export class Http1Server implements ClaimWatcher {
   readonly #server: Server
   /** The second server of `localhost` passes 'upgrade' on to the first, and has no owners of its own. */
   readonly #main: Server
@@ -100,6 +100,19 @@ export class Http1Server {
     for (const undo of this.#undo) undo()
   }
 
+  refused (claim: Claim): void {
+    this.#registry.refused(claim)
+  }
+
+  ended (claim: Claim): void {
+    this.#registry.ended(claim)
+    const { carrier } = claim
+    if (!(carrier instanceof BodyCarrier) || !this.#registry.draining || this.#server.listening) return
+    // A closing server ends connections that are idle, but not those that become so later.
+    const { socket } = carrier.link
+    if (unfinishedResponse(socket) === undefined) (socket as unknown as Socket).destroySoon?.()
+  }
+
   /** @param forced also those that wait for an answer of a plain route */
   #endIdle (forced: boolean): void {
     for (const link of this.#links) {
@@ -128,7 +141,6 @@ export class Http1Server {
   }
 
   #decide (link: Link, req: IncomingMessage): number | undefined {
-    link.heads++
     const { [kIgnored]: original } = link as Rereading
     if (original !== undefined) {
       (link as Rereading)[kIgnored] = undefined
@@ -160,7 +172,7 @@ export class Http1Server {
   }
 
   #claim (facts: ClaimFacts, carrier: SocketCarrier | BodyCarrier): Claim {
-    return new Claim(facts, carrier, this.#registry)
+    return new Claim(facts, carrier, this)
   }
 
   #judge (req: IncomingMessage, ignoresUpgrade: boolean): Verdict {
@@ -359,9 +371,9 @@ export class Http1Server {
   }
 }
 
-/** A connection that never sent anything, or over TLS no request. */
-function isUnused ({ heads, socket }: Link): boolean {
-  return heads === 0 && ((socket as unknown as Socket).bytesRead === 0 || 'encrypted' in socket)
+/** A connection that never sent anything. */
+function isUnused ({ socket }: Link): boolean {
+  return (socket as unknown as Socket).bytesRead === 0
 }
 
 /** Whether another owner has taken it, and has answered. */
