@@ -1,5 +1,6 @@
 import t from 'tap'
 import { once } from 'node:events'
+import type { AddressInfo, Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
@@ -147,11 +148,14 @@ async function bareTold (t: Test): Promise<Told> {
   const app = Fastify()
   const { told, entered } = slowly(app)
   await app.listen({ port: 0, host: '127.0.0.1' })
-  const [socket] = await Promise.all([once(app.server, 'connection'), connectTcp((app.server.address() as { port: number }).port).then(wire => {
-    wire.send(SLOW.repeat(3))
-    void until(() => entered() === 3).then(() => wire.reset())
-  })]).then(([[socket]]) => [socket])
-  await once(socket, 'close')
+  const arrived = once(app.server, 'connection') as Promise<[Socket]>
+  const wire = await connectTcp((app.server.address() as AddressInfo).port)
+  const [socket] = await arrived
+  const closed = new Promise(resolve => socket.once('close', resolve))
+  wire.send(SLOW.repeat(3))
+  await until(() => entered() === 3)
+  wire.reset()
+  await closed
   for (let turns = 0; turns < 5; turns++) await turn()
   await app.close()
   t.ok(told.closed.length > 0)
@@ -207,8 +211,10 @@ for (const [how, { limits, fail }] of Object.entries(failures)) {
           await held.promise
           return bytes
         })
+        let first = true
         app.post('/it', { duplex: { ...limits } }, connection => {
-          void connection.closed.then(() => failed.open())
+          if (first) void connection.closed.then(() => failed.open())
+          first = false
           entered.open()
           return fail(connection)
         })
@@ -219,7 +225,7 @@ for (const [how, { limits, fail }] of Object.entries(failures)) {
       await entered.promise
       // The connection of the body may be told now, or only when it is its turn.
       if (limits === undefined) for (let turns = 0; turns < 5; turns++) await turn()
-      else await outlast(server.connect, server.app, 60)
+      else await outlast(server.connect)
       if (streamed) source.end(bytes.subarray(4000))
       held.open()
       const head = await wire.head()
@@ -232,14 +238,11 @@ for (const [how, { limits, fail }] of Object.entries(failures)) {
   }
 }
 
-/** A connection that lives as long as the others may, and is over when that time is. */
-async function outlast (connect: () => Promise<Wire>, app: FastifyInstance, time: number): Promise<void> {
-  const over = new Promise<void>(resolve => setTimeout(resolve, 2 * time))
+/** A body that came later, on a connection of its own: when its time is over, so is that of those before it. */
+async function outlast (connect: () => Promise<Wire>): Promise<void> {
   const wire = await connect()
-  await wire.send(request('GET /pong')).response()
-  await over
+  await wire.send(WHOLE).remains()
   wire.destroy()
-  await until(() => app.duplex.connections.size < 2)
 }
 
 interface Poll { told: string[], entered: Promise<void>, answer: (value: string) => void }
