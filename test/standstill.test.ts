@@ -5,11 +5,12 @@ import { setImmediate as turn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import type { Test } from 'tap'
 import duplex from '../lib/index.ts'
-import { guarded } from './fixtures/baseline.ts'
 
 const COUNT = 10_000
 /** Each is measured so often, in turn with what it is compared with. */
 const TIMES = 3
+/** In milliseconds. */
+const LONG = 3000
 
 interface Measured {
   /** From the write to the last answer, in milliseconds. */
@@ -33,7 +34,7 @@ async function flood (app: FastifyInstance, requests: Buffer, answers: number): 
   let stood = 0
   socket.write(requests)
   // One that is as slow as that fails, and need not be waited for.
-  while (!found.over && found.answers < answers && last - from < 3000) {
+  while (!found.over && found.answers < answers && last - from < LONG) {
     await turn()
     const now = performance.now()
     stood = Math.max(stood, now - last)
@@ -80,16 +81,17 @@ const floods: Record<string, { ours: Buffer, bare: Buffer, answers: number }> = 
 }
 
 for (const [what, { ours, bare, answers }] of Object.entries(floods)) {
-  t.test(`Q71 ten thousand upgrades ${what} in one write cost no more than twice what plain requests do`, guarded(async t => {
+  t.test(`Q71 ten thousand upgrades ${what} in one write cost no more than twice what plain requests do`, async t => {
     const [app, plain] = [await listen(t, true), await listen(t, false)]
     const found: { ours: Measured[], bare: Measured[] } = { ours: [], bare: [] }
     for (let times = 0; times < TIMES; times++) {
       found.ours.push(await flood(app, ours, answers))
       found.bare.push(await flood(plain, bare, answers))
+      if (found.ours.some(({ took }) => took > LONG)) break
     }
     for (const [what, slack] of [['took', 100], ['stood', 50]] as const) {
       const [mine, theirs] = [median(found.ours.map(one => one[what])), median(found.bare.map(one => one[what]))]
       t.ok(mine <= 2 * theirs + slack, `${what} ${mine.toFixed(1)} ms, without the plugin ${theirs.toFixed(1)} ms`)
     }
-  }))
+  })
 }
