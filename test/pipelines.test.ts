@@ -1,0 +1,348 @@
+import t from 'tap'
+import { once } from 'node:events'
+import type { AddressInfo, Socket } from 'node:net'
+import { PassThrough } from 'node:stream'
+import { setImmediate as turn } from 'node:timers/promises'
+import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
+import type { Test } from 'tap'
+import type { DuplexClosed, DuplexConnection, DuplexKind } from '../lib/index.ts'
+import { guarded, serveGuarded, soon, until } from './fixtures/baseline.ts'
+import { chunkedBody } from './fixtures/chunked.ts'
+import { ask, LAST_CHUNK, piece, resettable } from './fixtures/kinds.ts'
+import { request, UPGRADE } from './fixtures/requests.ts'
+import { gate, onEach, transports, type Way } from './fixtures/server.ts'
+import { all, pattern } from './fixtures/takeover.ts'
+import { connectTcp, type Wire } from './fixtures/wire.ts'
+
+const SLOW = request('GET /slow')
+const WHOLE = ask('body') + piece('body', 'all of it') + LAST_CHUNK
+const IGNORED = request('GET /pong', ...UPGRADE)
+const leave: Record<string, (wire: Wire) => unknown> = {
+  resets: wire => wire.reset(),
+  'ends and then resets': async wire => {
+    wire.end()
+    await turn()
+    wire.reset()
+  }
+}
+
+/** What the client may send behind the request that is looked at. */
+const behind: Record<string, string> = {
+  nothing: '',
+  'an upgrade': ask('upgrade'),
+  'a CONNECT': ask('connect'),
+  'a hijack': ask('hijack'),
+  'another body': WHOLE,
+  'an upgrade that is ignored': IGNORED,
+  'an upgrade with a body': request('POST /it', ...UPGRADE, 'Content-Type: application/json', 'Content-Length: 2') + '{}',
+  'half a head': 'GET /po'
+}
+
+/** Where a body may be when its client goes. */
+const moments: Record<string, { manual?: boolean, before?: string, handler: (connection: DuplexConnection) => unknown }> = {
+  'has read all': { handler: async ({ readable }) => { await all(readable); await new Promise(() => {}) } },
+  'has read nothing': { handler: () => new Promise(() => {}) },
+  'has written': { handler: async ({ readable, writable }) => { writable.write('early'); await all(readable); await new Promise(() => {}) } },
+  'is done': { handler: async ({ readable, writable }) => { await all(readable); writable.end('done') } },
+  'returned no promise': { handler: ({ readable, writable }) => { readable.resume(); writable.end('done') } },
+  'has not accepted yet': { manual: true, handler: () => new Promise(() => {}) }
+}
+
+for (const [moment, { manual, handler }] of Object.entries(moments)) {
+  for (const [what, follower] of Object.entries(behind)) {
+    for (const [how, go] of Object.entries(leave)) {
+      const usual = what === 'nothing' || what === 'an upgrade'
+      if (!usual && (how !== 'resets' || moment !== 'has read all')) continue
+      const title = `a client that ${how} while a body whose handler ${moment} waits its turn, with ${what} behind it`
+      onEach(t, `${what === 'an upgrade' ? 'Q63' : 'Q6'} ${title}`, guarded(async (t, transport: Way) => {
+        const entered = gate()
+        const closed: DuplexClosed[] = []
+        const aborted: unknown[] = []
+        const server = await serveGuarded(t, { transport, plugin: { maxConnections: 3 } }, app => {
+          app.get('/slow', () => new Promise(() => {}))
+          const run = (connection: DuplexConnection): unknown => {
+            void connection.closed.then(result => closed.push(result))
+            connection.signal.addEventListener('abort', () => aborted.push(connection.signal.reason))
+            entered.open()
+            return handler(connection)
+          }
+          for (const [method, url] of [['GET', '/it'], ['POST', '/it'], ['CONNECT', '*']] as const) {
+            app.route({ method, url, duplex: manual === true ? { accept: 'manual' } : true, handler: run } as never)
+          }
+        })
+        const wire = await server.connect()
+        wire.send(SLOW + WHOLE + follower)
+        await entered.promise
+        await turn()
+        await go(wire)
+        await until(() => closed.length > 0)
+        t.ok(closed.length > 0, 'closed is settled')
+        for (const { reason } of closed) t.equal(reason, 'abort')
+        t.equal(aborted.length, closed.length, 'and signal has aborted')
+        await server.baseline()
+      }), how === 'resets' && usual && moment === 'has read all' ? resettable : ['tcp'])
+    }
+  }
+}
+
+onEach(t, 'Q6 three clients that reset behind a pending response leave three slots free', guarded(async (t, transport: Way) => {
+  let entered = 0
+  const server = await serveGuarded(t, { transport, plugin: { maxConnections: 3 } }, app => {
+    app.get('/slow', () => new Promise(() => {}))
+    app.post('/it', { duplex: true }, async ({ readable }) => {
+      entered++
+      await all(readable)
+    })
+  })
+  for (let at = 1; at <= 3; at++) {
+    const wire = await server.connect()
+    wire.send(SLOW + WHOLE)
+    await until(() => entered === at)
+    wire.reset()
+  }
+  await server.baseline()
+}), resettable)
+
+onEach(t, 'Q6 a body behind one that is being answered: both are told', guarded(async (t, transport: Way) => {
+  const reasons: string[] = []
+  let entered = 0
+  const server = await serveGuarded(t, { transport, plugin: { maxConnections: 3 } }, app => {
+    app.post('/it', { duplex: true }, async ({ readable, closed }) => {
+      entered++
+      void closed.then(({ reason }) => reasons.push(reason))
+      await all(readable)
+      await new Promise(() => {})
+    })
+  })
+  const wire = await server.connect()
+  wire.send(WHOLE.repeat(3))
+  await until(() => entered === 3)
+  wire.reset()
+  await until(() => reasons.length === 3)
+  t.same(reasons, ['abort', 'abort', 'abort'])
+  await server.baseline()
+}), resettable)
+
+interface Told { closed: number[], aborted: number[], signalled: number[] }
+
+/** An app whose `/slow` never answers, and tells of which of its requests it heard that they are over. */
+function slowly (app: FastifyInstance): { told: Told, entered: () => number } {
+  const told: Told = { closed: [], aborted: [], signalled: [] }
+  let entered = 0
+  const handler = (request: FastifyRequest): Promise<never> => {
+    const at = entered++
+    request.raw.once('close', () => told.closed.push(at))
+    request.signal.addEventListener('abort', () => told.signalled.push(at))
+    ;(request as FastifyRequest & { at?: number }).at = at
+    return new Promise(() => {})
+  }
+  const onRequestAbort = async (request: FastifyRequest): Promise<void> => {
+    told.aborted.push((request as FastifyRequest & { at: number }).at)
+  }
+  app.get('/slow', { onRequestAbort }, handler)
+  return { told, entered: () => entered }
+}
+
+/** What an app without the plugin is told of three slow requests whose client resets. */
+async function bareTold (t: Test): Promise<Told> {
+  const app = Fastify()
+  const { told, entered } = slowly(app)
+  await app.listen({ port: 0, host: '127.0.0.1' })
+  const arrived = once(app.server, 'connection') as Promise<[Socket]>
+  const wire = await connectTcp((app.server.address() as AddressInfo).port)
+  const [socket] = await arrived
+  const closed = new Promise(resolve => socket.once('close', resolve))
+  wire.send(SLOW.repeat(3))
+  await until(() => entered() === 3)
+  wire.reset()
+  await closed
+  for (let turns = 0; turns < 5; turns++) await turn()
+  await app.close()
+  t.ok(told.closed.length > 0)
+  return told
+}
+
+const followers = { ...behind, 'an upgrade at an unknown URL': request('GET /nowhere', ...UPGRADE), h2c: request('GET /it', 'Connection: Upgrade', 'Upgrade: h2c') }
+for (const [what, follower] of Object.entries(followers)) {
+  onEach(t, `Q7 three slow requests are told that their client is gone, with ${what} behind them`, guarded(async (t, transport: Way) => {
+    const bare = await bareTold(t)
+    let slow!: ReturnType<typeof slowly>
+    const server = await serveGuarded(t, { transport }, app => {
+      slow = slowly(app)
+      for (const [method, url] of [['GET', '/it'], ['POST', '/it'], ['CONNECT', '*']] as const) {
+        app.route({ method, url, duplex: true, handler: () => new Promise(() => {}) } as never)
+      }
+    })
+    const wire = await server.connect()
+    wire.send(SLOW.repeat(3) + follower)
+    await until(() => slow.entered() === 3)
+    await turn()
+    wire.reset()
+    const { told } = slow
+    await until(() => told.closed.length >= bare.closed.length && told.aborted.length >= bare.aborted.length)
+    t.same(told.closed.sort(), bare.closed.sort(), 'the requests')
+    t.same(told.aborted.sort(), bare.aborted.sort(), 'the onRequestAbort hooks')
+    t.same(told.signalled.sort(), bare.signalled.sort(), 'their signals')
+    await server.baseline()
+  }), ['tcp', 'tls'])
+}
+
+/** Ways in which a body fails while the response before it is still being sent. */
+const failures: Record<string, { limits?: object, fail: (connection: DuplexConnection) => unknown }> = {
+  'is rejected': { fail: async () => { throw new Error('no') } },
+  'throws at once': { fail: () => { throw new Error('no') } },
+  'destroys its connection': { fail: async connection => { connection.destroy() } },
+  'destroys its writable': { fail: async ({ writable }) => { writable.destroy(); await new Promise(() => {}) } },
+  'has written, and is rejected': { fail: async ({ writable }) => { writable.write('some'); throw new Error('no') } },
+  'lives too long': { limits: { maxLifetime: 60 }, fail: () => new Promise(() => {}) },
+  'is idle': { limits: { idleTimeout: 60 }, fail: () => new Promise(() => {}) }
+}
+for (const [how, { limits, fail }] of Object.entries(failures)) {
+  for (const streamed of [false, true]) {
+    onEach(t, `Q8 a body that ${how} costs nothing of the response that is ${streamed ? 'streamed' : 'pending'} before it`, guarded(async (t, transport: Way) => {
+      const bytes = pattern(10_000)
+      const held = gate()
+      const source = new PassThrough()
+      const failed = gate()
+      const entered = gate()
+      const server = await serveGuarded(t, { transport, plugin: { maxConnections: 2 } }, app => {
+        app.get('/plain', async () => {
+          if (streamed) return source
+          await held.promise
+          return bytes
+        })
+        let first = true
+        app.post('/it', { duplex: { ...limits } }, connection => {
+          if (first) void connection.closed.then(() => failed.open())
+          first = false
+          entered.open()
+          return fail(connection)
+        })
+      })
+      const wire = await server.connect()
+      if (streamed) source.write(bytes.subarray(0, 4000))
+      wire.send(request('GET /plain') + WHOLE)
+      await entered.promise
+      // The connection of the body may be told now, or only when it is its turn.
+      if (limits === undefined) for (let turns = 0; turns < 5; turns++) await turn()
+      else await outlast(server.connect)
+      if (streamed) source.end(bytes.subarray(4000))
+      held.open()
+      const head = await wire.head()
+      t.equal(head.status, 200)
+      t.same(streamed ? await chunkedBody(wire) : await wire.bytes(bytes.length), bytes, 'all of it has come')
+      t.notMatch(await wire.remains(), LAST_CHUNK, 'and what failed does not look complete')
+      t.not(await soon(failed.promise), 'never')
+      await server.baseline()
+    }), how === 'is rejected' ? transports : ['tcp'])
+  }
+}
+
+/** A body that came later, on a connection of its own: when its time is over, so is that of those before it. */
+async function outlast (connect: () => Promise<Wire>): Promise<void> {
+  const wire = await connect()
+  await wire.send(WHOLE).remains()
+  wire.destroy()
+}
+
+interface Poll { told: string[], entered: Promise<void>, answer: (value: string) => void }
+
+/** A route that is answered when the test says so. */
+function poll (app: FastifyInstance): Poll {
+  const told: string[] = []
+  const entered = gate()
+  const answered = gate<string>()
+  app.get('/poll', { onRequestAbort: async () => { told.push('abort') } }, async request => {
+    request.raw.once('close', () => told.push('close'))
+    entered.open()
+    return await answered.promise
+  })
+  return { told, entered: entered.promise, answer: answered.open }
+}
+
+const parted: Record<string, string> = {
+  'an upgrade that is ignored': IGNORED,
+  'an upgrade at an unknown URL': request('GET /nowhere', ...UPGRADE),
+  'an offer of h2c': request('GET /pong', 'Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAAA'),
+  'an ignored upgrade with a body': request('POST /nowhere', ...UPGRADE, 'Content-Length: 5') + 'hello',
+  'two of them': IGNORED + IGNORED
+}
+for (const [what, follower] of Object.entries(parted)) {
+  const parked = async (t: Test, transport: Way, fastify: FastifyServerOptions = {}, drainTimeout = 10_000): Promise<{
+    server: Awaited<ReturnType<typeof serveGuarded>>, wire: Wire, polled: Poll
+  }> => {
+    let polled!: Poll
+    const server = await serveGuarded(t, { transport, fastify, plugin: { drainTimeout } }, app => { polled = poll(app) })
+    const wire = await server.connect()
+    wire.send(request('GET /poll') + follower)
+    await polled.entered
+    await turn()
+    return { server, wire, polled }
+  }
+
+  for (const how of ['ends', 'resets'] as const) {
+    onEach(t, `Q68 a client that ${how} behind a long poll and ${what}: the poll is told, and nothing is left`, guarded(async (t, transport: Way) => {
+      const { server, wire, polled } = await parked(t, transport)
+      if (how === 'ends') wire.end()
+      else wire.reset()
+      await until(() => polled.told.length > 1 && server.peers[0]?.destroyed === true)
+      t.same(polled.told.sort(), ['abort', 'close'])
+      t.equal(server.peers[0]?.destroyed, true)
+      await server.baseline()
+    }), how === 'resets' ? resettable : ['tcp', 'tls'])
+  }
+
+  onEach(t, `Q68 forceCloseConnections reaches a long poll with ${what} behind it`, guarded(async (t, transport: Way) => {
+    const { server, wire } = await parked(t, transport, { forceCloseConnections: true })
+    const closed = server.app.close()
+    t.not(await soon(wire.gone()), 'never')
+    t.not(await soon(closed), 'never')
+    t.equal(await server.sockets(), 0)
+  }), ['tcp', 'tls'])
+
+  onEach(t, `Q68 drainTimeout reaches a long poll with ${what} behind it`, guarded(async (t, transport: Way) => {
+    const { server, wire } = await parked(t, transport, {}, 100)
+    const closed = server.app.close()
+    t.not(await soon(wire.gone()), 'never')
+    t.not(await soon(closed), 'never')
+    t.equal(await server.sockets(), 0)
+  }), ['tcp', 'tls'])
+
+  onEach(t, `Q68 connectionTimeout ends a long poll with ${what} behind it`, guarded(async (t, transport: Way) => {
+    const { server, wire } = await parked(t, transport, { connectionTimeout: 200 })
+    t.not(await soon(wire.remains()), 'never')
+    wire.destroy()
+    await server.baseline()
+  }), ['tcp', 'tls'])
+
+  onEach(t, `Q68 a long poll with ${what} behind it is answered, and then that`, guarded(async (t, transport: Way) => {
+    const { server, wire, polled } = await parked(t, transport)
+    polled.answer('polled')
+    t.equal((await wire.response()).body, 'polled')
+    t.ok([200, 404].includes((await wire.response()).status))
+    await server.baseline()
+  }), ['tcp', 'tls'])
+}
+
+for (const kind of ['upgrade', 'connect', 'hijack'] as const satisfies readonly DuplexKind[]) {
+  onEach(t, `Q68 a long poll before a takeover is told of its client, and the takeover too [${kind}]`, guarded(async (t, transport: Way) => {
+    let polled!: Poll
+    let entered = 0
+    const server = await serveGuarded(t, { transport, plugin: { maxConnections: 1 } }, app => {
+      polled = poll(app)
+      for (const [method, url] of [['GET', '/it'], ['CONNECT', '*']] as const) {
+        app.route({ method, url, duplex: true, handler: () => { entered++ } } as never)
+      }
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /poll') + ask(kind))
+    await polled.entered
+    await turn()
+    wire.reset()
+    await until(() => polled.told.length > 1)
+    t.same(polled.told.sort(), ['abort', 'close'])
+    polled.answer('too late')
+    await server.baseline()
+    t.equal(entered, 0)
+  }), resettable)
+}
