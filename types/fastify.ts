@@ -14,7 +14,6 @@ import type {
   RawServerDefault,
   RouteGenericInterface,
   RouteHandlerMethod,
-  RouteOptions,
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
@@ -60,6 +59,28 @@ export type ManualDuplexHandler<
   pending: Pending,
   request: FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>
 ) => ReturnType<RouteHandlerMethod<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>>
+
+/**
+ * The options of a duplex route, for `app.get()` and its like: Fastify's own, with `duplex` set.
+ *
+ * @typeParam Duplex `ManualDuplexRouteSettings` for a handler that accepts by itself
+ */
+export interface DuplexRouteShorthandOptions<
+  Duplex = true | DuplexRouteSettings,
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> extends Omit<
+    RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+    'duplex'
+  > {
+  duplex: Duplex
+}
 
 /** The kinds that a request with this method can be. */
 export type DuplexKindOf<M extends string> = [string] extends [M]
@@ -125,85 +146,74 @@ type PendingHandler<
   RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
 >
 
-/** The options of a duplex route: Fastify's own, with `duplex` set. */
-type With<Options, Duplex> = Omit<Options, 'duplex'> & { duplex: Duplex }
-
-/** The same with the handler among them. */
-type WithHandler<Options, Duplex, Handler> = With<Options, Duplex> & { handler: Handler }
-
-/** The same for `app.route()`, whose `method` may be CONNECT. */
-type WithMethod<Options, Duplex, Handler, M> = Omit<Options, 'duplex' | 'handler' | 'method'> & {
-  method: M | readonly M[]
-  duplex: Duplex
-  handler: Handler
-}
-
 /**
- * `app.connect()`. It takes duplex routes only: a CONNECT is answered 2xx by acceptance alone, so
- * that a plain route could not serve one.
+ * What `app.get()` and its like are for duplex routes. `app.connect()` is nothing else: a CONNECT is answered 2xx by
+ * acceptance alone, so that a plain route could not serve one.
  */
-export interface DuplexConnectMethod<
+export interface DuplexShorthandMethod<
   RawServer extends RawServerBase = RawServerDefault,
   RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
   RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
   TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
-  Logger extends FastifyBaseLogger = FastifyBaseLogger
+  Logger extends FastifyBaseLogger = FastifyBaseLogger,
+  Kinds extends DuplexKind = DuplexKind
 > {
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kinds = Kinds,
+    const P extends string = string
   >(
     path: string,
-    opts: With<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      ManualDuplexRouteSettings<'connect'>
-    >,
-    handler: PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+    handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kinds = Kinds,
+    const P extends string = string
   >(
     path: string,
-    opts: With<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      true | DuplexRouteSettings<'connect'>
-    >,
-    handler: AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+    handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kinds = Kinds,
+    const P extends string = string
   >(
     path: string,
-    opts: WithHandler<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      ManualDuplexRouteSettings<'connect'>,
-      PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    >
+    opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+        handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+      }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kinds = Kinds,
+    const P extends string = string
   >(
     path: string,
-    opts: WithHandler<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      true | DuplexRouteSettings<'connect'>,
-      AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    >
+    opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+        handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+      }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
-// In each pair of overloads below, the first is manual acceptance and the second automatic. They come
-// before Fastify's own, which stay last, so that errors in plain routes read as without this plugin.
+// In each pair of overloads, the first is manual acceptance and the second automatic.
 declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
@@ -213,88 +223,29 @@ declare module 'fastify' {
     duplex?: false | undefined
   }
 
+  // Inherited signatures come behind Fastify's own, so that errors in plain routes read as without this plugin.
   interface RouteShorthandMethod<
     RawServer extends RawServerBase = RawServerDefault,
     RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
     RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
-  > {
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: With<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>
-      >,
-      handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: With<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>
-      >,
-      handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: WithHandler<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>,
-        PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-      >
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: WithHandler<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>,
-        AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-      >
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-  }
+  > extends DuplexShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /** Added by fastify-duplex. */
     duplex: FastifyDuplex
 
     /**
-     * `inject` for duplex routes: a request on a connection in memory, through the HTTP parser and all
-     * hooks; nothing listens. It waits for `ready()`. HTTP/1.1 only.
+     * `inject` for duplex routes: a request on a connection in memory, through Node's own HTTP and all
+     * hooks; nothing listens. It waits for `ready()`, and speaks HTTP/2 where the server does, else HTTP/1.1.
      *
      * @returns the response, an acceptance or a refusal; rejects where there is none
      */
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /** Declares a CONNECT route, which takes duplex connections only. */
-    connect: DuplexConnectMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>
+    connect: DuplexShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger, 'connect'>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -304,13 +255,13 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: WithMethod<
-        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>,
-        PendingHandler<K & DuplexKindOf<M>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        M
-      >
+      opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+          method: M | readonly M[]
+          url: string
+          handler: PendingHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        }
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
@@ -321,13 +272,13 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: WithMethod<
-        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>,
-        AcceptedHandler<K & DuplexKindOf<M>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        M
-      >
+      opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+          method: M | readonly M[]
+          url: string
+          handler: AcceptedHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        }
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
   }
 }
