@@ -106,114 +106,74 @@ export interface FastifyDuplex {
   drain (ms?: Milliseconds): Promise<void>
 }
 
-/*
- * The handlers as the overloads below see them. NoInfer, because the options alone say what the
- * connection is: a handler that is annotated for something else must not compile.
- */
-type AcceptedHandler<
-  K extends DuplexKind,
-  P extends string,
-  RouteGeneric extends RouteGenericInterface,
-  RawServer extends RawServerBase,
-  RawRequest extends RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer>,
-  ContextConfig,
-  SchemaCompiler extends FastifySchema,
-  TypeProvider extends FastifyTypeProvider,
-  Logger extends FastifyBaseLogger
-> = DuplexHandler<
-  RouteGeneric,
-  DuplexConnection<NoInfer<K>, NoInfer<P>,
-    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
-  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
->
+/** Who accepts: the plugin, before the handler is entered, or the handler. */
+type Acceptance = 'auto' | 'manual'
 
-type PendingHandler<
-  K extends DuplexKind,
-  P extends string,
-  RouteGeneric extends RouteGenericInterface,
-  RawServer extends RawServerBase,
-  RawRequest extends RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer>,
-  ContextConfig,
-  SchemaCompiler extends FastifySchema,
-  TypeProvider extends FastifyTypeProvider,
-  Logger extends FastifyBaseLogger
-> = ManualDuplexHandler<
-  RouteGeneric,
-  PendingDuplex<NoInfer<K>, NoInfer<P>,
-    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
-  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
->
+/** What `duplex` may be on such a route. */
+type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string> =
+  A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
 
 /**
- * What `app.get()` and its like are for duplex routes. `app.connect()` is nothing else: a CONNECT is answered 2xx by
- * acceptance alone, so that a plain route could not serve one.
+ * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler that is
+ * annotated for something else must not compile.
  */
+type HandlerOf<
+  A extends Acceptance,
+  K extends DuplexKind,
+  P extends string,
+  RouteGeneric extends RouteGenericInterface,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  ContextConfig,
+  SchemaCompiler extends FastifySchema,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger,
+  Reply = NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>
+> = A extends 'manual'
+  ? ManualDuplexHandler<RouteGeneric, PendingDuplex<NoInfer<K>, NoInfer<P>, Reply>,
+    RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  : DuplexHandler<RouteGeneric, DuplexConnection<NoInfer<K>, NoInfer<P>, Reply>,
+    RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+
+/** What `app.get()` and its like are for duplex routes, one for each way to accept. */
 export interface DuplexShorthandMethod<
-  RawServer extends RawServerBase = RawServerDefault,
-  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
-  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
-  Logger extends FastifyBaseLogger = FastifyBaseLogger,
-  Kinds extends DuplexKind = DuplexKind
+  A extends Acceptance,
+  Kind extends DuplexKind,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
 > {
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
-    const K extends Kinds = Kinds,
+    const K extends Kind = Kind,
     const P extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<A, K, P>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-    handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    handler: HandlerOf<A, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
-    const K extends Kinds = Kinds,
+    const K extends Kind = Kind,
     const P extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
-      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-    handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-  <
-    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-    ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema,
-    const K extends Kinds = Kinds,
-    const P extends string = string
-  >(
-    path: string,
-    opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<A, K, P>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-      }
-  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-  <
-    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-    ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema,
-    const K extends Kinds = Kinds,
-    const P extends string = string
-  >(
-    path: string,
-    opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
-      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        handler: HandlerOf<A, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
       }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
-// In each pair of overloads, the first is manual acceptance and the second automatic.
 declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
@@ -230,7 +190,8 @@ declare module 'fastify' {
     RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
-  > extends DuplexShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
+  > extends DuplexShorthandMethod<'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    DuplexShorthandMethod<'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /** Added by fastify-duplex. */
@@ -244,8 +205,12 @@ declare module 'fastify' {
      */
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
-    /** Declares a CONNECT route, which takes duplex connections only. */
-    connect: DuplexShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger, 'connect'>
+    /**
+     * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
+     * alone, so that a plain route could not serve one.
+     */
+    connect: DuplexShorthandMethod<'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -255,12 +220,12 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: DuplexRouteShorthandOptions<ManualDuplexRouteSettings<K, P>,
+      opts: DuplexRouteShorthandOptions<DuplexOf<'auto', K, P>,
         RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
           method: M | readonly M[]
           url: string
-          handler: PendingHandler<K & DuplexKindOf<M>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+          handler: HandlerOf<'auto', K & DuplexKindOf<M>, P, RouteGeneric,
+            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
         }
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
@@ -272,12 +237,12 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: DuplexRouteShorthandOptions<true | DuplexRouteSettings<K, P>,
+      opts: DuplexRouteShorthandOptions<DuplexOf<'manual', K, P>,
         RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
           method: M | readonly M[]
           url: string
-          handler: AcceptedHandler<K & DuplexKindOf<M>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+          handler: HandlerOf<'manual', K & DuplexKindOf<M>, P, RouteGeneric,
+            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
         }
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
   }
