@@ -82,6 +82,32 @@ export interface DuplexRouteShorthandOptions<
   duplex: Duplex
 }
 
+/**
+ * The options of a duplex route, for `app.route()`.
+ *
+ * @typeParam Duplex `ManualDuplexRouteSettings` for a handler that accepts by itself
+ * @typeParam Handler `ManualDuplexHandler` then
+ */
+export interface DuplexRouteOptions<
+  Duplex = true | DuplexRouteSettings,
+  Handler = DuplexHandler,
+  Method = HTTPMethods | 'CONNECT',
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> extends DuplexRouteShorthandOptions<
+    Duplex, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+  > {
+  method: Method | readonly Method[]
+  url: string
+  handler: Handler
+}
+
 /** The kinds that a request with this method can be. */
 export type DuplexKindOf<M extends string> = [string] extends [M]
   ? DuplexKind
@@ -136,9 +162,17 @@ type HandlerOf<
   : DuplexHandler<RouteGeneric, DuplexConnection<NoInfer<K>, NoInfer<P>, Reply>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
 
-/** What `app.get()` and its like are for duplex routes, one for each way to accept. */
+/**
+ * What `app.get()` and its like are for duplex routes: one signature with the handler apart, and one with the handler
+ * inside the options. Each is needed for `auto` and for `manual`.
+ *
+ * When no signature matches, TypeScript reports up to three in order, or only the last of more. A call with the handler
+ * apart can match three, with Fastify's own, and the other four: so `auto`, the usual case, is the
+ * first of those and the last of these.
+ */
 export interface DuplexShorthandMethod<
-  A extends Acceptance,
+  Apart extends Acceptance,
+  Inside extends Acceptance,
   Kind extends DuplexKind,
   RawServer extends RawServerBase,
   RawRequest extends RawRequestDefaultExpression<RawServer>,
@@ -154,9 +188,9 @@ export interface DuplexShorthandMethod<
     const P extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<A, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-    handler: HandlerOf<A, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    handler: HandlerOf<Apart, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
@@ -167,9 +201,9 @@ export interface DuplexShorthandMethod<
     const P extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<A, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: HandlerOf<A, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        handler: HandlerOf<Inside, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
       }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
@@ -183,15 +217,15 @@ declare module 'fastify' {
     duplex?: false | undefined
   }
 
-  // Inherited signatures come behind Fastify's own, so that errors in plain routes read as without this plugin.
+  // Inherited signatures come behind Fastify's own, so that what is wrong in a plain route is told first.
   interface RouteShorthandMethod<
     RawServer extends RawServerBase = RawServerDefault,
     RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
     RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
-  > extends DuplexShorthandMethod<'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
-    DuplexShorthandMethod<'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
+  > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /** Added by fastify-duplex. */
@@ -209,8 +243,8 @@ declare module 'fastify' {
      * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
      * alone, so that a plain route could not serve one.
      */
-    connect: DuplexShorthandMethod<'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
-      DuplexShorthandMethod<'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
+    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -220,13 +254,12 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: DuplexRouteShorthandOptions<DuplexOf<'auto', K, P>,
-        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-          method: M | readonly M[]
-          url: string
-          handler: HandlerOf<'auto', K & DuplexKindOf<M>, P, RouteGeneric,
-            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-        }
+      opts: DuplexRouteOptions<
+        DuplexOf<'auto', K, P>,
+        HandlerOf<'auto', K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
@@ -237,13 +270,12 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: DuplexRouteShorthandOptions<DuplexOf<'manual', K, P>,
-        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-          method: M | readonly M[]
-          url: string
-          handler: HandlerOf<'manual', K & DuplexKindOf<M>, P, RouteGeneric,
-            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-        }
+      opts: DuplexRouteOptions<
+        DuplexOf<'manual', K, P>,
+        HandlerOf<'manual', K & DuplexKindOf<M>, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+        M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
   }
 }
