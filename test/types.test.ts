@@ -1,11 +1,10 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { install, root } from './fixtures/published.ts'
 
 // The sources are read, from wherever this file runs.
-const config = ts.findConfigFile(import.meta.dirname, ts.sys.fileExists, 'tsconfig.build.json') as string
-const root = dirname(config)
 const fixtures = join(root, 'test/fixtures/types')
 
 /** What a consumer's tsconfig.json says, with nothing that hides an error in our declarations. */
@@ -35,28 +34,13 @@ function createHost (options: ts.CompilerOptions): ts.CompilerHost {
   return host
 }
 
-/** The package as npm installs it, declarations only. */
-function install (into: string): void {
-  const installed = join(into, 'node_modules/fastify-duplex')
-  const build = ts.getParsedCommandLineOfConfigFile(config, {
-    outDir: join(installed, 'dist'),
-    declaration: true,
-    emitDeclarationOnly: true,
-    sourceMap: false
-  }, { ...ts.sys, onUnRecoverableConfigFileDiagnostic: ({ messageText }) => { throw new Error(String(messageText)) } })
-  if (build === undefined) throw new Error(`${config} cannot be read`)
-  const { diagnostics } = ts.createProgram(build.fileNames, build.options, createHost(build.options)).emit()
-  if (diagnostics.length > 0) throw new Error(diagnostics.map(describe).join('\n'))
-  writeFileSync(join(installed, 'package.json'), readFileSync(join(root, 'package.json')))
-}
-
 /** The fixtures as a consumer would write them: with the package imported by its name. */
 function write (consumer: string, type: 'module' | 'commonjs', edit = (source: string) => source): void {
   mkdirSync(consumer)
   writeFileSync(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }))
   for (const name of readdirSync(fixtures)) {
     const source = readFileSync(join(fixtures, name), 'utf8')
-    writeFileSync(join(consumer, name), edit(source.replace(/'(?:\.\.\/)+(?:lib|types)\/index\.c?ts'/g, "'fastify-duplex'")))
+    writeFileSync(join(consumer, name), edit(source.replace(/'(?:\.\.\/)+(?:lib|types)\/index\.ts'/g, "'fastify-duplex'")))
   }
 }
 
