@@ -256,7 +256,7 @@ declare module 'fastify' {
     >(
       opts: DuplexRouteOptions<
         DuplexOf<'auto', K, P>,
-        HandlerOf<'auto', K & DuplexKindOf<M>, P, RouteGeneric,
+        HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
           RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
@@ -272,7 +272,7 @@ declare module 'fastify' {
     >(
       opts: DuplexRouteOptions<
         DuplexOf<'manual', K, P>,
-        HandlerOf<'manual', K & DuplexKindOf<M>, P, RouteGeneric,
+        HandlerOf<'manual', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
           RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
