@@ -117,3 +117,49 @@ t.test('I2 each wrong use fails to compile, on its own line', async t => {
   for (const { mistake, where } of mistakes) t.ok(failing.delete(where), mistake)
   t.strictSame([...failing], [], 'and nothing else fails')
 })
+
+/** The texts of what is wrong with each line, without the types that they spell out. */
+function mistakesIn (name: string, lines: string[]): string[] {
+  const consumer = join(dir, 'esm')
+  writeFileSync(join(consumer, name), ["import Fastify from 'fastify'", "import 'fastify-duplex'", 'const app = Fastify()', ...lines, ''].join('\n'))
+  const diagnostics = compile(consumer, new RegExp(`^${name}$`))
+  return lines.map((line, index) => {
+    const first = diagnostics.find(diagnostic => diagnostic.file?.fileName.endsWith(name) && lineOf(diagnostic) === index + 4)
+    return first === undefined ? '' : ts.flattenDiagnosticMessageText(first.messageText, '\n')
+  })
+}
+
+t.test("Q43 a mistake in a plain route is told by Fastify's own signature first", async t => {
+  const [option = ''] = mistakesIn('plain-mistakes.ts', [
+    "app.get('/', { onRequests: [] }, async (request, reply) => reply.send(request.url))"
+  ])
+  t.match(option, /^No overload matches this call\.\n {2}Overload 1 of \d+, '\(path: string, opts: RouteShorthandOptions</)
+  t.match(option.split('\n')[2], "'onRequests' does not exist in type 'RouteShorthandOptions<")
+})
+
+t.test('Q43 a misspelt option is told by the signature of the route that was meant', async t => {
+  const handler = '({ readable, writable }) => { readable.pipe(writable) }'
+  const [apart = '', inside = '', option = '', route = '', manual = ''] = mistakesIn('duplex-mistakes.ts', [
+    `app.get('/', { duplex: { idleTimeOut: 1 } }, ${handler})`,
+    `app.get('/', { duplex: { idleTimeOut: 1 }, handler: ${handler} })`,
+    `app.get('/', { duplex: true, onRequests: [], handler: ${handler} })`,
+    `app.route({ method: 'GET', url: '/', duplex: { idleTimeOut: 1 }, handler: ${handler} })`,
+    "app.route({ method: 'GET', url: '/', duplex: { accept: 'manual', idleTimeOut: 1 }, handler: async (pending) => { await pending.accept() } })"
+  ])
+  const known = "'idleTimeOut' does not exist in type 'DuplexRouteSettings<DuplexKind, string>'. Did you mean to write 'idleTimeout'?"
+  t.match(apart.split('Overload 2 of')[1]?.split('\n')[1], known)
+  t.match(inside, known)
+  t.match(option, "'onRequests' does not exist in type 'DuplexRouteShorthandOptions<true | DuplexRouteSettings<")
+  t.match(route, known)
+  t.match(manual, "'idleTimeOut' does not exist in type 'ManualDuplexRouteSettings<DuplexKind, string>'. Did you mean to write 'idleTimeout'?")
+  for (const told of [inside, option, route, manual]) t.notMatch(told, /to type 'false'/, "nothing of a plain route's")
+})
+
+t.test('Q44 the types give connections no add(), and injectDuplex() no protocol that it does not keep to', async t => {
+  const [add = ''] = mistakesIn('add.ts', ['app.duplex.connections.add'])
+  t.match(add, "Property 'add' does not exist on type 'ReadonlySet<")
+  const declared = readFileSync(join(dir, 'node_modules/fastify-duplex/dist/types/fastify.d.ts'), 'utf8')
+  const comment = declared.slice(0, declared.indexOf('injectDuplex(')).split('/**').at(-1)
+  t.match(comment, 'HTTP/2')
+  t.notMatch(comment, 'HTTP/1.1 only')
+})
