@@ -16,7 +16,7 @@ const LAST_LINES = 30
 const root = new URL('..', import.meta.url).pathname
 const suite = readdirSync(join(root, '.build/test')).filter(name => name.endsWith('.test.js')).sort()
 // What these check does not depend on the Node that runs them.
-const ONCE = new Set(['types.test.js'])
+const ONCE = new Set(['declarations.test.js', 'types.test.js'])
 const TRANSPORTS = ['tcp', 'tls', 'unix', 'injected', 'h2']
 const seconds = from => `${Math.round((performance.now() - from) / 1000)} s`
 

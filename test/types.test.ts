@@ -1,11 +1,10 @@
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { basename, dirname, join } from 'node:path'
+import { basename, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
+import { install, root } from './fixtures/published.ts'
 
 // The sources are read, from wherever this file runs.
-const config = ts.findConfigFile(import.meta.dirname, ts.sys.fileExists, 'tsconfig.build.json') as string
-const root = dirname(config)
 const fixtures = join(root, 'test/fixtures/types')
 
 /** What a consumer's tsconfig.json says, with nothing that hides an error in our declarations. */
@@ -35,28 +34,13 @@ function createHost (options: ts.CompilerOptions): ts.CompilerHost {
   return host
 }
 
-/** The package as npm installs it, declarations only. */
-function install (into: string): void {
-  const installed = join(into, 'node_modules/fastify-duplex')
-  const build = ts.getParsedCommandLineOfConfigFile(config, {
-    outDir: join(installed, 'dist'),
-    declaration: true,
-    emitDeclarationOnly: true,
-    sourceMap: false
-  }, { ...ts.sys, onUnRecoverableConfigFileDiagnostic: ({ messageText }) => { throw new Error(String(messageText)) } })
-  if (build === undefined) throw new Error(`${config} cannot be read`)
-  const { diagnostics } = ts.createProgram(build.fileNames, build.options, createHost(build.options)).emit()
-  if (diagnostics.length > 0) throw new Error(diagnostics.map(describe).join('\n'))
-  writeFileSync(join(installed, 'package.json'), readFileSync(join(root, 'package.json')))
-}
-
 /** The fixtures as a consumer would write them: with the package imported by its name. */
 function write (consumer: string, type: 'module' | 'commonjs', edit = (source: string) => source): void {
   mkdirSync(consumer)
   writeFileSync(join(consumer, 'package.json'), JSON.stringify({ name: 'consumer', private: true, type }))
   for (const name of readdirSync(fixtures)) {
     const source = readFileSync(join(fixtures, name), 'utf8')
-    writeFileSync(join(consumer, name), edit(source.replace(/'(?:\.\.\/)+(?:lib|types)\/index\.c?ts'/g, "'fastify-duplex'")))
+    writeFileSync(join(consumer, name), edit(source.replace(/'(?:\.\.\/)+(?:lib|types)\/index\.ts'/g, "'fastify-duplex'")))
   }
 }
 
@@ -132,4 +116,50 @@ t.test('I2 each wrong use fails to compile, on its own line', async t => {
   t.ok(mistakes.length > 50)
   for (const { mistake, where } of mistakes) t.ok(failing.delete(where), mistake)
   t.strictSame([...failing], [], 'and nothing else fails')
+})
+
+/** The texts of what is wrong with each line, without the types that they spell out. */
+function mistakesIn (name: string, lines: string[]): string[] {
+  const consumer = join(dir, 'esm')
+  writeFileSync(join(consumer, name), ["import Fastify from 'fastify'", "import 'fastify-duplex'", 'const app = Fastify()', ...lines, ''].join('\n'))
+  const diagnostics = compile(consumer, new RegExp(`^${name}$`))
+  return lines.map((line, index) => {
+    const first = diagnostics.find(diagnostic => diagnostic.file?.fileName.endsWith(name) && lineOf(diagnostic) === index + 4)
+    return first === undefined ? '' : ts.flattenDiagnosticMessageText(first.messageText, '\n')
+  })
+}
+
+t.test("Q43 a mistake in a plain route is told by Fastify's own signature first", async t => {
+  const [option = ''] = mistakesIn('plain-mistakes.ts', [
+    "app.get('/', { onRequests: [] }, async (request, reply) => reply.send(request.url))"
+  ])
+  t.match(option, /^No overload matches this call\.\n {2}Overload 1 of \d+, '\(path: string, opts: RouteShorthandOptions</)
+  t.match(option.split('\n')[2], "'onRequests' does not exist in type 'RouteShorthandOptions<")
+})
+
+t.test('Q43 a misspelt option is told by the signature of the route that was meant', async t => {
+  const handler = '({ readable, writable }) => { readable.pipe(writable) }'
+  const [apart = '', inside = '', option = '', route = '', manual = ''] = mistakesIn('duplex-mistakes.ts', [
+    `app.get('/', { duplex: { idleTimeOut: 1 } }, ${handler})`,
+    `app.get('/', { duplex: { idleTimeOut: 1 }, handler: ${handler} })`,
+    `app.get('/', { duplex: true, onRequests: [], handler: ${handler} })`,
+    `app.route({ method: 'GET', url: '/', duplex: { idleTimeOut: 1 }, handler: ${handler} })`,
+    "app.route({ method: 'GET', url: '/', duplex: { accept: 'manual', idleTimeOut: 1 }, handler: async (pending) => { await pending.accept() } })"
+  ])
+  const known = "'idleTimeOut' does not exist in type 'DuplexRouteSettings<DuplexKind, string>'. Did you mean to write 'idleTimeout'?"
+  t.match(apart.split('Overload 2 of')[1]?.split('\n')[1], known)
+  t.match(inside, known)
+  t.match(option, "'onRequests' does not exist in type 'DuplexRouteShorthandOptions<true | DuplexRouteSettings<")
+  t.match(route, known)
+  t.match(manual, "'idleTimeOut' does not exist in type 'ManualDuplexRouteSettings<DuplexKind, string>'. Did you mean to write 'idleTimeout'?")
+  for (const told of [inside, option, route, manual]) t.notMatch(told, /to type 'false'/, "nothing of a plain route's")
+})
+
+t.test('Q44 the types give connections no add(), and injectDuplex() no protocol that it does not keep to', async t => {
+  const [add = ''] = mistakesIn('add.ts', ['app.duplex.connections.add'])
+  t.match(add, "Property 'add' does not exist on type 'ReadonlySet<")
+  const declared = readFileSync(join(dir, 'node_modules/fastify-duplex/dist/types/fastify.d.ts'), 'utf8')
+  const comment = declared.slice(0, declared.indexOf('injectDuplex(')).split('/**').at(-1)
+  t.match(comment, 'HTTP/2')
+  t.notMatch(comment, 'HTTP/1.1 only')
 })

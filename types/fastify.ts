@@ -14,7 +14,6 @@ import type {
   RawServerDefault,
   RouteGenericInterface,
   RouteHandlerMethod,
-  RouteOptions,
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
@@ -61,6 +60,54 @@ export type ManualDuplexHandler<
   request: FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>
 ) => ReturnType<RouteHandlerMethod<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>>
 
+/**
+ * The options of a duplex route, for `app.get()` and its like: Fastify's own, with `duplex` set.
+ *
+ * @typeParam Duplex `ManualDuplexRouteSettings` for a handler that accepts by itself
+ */
+export interface DuplexRouteShorthandOptions<
+  Duplex = true | DuplexRouteSettings,
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> extends Omit<
+    RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+    'duplex'
+  > {
+  duplex: Duplex
+}
+
+/**
+ * The options of a duplex route, for `app.route()`.
+ *
+ * @typeParam Duplex `ManualDuplexRouteSettings` for a handler that accepts by itself
+ * @typeParam Handler `ManualDuplexHandler` then
+ */
+export interface DuplexRouteOptions<
+  Duplex = true | DuplexRouteSettings,
+  Handler = DuplexHandler,
+  Method = HTTPMethods | 'CONNECT',
+  RawServer extends RawServerBase = RawServerDefault,
+  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
+  RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+  ContextConfig = ContextConfigDefault,
+  SchemaCompiler extends FastifySchema = FastifySchema,
+  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
+  Logger extends FastifyBaseLogger = FastifyBaseLogger
+> extends DuplexRouteShorthandOptions<
+    Duplex, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+  > {
+  method: Method | readonly Method[]
+  url: string
+  handler: Handler
+}
+
 /** The kinds that a request with this method can be. */
 export type DuplexKindOf<M extends string> = [string] extends [M]
   ? DuplexKind
@@ -85,125 +132,82 @@ export interface FastifyDuplex {
   drain (ms?: Milliseconds): Promise<void>
 }
 
-/*
- * The handlers as the overloads below see them. NoInfer, because the options alone say what the
- * connection is: a handler that is annotated for something else must not compile.
- */
-type AcceptedHandler<
-  K extends DuplexKind,
-  P extends string,
-  RouteGeneric extends RouteGenericInterface,
-  RawServer extends RawServerBase,
-  RawRequest extends RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer>,
-  ContextConfig,
-  SchemaCompiler extends FastifySchema,
-  TypeProvider extends FastifyTypeProvider,
-  Logger extends FastifyBaseLogger
-> = DuplexHandler<
-  RouteGeneric,
-  DuplexConnection<NoInfer<K>, NoInfer<P>,
-    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
-  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
->
+/** Who accepts: the plugin, before the handler is entered, or the handler. */
+type Acceptance = 'auto' | 'manual'
 
-type PendingHandler<
-  K extends DuplexKind,
-  P extends string,
-  RouteGeneric extends RouteGenericInterface,
-  RawServer extends RawServerBase,
-  RawRequest extends RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer>,
-  ContextConfig,
-  SchemaCompiler extends FastifySchema,
-  TypeProvider extends FastifyTypeProvider,
-  Logger extends FastifyBaseLogger
-> = ManualDuplexHandler<
-  RouteGeneric,
-  PendingDuplex<NoInfer<K>, NoInfer<P>,
-    NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>>,
-  RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger
->
-
-/** The options of a duplex route: Fastify's own, with `duplex` set. */
-type With<Options, Duplex> = Omit<Options, 'duplex'> & { duplex: Duplex }
-
-/** The same with the handler among them. */
-type WithHandler<Options, Duplex, Handler> = With<Options, Duplex> & { handler: Handler }
-
-/** The same for `app.route()`, whose `method` may be CONNECT. */
-type WithMethod<Options, Duplex, Handler, M> = Omit<Options, 'duplex' | 'handler' | 'method'> & {
-  method: M | readonly M[]
-  duplex: Duplex
-  handler: Handler
-}
+/** What `duplex` may be on such a route. */
+type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string> =
+  A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
 
 /**
- * `app.connect()`. It takes duplex routes only: a CONNECT is answered 2xx by acceptance alone, so
- * that a plain route could not serve one.
+ * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler that is
+ * annotated for something else must not compile.
  */
-export interface DuplexConnectMethod<
-  RawServer extends RawServerBase = RawServerDefault,
-  RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
-  TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
-  Logger extends FastifyBaseLogger = FastifyBaseLogger
+type HandlerOf<
+  A extends Acceptance,
+  K extends DuplexKind,
+  P extends string,
+  RouteGeneric extends RouteGenericInterface,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  ContextConfig,
+  SchemaCompiler extends FastifySchema,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger,
+  Reply = NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>
+> = A extends 'manual'
+  ? ManualDuplexHandler<RouteGeneric, PendingDuplex<NoInfer<K>, NoInfer<P>, Reply>,
+    RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  : DuplexHandler<RouteGeneric, DuplexConnection<NoInfer<K>, NoInfer<P>, Reply>,
+    RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+
+/**
+ * What `app.get()` and its like are for duplex routes: one signature with the handler apart, and one with the handler
+ * inside the options. Each is needed for `auto` and for `manual`.
+ *
+ * When no signature matches, TypeScript reports up to three in order, or only the last of more. A call with the handler
+ * apart can match three, with Fastify's own, and the other four: so `auto`, the usual case, is the
+ * first of those and the last of these.
+ */
+export interface DuplexShorthandMethod<
+  Apart extends Acceptance,
+  Inside extends Acceptance,
+  Kind extends DuplexKind,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
 > {
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kind = Kind,
+    const P extends string = string
   >(
     path: string,
-    opts: With<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      ManualDuplexRouteSettings<'connect'>
-    >,
-    handler: PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+    handler: HandlerOf<Apart, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
     RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
     ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
+    const SchemaCompiler extends FastifySchema = FastifySchema,
+    const K extends Kind = Kind,
+    const P extends string = string
   >(
     path: string,
-    opts: With<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      true | DuplexRouteSettings<'connect'>
-    >,
-    handler: AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-  <
-    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-    ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
-  >(
-    path: string,
-    opts: WithHandler<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      ManualDuplexRouteSettings<'connect'>,
-      PendingHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    >
-  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-  <
-    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-    ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
-  >(
-    path: string,
-    opts: WithHandler<
-      RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-      true | DuplexRouteSettings<'connect'>,
-      AcceptedHandler<'connect', string, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    >
+    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+        handler: HandlerOf<Inside, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+      }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
-// In each pair of overloads below, the first is manual acceptance and the second automatic. They come
-// before Fastify's own, which stay last, so that errors in plain routes read as without this plugin.
 declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
@@ -213,88 +217,34 @@ declare module 'fastify' {
     duplex?: false | undefined
   }
 
+  // Inherited signatures come behind Fastify's own, so that what is wrong in a plain route is told first.
   interface RouteShorthandMethod<
     RawServer extends RawServerBase = RawServerDefault,
     RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
     RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
-  > {
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: With<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>
-      >,
-      handler: PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: With<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>
-      >,
-      handler: AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: WithHandler<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>,
-        PendingHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-      >
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-
-    <
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema,
-      const K extends DuplexKind = DuplexKind,
-      const P extends string = string
-    >(
-      path: string,
-      opts: WithHandler<
-        RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>,
-        AcceptedHandler<K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-      >
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-  }
+  > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
     /** Added by fastify-duplex. */
     duplex: FastifyDuplex
 
     /**
-     * `inject` for duplex routes: a request on a connection in memory, through the HTTP parser and all
-     * hooks; nothing listens. It waits for `ready()`. HTTP/1.1 only.
+     * `inject` for duplex routes: a request on a connection in memory, through Node's own HTTP and all
+     * hooks; nothing listens. It waits for `ready()`, and speaks HTTP/2 where the server does, else HTTP/1.1.
      *
      * @returns the response, an acceptance or a refusal; rejects where there is none
      */
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
-    /** Declares a CONNECT route, which takes duplex connections only. */
-    connect: DuplexConnectMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>
+    /**
+     * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
+     * alone, so that a plain route could not serve one.
+     */
+    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -304,12 +254,11 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: WithMethod<
-        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        ManualDuplexRouteSettings<K, P>,
-        PendingHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+      opts: DuplexRouteOptions<
+        DuplexOf<'auto', K, P>,
+        HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
           RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        M
+        M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
@@ -321,12 +270,11 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
     >(
-      opts: WithMethod<
-        RouteOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        true | DuplexRouteSettings<K, P>,
-        AcceptedHandler<K & DuplexKindOf<M>, P, RouteGeneric,
+      opts: DuplexRouteOptions<
+        DuplexOf<'manual', K, P>,
+        HandlerOf<'manual', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
           RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-        M
+        M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
   }

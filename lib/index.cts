@@ -1,2 +1,0 @@
-import duplex = require('./index.ts')
-export = duplex
