@@ -52,7 +52,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
     watchHttp1(server, app.server as Server, app, http1, registry)
     holdCloseUntilDrained(server, registry)
-    if (speaksHttp2(server)) watchHttp2(server, app, http2, registry, settings.extendedConnect)
+    if (speaksHttp2(server)) watchHttp2(server, app, http2, registry, settings)
   }
   app.addHook('onReady', function (done) {
     routes.seal()

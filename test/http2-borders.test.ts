@@ -1,12 +1,13 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
+import type { Http2ServerResponse } from 'node:http2'
 import { Duplex, PassThrough, Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setTimeout as after } from 'node:timers/promises'
 import { createGunzip, gzipSync } from 'node:zlib'
 import type { FastifyInstance, FastifyReply, FastifyServerOptions } from 'fastify'
 import { tunnel, type DuplexConnection, type PendingDuplex } from '../lib/index.ts'
-import type { Frames } from './fixtures/http2-frames.ts'
+import { statusIn, type Frames } from './fixtures/http2-frames.ts'
 import { CONNECT, EXTENDED, POST, request, requests, serveHttp2, whole, type Http2TestServer } from './fixtures/http2-server.ts'
 import { takeManually } from './fixtures/kinds.ts'
 import { gate } from './fixtures/server.ts'
@@ -33,6 +34,11 @@ function limited (timer: Timer): { fastify?: FastifyServerOptions, plugin?: { ha
   return timer === 'handshakeTimeout' ? { plugin: { handshakeTimeout: LIMIT } } : { fastify: { handlerTimeout: LIMIT } }
 }
 
+/** Manual routes for every kind; where the hook answers, the handler is not for entering. */
+function answering (app: FastifyInstance, { onRequest, handler }: Answering, t: Test): void {
+  takeManually(app, handler ?? (() => t.fail('entered')), onRequest === undefined ? {} : { onRequest: onRequest as never })
+}
+
 /** An answer in two parts, with more time between them than there is for the handshake. */
 async function * slowly (): AsyncGenerator<string> {
   yield 'one '
@@ -40,31 +46,35 @@ async function * slowly (): AsyncGenerator<string> {
   yield 'two'
 }
 
-async function hijacked (reply: FastifyReply): Promise<void> {
+async function hijacked (reply: { hijack: () => unknown, raw: unknown }): Promise<void> {
+  const raw = reply.raw as Http2ServerResponse
   reply.hijack()
-  reply.raw.writeHead(403, { 'content-type': 'text/event-stream' })
-  for await (const part of slowly()) reply.raw.write(part)
-  reply.raw.end()
+  raw.writeHead(403, { 'content-type': 'text/event-stream' })
+  for await (const part of slowly()) raw.write(part)
+  raw.end()
 }
 
-const answers: Record<string, { onRequest?: (request: unknown, reply: FastifyReply) => unknown, handler: (pending: PendingDuplex) => unknown }> = {
+interface Answering {
+  onRequest?: (request: unknown, reply: FastifyReply) => unknown
+  handler?: (pending: PendingDuplex) => unknown
+}
+
+const answers: Record<string, Answering> = {
   'written to the raw response in a hook': {
-    onRequest: (_request, reply) => hijacked(reply),
-    handler: () => { throw new Error('entered') }
+    onRequest: (_request, reply) => hijacked(reply)
   },
   'written to the raw response in a manual handler': { handler: ({ reply }) => hijacked(reply) },
   'streamed by a hook': {
-    onRequest: (_request, reply) => reply.code(403).send(Readable.from(slowly())),
-    handler: () => { throw new Error('entered') }
+    onRequest: (_request, reply) => reply.code(403).send(Readable.from(slowly()))
   },
   'streamed by a manual handler': { handler: ({ reply }) => reply.code(403).send(Readable.from(slowly())) }
 }
 
 for (const timer of ['handshakeTimeout', 'handlerTimeout'] as const) {
-  for (const [what, { onRequest, handler }] of Object.entries(answers)) {
+  for (const [what, answer] of Object.entries(answers)) {
     t.test(`Q1 an answer ${what} is whole, though ${timer} is over before its end [h2]`, async t => {
       const { session } = await serveHttp2(t, limited(timer), app => {
-        takeManually(app, handler, onRequest === undefined ? {} : { onRequest: onRequest as never })
+        answering(app, answer, t)
       })
       const client = await session()
       for (const headers of Object.values(requests)) {
@@ -78,7 +88,7 @@ for (const timer of ['handshakeTimeout', 'handlerTimeout'] as const) {
 
 const LONG = 'x'.repeat(100 * 1024)
 
-const refusals: Record<string, { onRequest?: (request: unknown, reply: FastifyReply) => unknown, handler?: (pending: PendingDuplex) => unknown }> = {
+const refusals: Record<string, Answering> = {
   'a text of a hook': { onRequest: (_request, reply) => reply.code(403).send(LONG) },
   'a buffer of a hook': { onRequest: (_request, reply) => reply.code(403).send(Buffer.from(LONG)) },
   'a stream of a hook': { onRequest: (_request, reply) => reply.code(403).send(Readable.from([LONG])) },
@@ -95,10 +105,10 @@ const refusals: Record<string, { onRequest?: (request: unknown, reply: FastifyRe
 }
 
 for (const timer of ['handshakeTimeout', 'handlerTimeout'] as const) {
-  for (const [what, { onRequest, handler }] of Object.entries(refusals)) {
+  for (const [what, answer] of Object.entries(refusals)) {
     t.test(`Q60 ${what}, to a client without a window, is not struck by ${timer} [h2]`, async t => {
       const { frames } = await serveHttp2(t, limited(timer), app => {
-        takeManually(app, handler ?? (() => t.fail('entered')), onRequest === undefined ? {} : { onRequest: onRequest as never })
+        answering(app, answer, t)
         app.get('/later', { duplex: { accept: 'manual' } }, () => new Promise(() => {}))
       })
       const wire = await frames()
@@ -130,11 +140,11 @@ async function unread (t: Test, declare: (app: FastifyInstance) => unknown, plug
   return { ...server, wire }
 }
 
-for (const [what, { onRequest, handler }] of Object.entries(refusals)) {
+for (const [what, answer] of Object.entries(refusals)) {
   for (const [kind, headers] of Object.entries(requests)) {
     t.test(`Q67 ${what}, which its client does not take, is cut [${kind}] [h2]`, async t => {
       const { wire } = await unread(t, app => {
-        takeManually(app, handler ?? (() => t.fail('entered')), onRequest === undefined ? {} : { onRequest: onRequest as never })
+        answering(app, answer, t)
       })
       wire.headers(1, headers)
       await wire.next('RST_STREAM', 1)
@@ -211,17 +221,10 @@ for (const [kind, headers] of Object.entries(requests)) {
       { maxConnections: 5, finTimeout: 0 })
     for (let stream = 1; stream < 13; stream += 2) {
       wire.headers(stream, headers, headers === POST)
-      await wire.next('HEADERS', stream)
+      t.equal(statusIn(await wire.next('HEADERS', stream)), 403)
     }
-    // An indexed field of HPACK's would hide it; Node sends `:status` 503 as a literal, and 403 too.
-    t.same(wire.seen.filter(({ type }) => type === 'HEADERS').map(({ payload }) => payload.includes(encoded('503'))), new Array(6).fill(false))
     t.equal(app.duplex.connections.size, 0)
   })
-}
-
-/** As HPACK writes a status that is not in its table, in Huffman's code or as it is. */
-function encoded (status: string): Buffer {
-  return status === '503' ? Buffer.from('6c0cff', 'hex') : Buffer.from(status)
 }
 
 // What is counted and read.
@@ -293,7 +296,7 @@ t.test('Q64 a reader that lets go of a body early leaves the answer whole [h2]',
     async loop ({ readable, writable }) {
       for await (const chunk of readable) {
         writable.end(chunk)
-        break
+        if (String(chunk) === 'first') break
       }
     },
     async iterator ({ readable, writable }) {
@@ -304,7 +307,7 @@ t.test('Q64 a reader that lets go of a body early leaves the answer whole [h2]',
     async decompressed ({ readable, writable }) {
       for await (const chunk of readable) {
         writable.end(chunk)
-        break
+        if (String(chunk) === 'first') break
       }
     }
   }
@@ -402,11 +405,8 @@ t.test('T4 a pending body is read before it is accepted, and counted [h2]', asyn
   const { session } = await serveHttp2(t, {}, app => {
     app.post('/it', { duplex: { accept: 'manual' } }, async pending => {
       const { readable } = pending as unknown as { readable: Readable }
-      let first: Buffer = Buffer.alloc(0)
-      for await (const chunk of readable) {
-        first = chunk as Buffer
-        break
-      }
+      while (readable.readableLength === 0) await once(readable, 'readable')
+      const first = readable.read() as Buffer
       if (first[0] === 0x21) return pending.reply.code(400).send('a bad first line')
       const connection = await pending.accept()
       read.open(connection)

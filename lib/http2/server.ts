@@ -7,7 +7,9 @@ import { Claim } from '../handshake/claim.ts'
 import { FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Http2Sessions, type Http2Session } from './sessions.ts'
 import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
+import { cutUnlessTaken } from './unread-answer.ts'
 import { sendRefusal } from '../http1/response.ts'
+import type { PluginSettings } from '../options.ts'
 import type { Registry } from '../shutdown/registry.ts'
 
 export function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
@@ -16,10 +18,11 @@ export function speaksHttp2 (server: object): server is Http2Server | Http2Secur
 
 /** Watches every stream of one HTTP/2 server, and claims those that are a duplex route's. */
 export function watchHttp2 (
-  server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, extendedConnect: boolean
+  server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, settings: PluginSettings
 ): void {
-  if (extendedConnect) server.updateSettings({ enableConnectProtocol: true })
-  const sessions = new Http2Sessions(server, server instanceof TlsServer)
+  const { finTimeout } = settings
+  if (settings.extendedConnect) server.updateSettings({ enableConnectProtocol: true })
+  const sessions = new Http2Sessions(server, server instanceof TlsServer, finTimeout)
   registry.onShutdown(() => sessions.close(), () => sessions.cut())
 
   const emit = server.emit as (event: string | symbol, ...args: unknown[]) => boolean
@@ -40,6 +43,7 @@ export function watchHttp2 (
         take(verdict.facts, res, session)
         return true
       case 'refuse':
+        cutUnlessTaken(res.stream as ServerHttp2Stream, session, finTimeout)
         sendRefusal(res as unknown as ServerResponse, verdict.error)
         registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
         return true
@@ -62,7 +66,8 @@ export function watchHttp2 (
   function take (facts: StreamFacts, response: Http2ServerResponse, session: Http2Session): void {
     const stream = response.stream as ServerHttp2Stream
     const res = response as unknown as ServerResponse
-    const claim = new Claim({ ...facts, carrier: new Http2Carrier(stream, session, facts.kind) }, claim => registry.refused(claim))
+    const carrier = new Http2Carrier(stream, session, facts.kind, facts.route.settings.finTimeout)
+    const claim = new Claim({ ...facts, carrier }, claim => registry.refused(claim))
     claim.startHandshakeTimer()
     guardStatus(stream, claim)
     registry.addRequest(claim)

@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
+import { cutUnlessTaken } from './unread-answer.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
@@ -11,6 +12,7 @@ import { isRead } from '../http1/unread-body.ts'
 import type { Carrier, Owner } from '../connection/carrier.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from '../connection/count-output.ts'
+import type { Milliseconds } from '../../types/index.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
@@ -20,7 +22,7 @@ const NOTHING = Buffer.alloc(0)
 const MOST_DISCARDED = 1024 * 1024
 
 /** What is added here, and where this is used, for one event. */
-const OWN_LISTENERS = 5
+const OWN_LISTENERS = 6
 
 /** How often is looked whether a stream that is over has been sent, in milliseconds. */
 const FLUSH_LOOK = 100
@@ -47,6 +49,7 @@ export class Http2Carrier implements Carrier {
   readonly #tunnel: boolean
   readonly #far: boolean
   readonly #session: Http2Session
+  readonly #patience: Milliseconds
   #accepted = false
   #left = false
   #breaking = false
@@ -57,8 +60,13 @@ export class Http2Carrier implements Carrier {
   #release: (() => void) | undefined
   #flushing: NodeJS.Timeout | undefined
 
-  /** @param kind what the stream would be accepted as */
-  constructor (stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'body') {
+  /**
+   * @param kind what the stream would be accepted as
+   * @param patience how long its client may take nothing of an answer, or of what is left when all is over
+   */
+  constructor (
+    stream: ServerHttp2Stream, session: Http2Session, kind: 'upgrade' | 'connect' | 'body', patience: Milliseconds = session.patience
+  ) {
     stream.on('error', this.#onError)
     // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
     const most = stream.getMaxListeners()
@@ -66,6 +74,7 @@ export class Http2Carrier implements Carrier {
     this.stream = stream
     this.readable = stream
     this.#session = session
+    this.#patience = patience
     this.#tunnel = kind !== 'body'
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
@@ -80,6 +89,11 @@ export class Http2Carrier implements Carrier {
     stream.on('aborted', this.#onAborted)
     if (this.#tunnel) stream.on('trailers', this.#onTrailers)
     stream.destroy = (error?: Error) => this.#destroy(error)
+    // Acceptance has a way of its own, so that this is an answer in its place.
+    stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {
+      Reflect.apply(prototypeOf(stream).respond, stream, [headers, options])
+      cutUnlessTaken(stream, session, patience)
+    }
   }
 
   get writable (): ServerHttp2Stream { return this.stream }
@@ -128,7 +142,7 @@ export class Http2Carrier implements Carrier {
       stream.read(0)
       if (this.inputEnded) stream._read(0)
     }
-    this.#session.takeover(stream)
+    this.#session.takeover(stream, this.#patience)
   }
 
   keepAlive (delay: number): void {
