@@ -86,6 +86,9 @@ export class Http2Session {
     }
     this.#grace = setTimeout(this.#close, this.socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
     session.ping(this.#close)
+    // Nor does a client ask for anything more when it has said that it goes away.
+    session.once('goaway', this.#close)
+    this.socket.once('end', this.#close)
   }
 
   /** Waits no more for the peer, neither to read nor to close; streams of the app's own are not cut. */
@@ -98,7 +101,7 @@ export class Http2Session {
     const latest = performance.now() + LATEST
     this.#taking?.stop()
     this.#taking = new SilenceWatch(STILL, () => performance.now() < latest ? this.taken : 0, () => {
-      for (const { stream } of this.#open) if (!stream.writableEnded) return false
+      for (const { stream } of this.#open) if (!stream.writableEnded && !stream.writableNeedDrain) return false
       this.socket.destroy()
       return true
     })

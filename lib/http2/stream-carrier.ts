@@ -79,6 +79,9 @@ export class Http2Carrier implements Carrier {
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
+    this.bytesRead = stream.readableLength
+    // A body may be read before it is accepted.
+    Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     ;(stream as Carried)[kCarrier] = this
     this.usualPush = stream.push
     stream.push = push
@@ -132,8 +135,6 @@ export class Http2Carrier implements Carrier {
   start (): void {
     const { stream } = this
     this.#accepted = true
-    this.bytesRead = stream.readableLength
-    Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, this, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
