@@ -194,6 +194,40 @@ t.test('Q67 a refusal that its client takes slowly is not cut [h2]', async t => 
   t.equal(got, LONG.length)
 })
 
+for (const [what, headers] of [['a refusal', EXTENDED], ['a stream that has ended', POST]] as const) {
+  t.test(`Q67 ${what}, which its client does not take, is cut though the client asks for other things all the time [h2]`, async t => {
+    const { wire } = await unread(t, app => {
+      app.get('/it', { duplex: true, onRequest: (_request, reply) => { reply.code(403).send('no') } }, () => t.fail('entered'))
+      app.post('/it', { duplex: true }, async ({ writable }) => { writable.write('taken') })
+    })
+    wire.headers(1, headers)
+    await wire.next('HEADERS', 1)
+    while (wire.story(1).length < 2) {
+      for (let ping = 0; ping < 100; ping++) wire.frame('PING', 0, 0, Buffer.alloc(8))
+      await new Promise(resolve => setImmediate(resolve))
+    }
+    t.match(wire.story(1), [/^HEADERS$/, /^RST_STREAM/])
+  })
+}
+
+t.test('Q67 an answer that is made as its client takes it is not cut, whatever its length [h2]', async t => {
+  const { wire } = await unread(t, app => {
+    takeManually(app, ({ reply }) => reply.code(403).send(Readable.from(Array.from({ length: 40 }, () => Buffer.alloc(16 * 1024)))))
+  })
+  wire.headers(1, EXTENDED)
+  await wire.next('HEADERS', 1)
+  for (let left = 40 * 16 * 1024; left > 0;) {
+    await after(LIMIT / 8)
+    wire.take(0, 16 * 1024).take(1, 16 * 1024)
+    for (let portion = 16 * 1024; portion > 0;) {
+      const { length } = (await wire.next('DATA', 1)).payload
+      portion -= length
+      left -= length
+    }
+  }
+  t.notOk(wire.story(1).some(word => word.startsWith('RST_STREAM')))
+})
+
 t.test('Q67 an answer that its app has not made yet is not its client\'s silence [h2]', async t => {
   const { wire } = await unread(t, app => takeManually(app, ({ reply }) => reply.code(403).send(Readable.from(slowly()))))
   wire.window(65535)

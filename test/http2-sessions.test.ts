@@ -341,3 +341,16 @@ t.test('L15 a stream of the app\'s own outlasts the drain, and ends as it would 
   t.equal((await whole(plain)).toString(), 'plain')
   await closing
 })
+
+t.test('L15 drain(ms) leaves the sessions to the plain routes [h2]', async t => {
+  const { app, session } = await serveHttp2(t, {}, app => {
+    take(app, ({ draining }) => once(draining, 'abort'))
+    app.get('/plain', () => 'plain')
+  })
+  const [busy, idle] = [await session(), await session()]
+  await request(busy, EXTENDED)
+  await app.duplex.drain(1)
+  // Behind the end of that time.
+  await after(LIMIT)
+  for (const client of [busy, idle]) t.equal((await request(client, PLAIN, true)).status, 200)
+})

@@ -76,19 +76,22 @@ export class Http2Session {
    */
   close (): void {
     const session = this.#session
-    if (this.#closing || session.closed || session.destroyed) return
+    const { socket } = this
+    if (this.#closing) return
     this.#closing = true
-    this.socket.once('finish', this.#linger)
+    if (socket.writableFinished) this.#linger()
+    else socket.once('finish', this.#linger)
+    if (session.closed || session.destroyed) return
     // Fastify and Node close every session when they close the server.
     session.close = (callback?: () => void) => {
       if (callback !== undefined) session.once('close', callback)
-      if (this.socket.destroyed) this.#close()
+      if (socket.destroyed) this.#close()
     }
-    this.#grace = setTimeout(this.#close, this.socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
+    this.#grace = setTimeout(this.#close, socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
     session.ping(this.#close)
     // Nor does a client ask for anything more when it has said that it goes away.
     session.once('goaway', this.#close)
-    this.socket.once('end', this.#close)
+    socket.once('end', this.#close)
   }
 
   /** Waits no more for the peer, neither to read nor to close; streams of the app's own are not cut. */
@@ -164,45 +167,33 @@ export class Http2Session {
 
 /** All sessions of a server, for its shutdown: on Node 20 and 22 `close()` waits for them, and ends none. */
 export class Http2Sessions {
+  readonly #server: Http2Server | Http2SecureServer
+  readonly #secure: boolean
+  readonly #patience: Milliseconds
   readonly #sessions = new Map<ServerHttp2Session, Http2Session>()
   /** Over TLS, connections whose handshakes are not through. */
   readonly #shakingHands = new LiveSet<Handshake>()
+  readonly #handshakes = new WeakMap<object, Handshake>()
+  #latest: Socket | undefined
   #closing = false
   #cut = false
 
   /** @param patience how long a client may take nothing of what waits for it, where no route says that */
-  constructor (server: Http2Server | Http2SecureServer, tls: boolean, patience: Milliseconds) {
-    let latest: Socket | undefined
-    if (tls) this.#watchHandshakes(server)
+  constructor (server: Http2Server | Http2SecureServer, secure: boolean, patience: Milliseconds) {
+    this.#server = server
+    this.#secure = secure
+    this.#patience = patience
+    if (secure) server.on('connection', this.#onHandshake)
     // Node makes the session in a listener of its own for this event, and emits 'session' there.
-    server.prependListener(tls ? 'secureConnection' : 'connection', (socket: Socket) => { latest = socket })
-    server.on('session', (session: ServerHttp2Session) => {
-      const one = new Http2Session(session, latest as Socket, patience)
-      this.#sessions.set(session, one)
-      ;(latest as Socket).once('close', () => this.#sessions.delete(session))
-      if (this.#closing) one.close()
-      if (this.#cut) one.cut()
-    })
-  }
-
-  #watchHandshakes (server: Http2Server | Http2SecureServer): void {
-    const handshakes = new WeakMap<object, Handshake>()
-    server.on('connection', (socket: Socket) => {
-      const handshake = { socket }
-      handshakes.set(socket, handshake)
-      this.#shakingHands.add(handshake)
-      socket.once('close', () => this.#shakingHands.delete(handshake))
-    })
-    server.on('secureConnection', (socket: Socket) => {
-      const handshake = handshakes.get(socketBeneath(socket) ?? socket)
-      if (handshake !== undefined) this.#shakingHands.delete(handshake)
-    })
+    server.prependListener(secure ? 'secureConnection' : 'connection', this.#onConnection)
+    server.on('session', this.#onSession)
   }
 
   of (stream: ServerHttp2Stream): Http2Session | undefined {
     return stream.session === undefined ? undefined : this.#sessions.get(stream.session as ServerHttp2Session)
   }
 
+  /** The server closes. */
   close (): void {
     this.#closing = true
     for (const session of this.#sessions.values()) session.close()
@@ -213,9 +204,42 @@ export class Http2Sessions {
     }
   }
 
+  /** The time for that is over. A drain of a server that goes on serving cuts none of its sessions. */
   cut (): void {
+    if (!this.#closing) return
     this.#cut = true
     for (const session of this.#sessions.values()) session.cut()
     for (const { socket } of this.#shakingHands) socket.destroy()
+  }
+
+  /** The server has closed, and may be another's. */
+  leave (): void {
+    const server = this.#server
+    server.removeListener('connection', this.#onHandshake)
+    server.removeListener(this.#secure ? 'secureConnection' : 'connection', this.#onConnection)
+    server.removeListener('session', this.#onSession)
+  }
+
+  readonly #onHandshake = (socket: Socket): void => {
+    const handshake = { socket }
+    this.#handshakes.set(socket, handshake)
+    this.#shakingHands.add(handshake)
+    socket.once('close', () => this.#shakingHands.delete(handshake))
+    if (this.#cut) socket.destroy()
+  }
+
+  readonly #onConnection = (socket: Socket): void => {
+    this.#latest = socket
+    const handshake = this.#handshakes.get(socketBeneath(socket) ?? socket)
+    if (handshake !== undefined) this.#shakingHands.delete(handshake)
+  }
+
+  readonly #onSession = (session: ServerHttp2Session): void => {
+    const socket = this.#latest as Socket
+    const one = new Http2Session(session, socket, this.#patience)
+    this.#sessions.set(session, one)
+    socket.once('close', () => this.#sessions.delete(session))
+    if (this.#closing) one.close()
+    if (this.#cut) one.cut()
   }
 }

@@ -3,6 +3,7 @@ import type { Readable } from 'node:stream'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
+import { OutputProgress } from './output-progress.ts'
 import { cutUnlessTaken } from './unread-answer.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
@@ -50,6 +51,7 @@ export class Http2Carrier implements Carrier {
   readonly #far: boolean
   readonly #session: Http2Session
   readonly #patience: Milliseconds
+  readonly #output: OutputProgress
   #accepted = false
   #left = false
   #breaking = false
@@ -75,6 +77,7 @@ export class Http2Carrier implements Carrier {
     this.readable = stream
     this.#session = session
     this.#patience = patience
+    this.#output = new OutputProgress(stream, session, () => this.bytesWritten - stream.writableLength)
     this.#tunnel = kind !== 'body'
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
@@ -103,10 +106,7 @@ export class Http2Carrier implements Carrier {
   get gone (): boolean { return this.stream.destroyed || this.stream.closed }
   get outputFlushed (): boolean { return this.stream.writableFinished }
 
-  get sent (): number {
-    // A chunk is written for the stream when all of it has left. Until then that the session moves has to do.
-    return this.bytesWritten - this.stream.writableLength + (this.stream.writableLength > 0 ? this.#session.socket.bytesWritten : 0)
-  }
+  get sent (): number { return this.#output.moved }
 
   /** @param body what the last preParsing hook made of the request */
   readFrom (body: Readable): void {
