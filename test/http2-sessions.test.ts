@@ -2,6 +2,7 @@ import t, { type Test } from 'tap'
 import net from 'node:net'
 import tls from 'node:tls'
 import { once } from 'node:events'
+import type { ServerHttp2Session } from 'node:http2'
 import { setTimeout as after } from 'node:timers/promises'
 import type { FastifyInstance } from 'fastify'
 import { Frames, PREFACE, statusIn } from './fixtures/http2-frames.ts'
@@ -197,6 +198,18 @@ t.test('Q12 app.close() does not wait for a connection that has sent nothing [h2
   }
 })
 
+t.test('Q66 app.close() resolves, with a handshake of TLS that has stopped halfway [h2]', async t => {
+  const { app, port } = await serveHttp2(t, { tls: true, close: false, plugin: { drainTimeout: LIMIT } }, app => { take(app, () => {}) })
+  const sides = once(app.server, 'connection') as Promise<[net.Socket]>
+  const socket = net.connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  t.teardown(() => socket.destroy())
+  const [side] = await sides
+  // The head of a record, and the rest never comes.
+  socket.write(Buffer.of(22, 3, 1, 2, 0, 1, 0))
+  while (side.bytesRead === 0) await new Promise(resolve => setImmediate(resolve))
+  await app.close()
+})
+
 for (const transport of ['tcp', 'tls']) {
   t.test(`Q12 app.close() waits for no session whose streams are over, though its client answers nothing [${transport}] [h2]`, async t => {
     const { app, port } = await serveHttp2(t, { tls: transport === 'tls', close: false, plugin: { drainTimeout: 60_000 } }, app => {
@@ -283,6 +296,19 @@ t.test('Q58 GOAWAY names the last stream that was taken, when no earlier one can
   t.equal((await wire.next('GOAWAY', 0)).payload.readUInt32BE(0), 3)
   wire.socket.end()
   await closing
+})
+
+t.test('Q58 an app that closes a session itself, while the server closes, is called back at its end [h2]', async t => {
+  const { app, port } = await serveHttp2(t, { close: false }, app => { take(app, () => {}) })
+  const begun = once(app.server, 'session') as Promise<[ServerHttp2Session]>
+  const wire = await plainFrames(t, port)
+  const [session] = await begun
+  await wire.received()
+  const closing = app.close()
+  await wire.next('PING', 0)
+  const over = new Promise<void>(resolve => session.close(resolve))
+  wire.socket.end()
+  await Promise.all([over, closing])
 })
 
 // The end of the drain.
