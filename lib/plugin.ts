@@ -80,7 +80,7 @@ const watched = new WeakSet<object>()
 function watchServer (server: Server, app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings): void {
   if (watched.has(server)) return
   watched.add(server)
-  const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry) : undefined
+  const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry, settings.finTimeout) : undefined
   if (settings.extendedConnect && speaksHttp2(server)) server.updateSettings({ enableConnectProtocol: true })
   // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
   const connections = new Http1Server(server, app.server as Server, app, gates.http1, registry, {
@@ -105,6 +105,7 @@ function watchServer (server: Server, app: FastifyInstance, gates: Gates, regist
   const undo = (): void => {
     closing()
     connections.undo()
+    streams?.undo()
   }
   registry.addServer(connections)
   if (streams !== undefined) registry.addServer(streams)

@@ -48,6 +48,11 @@ function count (stream: Counted, proceed: Write, chunk: unknown, encoding: unkno
       return proceed.call(stream, bytes, typeof encoding === 'function' ? encoding : callback)
     }
     of.bytesWritten += Buffer.byteLength(chunk, charset)
+  } else if (ArrayBuffer.isView(chunk)) {
+    // Node 20 takes no other view than bytes, and throws.
+    const more = proceed.call(stream, chunk, encoding, callback)
+    of.bytesWritten += chunk.byteLength
+    return more
   }
   return proceed.call(stream, chunk, encoding, callback)
 }

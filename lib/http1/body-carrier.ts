@@ -2,6 +2,7 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
@@ -66,6 +67,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #discarding = false
   #lingering = false
   #refusing = false
+  #unread: SilenceWatch | undefined
   #broken = false
   #over = false
   #dropped = 0
@@ -132,7 +134,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   refusing (): void {
     if (this.#refusing) return
     this.#refusing = true
-    const watch = (): void => closeUnlessRead(this.link.socket, this.#settings.silentFor)
+    const watch = (): void => {
+      if (!this.outputFlushed && !this.gone) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
+    }
     // Behind others it has no socket, and what they have to say is not its own.
     if (this.res.socket == null) this.res.once('socket', watch)
     else watch()
@@ -294,6 +298,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.outputFlushed && this.inputEnded) this.closed = true
     if (this.closed && !this.#over) {
       this.#over = true
+      this.#unread?.stop()
       unwatchPeer(this)
       this.link.remove(this)
       this.handshake?.carrierEnds()
@@ -309,6 +314,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
 
   readonly #onFinish = (): void => {
     this.outputFlushed = true
+    this.#unread?.stop()
     unwatchPeer(this)
     if (!this.#accepted) {
       this.handshake?.answerEnds()

@@ -31,15 +31,15 @@ export const UNREAD_FOR: Milliseconds = 30_000
 /**
  * A client that takes nothing of what waits for it, for as long as this, is not waited for. An answer that its
  * app has not made yet is not the client's silence.
+ *
+ * @returns what is to be stopped when the answer is taken, or the connection gone
  */
-export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): void {
-  if (socket.destroyed) return
-  const watch = new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {
+export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): SilenceWatch {
+  return new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {
     const waiting = socket.writableLength + bytesInFlight(socket)
     return waiting === 0 ? performance.now() : (socket as unknown as Socket).bytesWritten - waiting
   }, () => {
     socket.destroy()
     return true
   })
-  socket.once('close', () => watch.stop())
 }

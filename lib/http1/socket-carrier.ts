@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
@@ -56,7 +57,7 @@ export class SocketCarrier implements Carrier, Watched {
   #writtenBefore = 0
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
-  #refusing = false
+  #unread: SilenceWatch | undefined
   #left = false
   #givenAway = false
   /** What `detach()` gives back. */
@@ -132,9 +133,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   refusing (): void {
-    if (this.#refusing) return
-    this.#refusing = true
-    closeUnlessRead(this.socket, this.#unreadFor)
+    if (!this.closed && !this.gone) this.#unread ??= closeUnlessRead(this.socket, this.#unreadFor)
   }
 
   impliesTakeover (status: number): boolean {
@@ -304,6 +303,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   linkClosed (): void {
     this.closed = true
+    this.#unread?.stop()
     unwatchPeer(this)
     this.#release = undefined
     this.handshake?.carrierEnds()

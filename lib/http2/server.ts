@@ -10,6 +10,8 @@ import type { Registry } from '../shutdown/registry.ts'
 import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
 import { Http2Sessions, type Http2Session } from './sessions.ts'
 import { StreamCarrier } from './stream-carrier.ts'
+import { cutUnlessTaken } from './unread-answer.ts'
+import type { Milliseconds } from '../../types/index.ts'
 
 export function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
   return 'updateSettings' in server
@@ -22,13 +24,16 @@ export class Http2Streams {
   readonly #gate: Http2Gate
   readonly #registry: Registry
   readonly #sessions: Http2Sessions
+  readonly #patience: Milliseconds
 
-  constructor (server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry) {
+  /** @param patience how long a client may take nothing of what waits for it, where no route says that */
+  constructor (server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, patience: Milliseconds) {
     this.#server = server
     this.#app = app
     this.#gate = gate
     this.#registry = registry
-    this.#sessions = new Http2Sessions(server, server instanceof TlsServer)
+    this.#sessions = new Http2Sessions(server, server instanceof TlsServer, patience)
+    this.#patience = patience
   }
 
   /** What is done with the server's events; an event of HTTP/1 on the same port is not for this. */
@@ -45,6 +50,11 @@ export class Http2Streams {
     this.#sessions.cut()
   }
 
+  /** Takes all off the server that was put on it. */
+  undo (): void {
+    this.#sessions.leave()
+  }
+
   #receive (req: Http2ServerRequest, res: Http2ServerResponse): boolean | undefined {
     const session = req.httpVersionMajor === 2 ? this.#sessions.of(req.stream as ServerHttp2Stream) : undefined
     // What is claimed already is on its way to Fastify.
@@ -55,6 +65,7 @@ export class Http2Streams {
         this.#take(verdict.facts, res, session)
         return true
       case 'refuse':
+        cutUnlessTaken(res.stream as ServerHttp2Stream, session, this.#patience)
         sendRefusal(res as unknown as ServerResponse, verdict.error)
         this.#registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
         return true
@@ -75,7 +86,7 @@ export class Http2Streams {
   #take (facts: StreamFacts, response: Http2ServerResponse, session: Http2Session): void {
     const stream = response.stream as ServerHttp2Stream
     const res = response as unknown as ServerResponse
-    const carrier = new StreamCarrier(stream, res, session, facts.kind)
+    const carrier = new StreamCarrier(stream, res, session, facts.kind, facts.route.settings.finTimeout)
     const claim = new Claim(facts, carrier, this.#registry)
     guardStatus(stream, carrier)
     this.#registry.addClaim(claim)

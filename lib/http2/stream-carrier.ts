@@ -4,6 +4,8 @@ import type { Readable } from 'node:stream'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
+import { OutputProgress } from './output-progress.ts'
+import { cutUnlessTaken } from './unread-answer.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
 import { silence } from '../internals/http-messages.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
@@ -13,6 +15,7 @@ import { kProgressed } from '../connection/symbols.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { isRead } from '../connection/reading.ts'
+import type { Milliseconds } from '../../types/index.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
@@ -22,7 +25,7 @@ const NOTHING = Buffer.alloc(0)
 const MOST_DISCARDED = 1024 * 1024
 
 /** What is added here, and where this is used, for one event. */
-const OWN_LISTENERS = 5
+const OWN_LISTENERS = 6
 
 /** How often is looked whether a stream that is over has been sent, in milliseconds. */
 const FLUSH_LOOK = 100
@@ -51,6 +54,8 @@ export class StreamCarrier implements Carrier {
   readonly #tunnel: boolean
   readonly #far: boolean
   readonly #session: Http2Session
+  readonly #patience: Milliseconds
+  readonly #output: OutputProgress
   #accepted = false
   #left = false
   #breaking = false
@@ -61,8 +66,13 @@ export class StreamCarrier implements Carrier {
   #release: (() => void) | undefined
   #flushing: NodeJS.Timeout | undefined
 
-  /** @param kind what the stream would be accepted as */
-  constructor (stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body') {
+  /**
+   * @param kind what the stream would be accepted as
+   * @param patience how long its client may take nothing of an answer, or of what is left when all is over
+   */
+  constructor (
+    stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body', patience: Milliseconds
+  ) {
     stream.on('error', this.#onError)
     // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
     const most = stream.getMaxListeners()
@@ -71,10 +81,15 @@ export class StreamCarrier implements Carrier {
     this.res = res
     this.readable = stream
     this.#session = session
+    this.#patience = patience
+    this.#output = new OutputProgress(stream, session, () => this.bytesWritten - stream.writableLength)
     this.#tunnel = kind !== 'body'
     this.#far = kind === 'connect'
     // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
+    this.bytesRead = stream.readableLength
+    // A body may be read before it is accepted.
+    Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     ;(stream as Carried)[kCarrier] = this
     this.usualPush = stream.push
     stream.push = push
@@ -85,6 +100,11 @@ export class StreamCarrier implements Carrier {
     stream.on('aborted', this.#onAborted)
     if (this.#tunnel) stream.on('trailers', this.#onTrailers)
     stream.destroy = (error?: Error) => this.#destroy(error)
+    // Acceptance has a way of its own, so that this is an answer in its place.
+    stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {
+      Reflect.apply(prototypeOf(stream).respond, stream, [headers, options])
+      cutUnlessTaken(stream, session, patience)
+    }
   }
 
   /** RFC 9113 section 8.5: a 2xx is a tunnel, and no answer but acceptance may say so. */
@@ -114,10 +134,7 @@ export class StreamCarrier implements Carrier {
   get gone (): boolean { return this.stream.destroyed || this.stream.closed }
   get outputFlushed (): boolean { return this.stream.writableFinished }
 
-  get sent (): number {
-    // A chunk is written for the stream when all of it has left. Until then that the session moves has to do.
-    return this.bytesWritten - this.stream.writableLength + (this.stream.writableLength > 0 ? this.#session.socket.bytesWritten : 0)
-  }
+  get sent (): number { return this.#output.moved }
 
   /** @param body what the last preParsing hook made of the request */
   readFrom (body: Readable): void {
@@ -148,8 +165,6 @@ export class StreamCarrier implements Carrier {
   start (): void {
     const { stream } = this
     this.#accepted = true
-    this.bytesRead = stream.readableLength
-    Object.assign(stream, { iterator: () => chunks(stream), [Symbol.asyncIterator]: () => chunks(stream) })
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, this, true)
     // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
@@ -158,7 +173,7 @@ export class StreamCarrier implements Carrier {
       stream.read(0)
       if (this.inputEnded) stream._read(0)
     }
-    this.#session.takeover(stream)
+    this.#session.takeover(stream, this.#patience)
   }
 
   keepAlive (delay: number): void {

@@ -1,0 +1,46 @@
+import { constants, type ServerHttp2Stream } from 'node:http2'
+import { SilenceWatch } from '../connection/silence-watch.ts'
+import { resetStream } from '../internals/http2.ts'
+import { OutputProgress } from './output-progress.ts'
+import type { Http2Session } from './sessions.ts'
+import type { Milliseconds } from '../../types/index.ts'
+
+/**
+ * An answer short of acceptance, of which its client takes nothing for as long as `patience`, is cut. What its app has
+ * not made yet is not the client's silence.
+ */
+export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, patience: Milliseconds): void {
+  session.waitNoLonger(patience)
+  if (patience === 0 || stream.destroyed) return
+  const progress = new OutputProgress(stream, session, countChunks(stream))
+  const watch = new SilenceWatch(patience, () => {
+    const waits = stream.writableLength > 0 || (stream.writableEnded && !stream.writableFinished)
+    return waits ? progress.moved : performance.now()
+  }, () => {
+    resetStream(stream, constants.NGHTTP2_CANCEL)
+    return true
+  })
+  stream.once('close', () => watch.stop())
+}
+
+type Done = (error?: Error | null) => void
+interface Writes {
+  _write (chunk: unknown, encoding: BufferEncoding, done: Done): void
+  _writev (chunks: unknown, done: Done): void
+}
+
+/** How many writes have left, from now on. */
+function countChunks (stream: ServerHttp2Stream): () => number {
+  let left = 0
+  const counted = (done: Done): Done => error => {
+    left++
+    done(error)
+  }
+  const { _write, _writev } = stream as unknown as Writes
+  const writes: Writes = {
+    _write: (chunk, encoding, done) => Reflect.apply(_write, stream, [chunk, encoding, counted(done)]),
+    _writev: (chunks, done) => Reflect.apply(_writev, stream, [chunks, counted(done)])
+  }
+  Object.assign(stream, writes)
+  return () => left
+}
