@@ -1,4 +1,5 @@
 export type * from './connection.ts'
+export type * from './dial.ts'
 export type * from './fastify.ts'
 export type * from './inject.ts'
 export type * from './options.ts'
