@@ -40,6 +40,7 @@ export class End {
   readonly #stream: ClientHttp2Stream | undefined
   /** END_STREAM has come. */
   #endStream = true
+  #endedHere = false
 
   constructor (given: TunnelEnd) {
     const { readable, writable } = pairOf(given)
@@ -85,6 +86,13 @@ export class End {
   inputEnds (): void {
     if (!this.#endStream) this.#fail(resetByPeer())
     else this.ended = true
+  }
+
+  /** What was written is all. */
+  end (): void {
+    const { writable } = this
+    this.#endedHere = true
+    if (!writable.writableEnded) writable.end()
   }
 
   /** In such a way that the peer cannot take it for an end. */
@@ -144,8 +152,7 @@ export class End {
   readonly #onWritableClose = (): void => {
     if (this.finished) return
     const { errored } = this.writable as { errored?: (Error & { code?: string }) | null }
-    // Node may close a stream of HTTP/2 before it says that the last chunk has left. A peer that wants no more says so
-    // without an error (RFC 9113 section 8.1).
+    // Node may close a stream of HTTP/2 before it says that the last chunk has left.
     const inOrder = this.#stream?.rstCode === constants.NGHTTP2_NO_ERROR && this.#endStream
     if (errored != null) this.#onWritableError(errored)
     else if (this.#mayGoDeaf || inOrder) this.#deafen()
@@ -153,6 +160,11 @@ export class End {
   }
 
   readonly #onFinish = (): void => {
+    // RFC 9113 section 8.1: with RST_STREAM, and no error, a peer says that it wants no more. Node ends the output then.
+    if (this.#stream?.closed === true && !this.#endedHere) {
+      this.#onWritableClose()
+      return
+    }
     this.finished = true
     this.owner?.finished(this)
   }

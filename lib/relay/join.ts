@@ -143,6 +143,6 @@ class Flow {
     from.inputEnds()
     if (!from.ended) return
     if (to.finished || to.deaf) this.#done()
-    else if (!to.writable.writableEnded) to.writable.end()
+    else to.end()
   }
 }
