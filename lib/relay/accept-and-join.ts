@@ -122,7 +122,8 @@ class Wait {
 
   readonly #onGone = (): void => this.#end(this.#pending.signal.reason)
 
-  readonly #onAnswer = (): void => this.#end(new FST_ERR_DUPLEX_ALREADY_SENT())
+  /** Node says the same of a response whose client has left: of that the connection's signal tells. */
+  readonly #onAnswer = (): void => { if (this.#pending.reply.sent) this.#end(new FST_ERR_DUPLEX_ALREADY_SENT()) }
 
   /** Nobody is there any more to be accepted. While the accept head is made, accept() will say so. */
   #end (reason: unknown): void {
