@@ -444,11 +444,12 @@ t.test('TU7 a process that is started with the signal of open() ends with its cl
 })
 
 t.test('TU7 a process whose stdin closes before the connection is accepted: its output arrives', async t => {
-  const { connect, outcome } = await proxy(t, 'tcp', async () => {
+  const exited = gate()
+  const { connect, outcome } = await proxy(t, 'tcp', () => {
     const child = spawn('echo', ['hi'], { stdio: ['pipe', 'pipe', 'inherit'] })
-    await once(child, 'exit')
+    child.on('exit', () => setImmediate(exited.open))
     return { readable: child.stdout, writable: child.stdin }
-  }, { onSend: turn })
+  }, { onSend: () => exited.promise })
   const client = await connect()
   client.send(CONNECT)
   t.equal((await client.head()).status, 200)

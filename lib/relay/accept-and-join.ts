@@ -17,12 +17,14 @@ export async function acceptAndJoin (
   try {
     upstream = await opened(open, wait)
     wait.watch(upstream)
+    upstream.hold()
     await Promise.race([upstream.ready(), wait.over])
     upstream.lookForPeer()
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
     const connection = await pending.accept(options)
     wait.accepted()
+    upstream.unhold()
     const result = await join(new End(connection), upstream)
     upstream.close()
     return result

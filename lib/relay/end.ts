@@ -75,6 +75,16 @@ export class End {
     if (event !== undefined) await new Promise(resolve => readable.once(event, resolve))
   }
 
+  /** When a child process has exited, Node throws away what nobody has begun to read of its output. */
+  hold (): void {
+    if (this.readable as unknown !== this.writable) this.readable.on('readable', nothing)
+  }
+
+  /** It will be read now. */
+  unhold (): void {
+    this.readable.removeListener('readable', nothing)
+  }
+
   /** A reset that nobody has seen, since nobody reads. */
   lookForPeer (): void {
     const socket = this.#socket
@@ -169,6 +179,8 @@ export class End {
     this.owner?.finished(this)
   }
 }
+
+function nothing (): void {}
 
 function onReset (this: HttpSocket): void {
   this.destroy(resetByPeer())

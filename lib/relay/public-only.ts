@@ -57,5 +57,5 @@ globalUnicast.addSubnet('2000::', 3, 'ipv6')
  */
 export function publicOnly (address: string): boolean {
   if (isIPv4(address)) return !special.check(address, 'ipv4')
-  return isIPv6(address) && globalUnicast.check(address, 'ipv6') && !special.check(address, 'ipv6')
+  return isIPv6(address) && !address.includes('%') && globalUnicast.check(address, 'ipv6') && !special.check(address, 'ipv6')
 }

@@ -39,7 +39,7 @@ export function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promise<Tun
  * @returns the bytes that went each way; rejects with the error that tore the tunnel down
  */
 export function tunnel<K extends DuplexKind, P extends string> (
-  pending: PendingDuplex<K, P>, open: TunnelOpener, acceptOptions?: DuplexAcceptOptions<P>
+  pending: PendingDuplex<K, P>, open: TunnelOpener, acceptOptions?: DuplexAcceptOptions<NoInfer<P>>
 ): Promise<TunnelResult>
 export async function tunnel (
   first: TunnelEnd | PendingDuplex, second: TunnelEnd | TunnelOpener, acceptOptions?: DuplexAcceptOptions
