@@ -399,3 +399,14 @@ t.test('TU1 a destination that wants a pause before the tunnel begins gets it', 
   t.equal(other.writableLength, 'more'.length)
   connection.destroy()
 })
+
+t.test('TU1 an upstream that is reset behind its end, while nobody sends it anything, is found', async t => {
+  const { dialPlain, connected, accepted } = await upstream(t)
+  const { client, connection, result } = await joined(t, 'tcp', () => connected(dialPlain()))
+  const server = await accepted()
+  server.end('part')
+  t.equal((await client.rest()).toString(), 'part')
+  server.reset()
+  await t.rejects(result, { code: 'ECONNRESET' })
+  t.equal((await connection.closed).reason, 'error')
+})

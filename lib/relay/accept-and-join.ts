@@ -20,6 +20,8 @@ export async function acceptAndJoin (
     upstream.hold()
     await Promise.race([upstream.ready(), wait.over])
     upstream.lookForPeer()
+    // What it has found is told in the next tick.
+    if (upstream.failure !== undefined || upstream.gone) await wait.over
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
     const connection = await pending.accept(options)

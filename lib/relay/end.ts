@@ -3,6 +3,7 @@ import { constants, type ClientHttp2Stream } from 'node:http2'
 import type { Duplex, Readable, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import { breakOff } from '../http1/break-off.ts'
+import { unwatchPeer, watchPeer } from '../http1/vanished-peers.ts'
 import { keepHalfOpen, readyEvent, resetWhenClosed } from '../internals/half-open.ts'
 import { onEndStream, resetStream } from '../internals/http2.ts'
 import { peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
@@ -85,17 +86,21 @@ export class End {
     this.readable.removeListener('readable', nothing)
   }
 
-  /** A reset that nobody has seen, since nobody reads. */
+  /** It is destroyed, and had not ended. */
+  get gone (): boolean { return this.readable.destroyed && !this.readable.readableEnded }
+
+  /** A reset that Node has not seen: it does not read where nobody does, and not behind the end of input. */
   lookForPeer (): void {
     const socket = this.#socket
-    if (socket === undefined || this.ended || socket.writableEnded || socket.destroyed) return
-    if (peerIsGone(socket as unknown as HttpSocket)) this.#fail(resetByPeer())
+    if (socket === undefined || socket.destroyed || socket.writableEnded) return
+    if (peerIsGone(socket as unknown as HttpSocket)) socket.destroy(resetByPeer())
   }
 
   /** The input says that it is at its end. Node says so of a stream of HTTP/2 that was reset, too. */
   inputEnds (): void {
     if (!this.#endStream) this.#fail(resetByPeer())
     else this.ended = true
+    if (this.ended && this.#socket !== undefined && !this.finished) watchPeer(this)
   }
 
   /** What was written is all. */
@@ -125,6 +130,7 @@ export class End {
   release (): void {
     const { readable, writable } = this
     this.owner = undefined
+    unwatchPeer(this)
     if (this.#socket !== undefined) takeResetForEnd(this.#socket as unknown as HttpSocket, onReset)
     readable.removeListener('error', this.#onReadableError)
     readable.removeListener('close', this.#onReadableClose)
