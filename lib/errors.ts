@@ -96,3 +96,11 @@ export const FST_ERR_DUPLEX_HANDLER_FAILED = createError(
   'FST_ERR_DUPLEX_HANDLER_FAILED', 'The handler of the connection failed', 500)
 export const FST_ERR_DUPLEX_DESTROYED = createError(
   'FST_ERR_DUPLEX_DESTROYED', 'The connection was destroyed', 500)
+
+/** `dial()` rejects with these, and `tunnel()` answers with the second when its upstream is lost before acceptance. */
+export const FST_ERR_DUPLEX_DIAL_FORBIDDEN = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_DIAL_FORBIDDEN', 'No address of the upstream may be connected to', 403)
+export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_DIAL_FAILED', 'The upstream cannot be reached', 502)
+export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)

@@ -3,6 +3,8 @@ import { plugin } from './plugin.ts'
 export default plugin
 export { plugin as fastifyDuplex }
 export { channels } from './channels.ts'
+export { dial } from './relay/dial.ts'
+export { publicOnly } from './relay/public-only.ts'
 export { tunnel } from './relay/tunnel.ts'
 export * as errors from './errors.ts'
 export type * from '../types/index.ts'

@@ -216,7 +216,7 @@ t.test('connect-proxy', async t => {
     for (const host of hosts) {
       const { status, body } = await (await proxy.connect()).send(connect(`${host}:${upstream.port}`)).response()
       t.equal(status, 403, host)
-      t.match(body, 'leads into a private network')
+      t.match(body, 'FST_ERR_DUPLEX_DIAL_FORBIDDEN')
     }
     t.equal(upstream.count(), 0)
   })
@@ -227,10 +227,28 @@ t.test('connect-proxy', async t => {
     const proxy = await start(t, example('connect-proxy'), { ALLOW: `127.0.0.1:${port}=private,*:80` })
     const refused = await (await proxy.connect()).send(connect(`127.0.0.1:${port}`)).response()
     t.equal(refused.status, 502)
-    t.match(refused.body, 'the target does not answer')
+    t.match(refused.body, 'FST_ERR_DUPLEX_DIAL_FAILED')
+    t.notMatch(refused.body, '127.0.0.1')
     const unknown = await (await proxy.connect()).send(connect('nowhere.invalid:80')).response()
     t.equal(unknown.status, 502)
-    t.match(unknown.body, 'nowhere.invalid cannot be resolved')
+    t.match(unknown.body, 'FST_ERR_DUPLEX_DIAL_FAILED')
+  })
+
+  await t.test('asks for the password, and passes none on', async t => {
+    const upstream = await listen(t, socket => { socket.pipe(socket) })
+    const target = `localhost:${upstream.port}`
+    const proxy = await start(t, example('connect-proxy'), { ALLOW: `${target}=private`, AUTH: 'me:secret' })
+    for (const given of ['', 'Proxy-Authorization: Basic bWU6d3Jvbmc=\r\n', 'Proxy-Authorization: secret\r\n']) {
+      const { status, headers } = await (await proxy.connect()).send(connect(target).replace('\r\n\r\n', `\r\n${given}\r\n`)).response()
+      t.equal(status, 407)
+      t.match(headers, { 'proxy-authenticate': /^Basic realm=/, connection: 'close' })
+    }
+    t.equal(upstream.count(), 0)
+    const right = `Proxy-Authorization: Basic ${Buffer.from('me:secret').toString('base64')}\r\n`
+    const wire = (await proxy.connect()).send(connect(target).replace('\r\n\r\n', `\r\n${right}\r\n`))
+    t.equal((await wire.head()).status, 200)
+    wire.end('only this')
+    t.equal(String(await wire.rest()), 'only this')
   })
 
   await t.test('breaks the tunnel on both sides when one of them breaks', async t => {

@@ -1,5 +1,6 @@
 export type * from './channels.ts'
 export type * from './connection.ts'
+export type * from './dial.ts'
 export type * from './fastify.ts'
 export type * from './inject.ts'
 export type * from './options.ts'

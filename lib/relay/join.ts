@@ -1,0 +1,148 @@
+import { closedEarly } from './stream-errors.ts'
+import type { End, EndOwner } from './end.ts'
+import type { TunnelResult } from '../../types/index.ts'
+
+/** Joins two ends until both directions are over, or one end breaks: then both do. */
+export function join (client: End, upstream: End): Promise<TunnelResult> {
+  return new Promise((resolve, reject) => new Joint(client, upstream, resolve, reject).start())
+}
+
+class Joint implements EndOwner {
+  readonly #ends: readonly [End, End]
+  readonly #up: Flow
+  readonly #down: Flow
+  readonly #resolve: (result: TunnelResult) => void
+  readonly #reject: (error: Error) => void
+  #over = false
+
+  constructor (client: End, upstream: End, resolve: (result: TunnelResult) => void, reject: (error: Error) => void) {
+    this.#ends = [client, upstream]
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#up = new Flow(client, upstream, this)
+    this.#down = new Flow(upstream, client, this)
+  }
+
+  start (): void {
+    for (const end of this.#ends) end.owner = this
+    const broken = this.#ends.find(({ failure }) => failure !== undefined)?.failure
+    if (broken !== undefined) {
+      this.failed(broken)
+      return
+    }
+    this.#up.start()
+    if (!this.#over) this.#down.start()
+  }
+
+  failed (error: Error): void {
+    if (this.#over) return
+    this.#stop()
+    for (const end of this.#ends) end.breakOff(error)
+    this.#reject(error)
+  }
+
+  deafened (end: End): void {
+    this.#to(end).deafened()
+  }
+
+  finished (end: End): void {
+    this.#to(end).finished()
+  }
+
+  /** One direction is over. */
+  done (): void {
+    if (this.#over || !this.#up.over || !this.#down.over) return
+    this.#stop()
+    this.#resolve({ bytesToUpstream: this.#up.bytes, bytesFromUpstream: this.#down.bytes })
+  }
+
+  #to (end: End): Flow {
+    return end === this.#up.to ? this.#up : this.#down
+  }
+
+  #stop (): void {
+    this.#over = true
+    this.#up.stop()
+    this.#down.stop()
+    for (const end of this.#ends) end.release()
+  }
+}
+
+/** One direction. It is over when the destination has taken everything and then the end. */
+class Flow {
+  bytes = 0
+  over = false
+  readonly from: End
+  readonly to: End
+  readonly #joint: Joint
+  /** Somebody had ended the destination before. What still comes has nowhere to go. */
+  #shut = false
+
+  constructor (from: End, to: End, joint: Joint) {
+    this.from = from
+    this.to = to
+    this.#joint = joint
+  }
+
+  start (): void {
+    const { from, to } = this
+    this.#shut = to.writable.writableEnded
+    to.writable.on('drain', this.#onDrain)
+    if (from.ended) {
+      this.#onEnd()
+      return
+    }
+    from.readable.on('end', this.#onEnd)
+    if (to.deaf) {
+      this.deafened()
+      return
+    }
+    from.readable.on('data', this.#onData)
+    // It may have been paused until the other side was there.
+    if (to.writable.writableNeedDrain) from.readable.pause()
+    else from.readable.resume()
+  }
+
+  stop (): void {
+    const { readable } = this.from
+    readable.removeListener('data', this.#onData)
+    readable.removeListener('end', this.#onEnd)
+    this.to.writable.removeListener('drain', this.#onDrain)
+  }
+
+  finished (): void {
+    if (this.from.ended) this.#done()
+    // Somebody else has ended the destination, and there is more for it.
+    else if (!this.#shut) this.#joint.failed(closedEarly())
+  }
+
+  /** What still comes is read and thrown away, so that the end of it is seen. */
+  deafened (): void {
+    this.from.readable.removeListener('data', this.#onData)
+    if (!this.from.ended) this.from.readable.resume()
+    this.#done()
+  }
+
+  #done (): void {
+    this.over = true
+    this.#joint.done()
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    this.bytes += chunk.length
+    if (this.#shut) this.#joint.failed(closedEarly())
+    else if (!this.to.writable.write(chunk)) this.from.readable.pause()
+  }
+
+  readonly #onDrain = (): void => {
+    this.from.readable.resume()
+  }
+
+  readonly #onEnd = (): void => {
+    const { from, to } = this
+    from.inputEnds()
+    if (!from.ended) return
+    if (to.finished || to.deaf) this.#done()
+    else to.end()
+  }
+}
