@@ -1,28 +1,37 @@
 import createError from '@fastify/error'
 
 /** Raised at boot, by `register` or by the declaration of a route. */
-export const FST_ERR_DUPLEX_INVALID_OPTION = createError<[string, string, string]>(
-  'FST_ERR_DUPLEX_INVALID_OPTION', 'duplex option %s must be %s, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_OPTION = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_OPTION', '%s', 500, TypeError)
 export const FST_ERR_DUPLEX_ALREADY_REGISTERED = createError(
   'FST_ERR_DUPLEX_ALREADY_REGISTERED', 'fastify-duplex is registered on this server already', 500)
 export const FST_ERR_DUPLEX_LATE_REGISTRATION = createError<[string]>(
-  'FST_ERR_DUPLEX_LATE_REGISTRATION', 'fastify-duplex must be registered before duplex routes are declared, found %s', 500)
-export const FST_ERR_DUPLEX_DUPLICATED_ROUTE = createError<[string, string]>(
-  'FST_ERR_DUPLEX_DUPLICATED_ROUTE', 'a duplex route for %s %s is declared already', 500)
+  'FST_ERR_DUPLEX_LATE_REGISTRATION',
+  'fastify-duplex must be registered before duplex routes are declared, found %s: ' +
+  'await app.register(duplex) first, or declare the routes in a plugin that is registered after it', 500)
+export const FST_ERR_DUPLEX_NOT_REGISTERED = createError<[string]>(
+  'FST_ERR_DUPLEX_NOT_REGISTERED',
+  'duplex route %s is declared where fastify-duplex is not registered: register it in the same scope, or in one around it', 500)
+export const FST_ERR_DUPLEX_PLAIN_CONNECT = createError<[string]>(
+  'FST_ERR_DUPLEX_PLAIN_CONNECT', 'the CONNECT route %s needs the option duplex: nothing but a duplex route can have a CONNECT', 500)
+export const FST_ERR_DUPLEX_UNSAFE_SERVER = createError<[string]>(
+  'FST_ERR_DUPLEX_UNSAFE_SERVER', 'fastify-duplex cannot take connections over safely from a server with %s', 500)
 export const FST_ERR_DUPLEX_BODY_SCHEMA = createError<[string, string]>(
   'FST_ERR_DUPLEX_BODY_SCHEMA', 'duplex route %s has schema.body, which only kind "upgrade" can honour: remove %s from its kinds', 500)
+export const FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT = createError<[string, string]>(
+  'FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT', 'constraint %s of route %s has no strategy, or a value that it does not take', 500)
 export const FST_ERR_DUPLEX_ASYNC_CONSTRAINT = createError<[string, string]>(
   'FST_ERR_DUPLEX_ASYNC_CONSTRAINT', 'constraint %s of route %s is asynchronous: a duplex route is chosen when the request head is read', 500)
 export const FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME = createError<[string]>(
   'FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME', 'fastify-duplex does not work on this runtime: %s', 500)
 
 /** Answered to a client that asked for a takeover which cannot be. */
-export const FST_ERR_DUPLEX_UPGRADE_REQUIRED = createError(
-  'FST_ERR_DUPLEX_UPGRADE_REQUIRED', 'Upgrade Required', 426)
+export const FST_ERR_DUPLEX_UPGRADE_REQUIRED = createError<[string, string]>(
+  'FST_ERR_DUPLEX_UPGRADE_REQUIRED', 'Upgrade Required: this route speaks %s, and the request offers %s', 426)
 export const FST_ERR_DUPLEX_BAD_UPGRADE = createError(
   'FST_ERR_DUPLEX_BAD_UPGRADE', 'Malformed Upgrade header', 400)
-export const FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL = createError(
-  'FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL', 'This route does not speak the protocol that was asked for', 400)
+export const FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL = createError<[string, string]>(
+  'FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL', 'This route speaks %s, and the request offers %s', 400)
 export const FST_ERR_DUPLEX_BAD_TARGET = createError(
   'FST_ERR_DUPLEX_BAD_TARGET', 'CONNECT needs a target of the form host:port', 400)
 export const FST_ERR_DUPLEX_CONNECT_BODY = createError(
@@ -30,7 +39,7 @@ export const FST_ERR_DUPLEX_CONNECT_BODY = createError(
 export const FST_ERR_DUPLEX_NO_HOST = createError(
   'FST_ERR_DUPLEX_NO_HOST', 'HTTP/1.1 requests need exactly one Host header', 400)
 export const FST_ERR_DUPLEX_BODY_NOT_PARSED = createError<[string]>(
-  'FST_ERR_DUPLEX_BODY_NOT_PARSED', 'An Upgrade with a body is not possible with %s', 400)
+  'FST_ERR_DUPLEX_BODY_NOT_PARSED', 'An Upgrade with a body is not possible: %s', 400)
 export const FST_ERR_DUPLEX_NO_ROUTE = createError<[string]>(
   'FST_ERR_DUPLEX_NO_ROUTE', 'No route takes %s', 404)
 export const FST_ERR_DUPLEX_LENGTH_REQUIRED = createError(

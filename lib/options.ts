@@ -1,6 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
-import { isToken } from './handshake/tokens.ts'
-import type { DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+import { appFields } from './handshake/accept-head.ts'
+import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
@@ -13,6 +14,7 @@ export interface Limits {
   tcpKeepAlive: Milliseconds
   maxLifetime: Milliseconds
   readTimeout: Milliseconds
+  /** In bytes, 0 for no limit. */
   maxBuffered: number
   maxConnections: number
 }
@@ -21,6 +23,7 @@ export interface PluginSettings extends Limits {
   kinds: readonly DuplexKind[]
   drainTimeout: Milliseconds
   extendedConnect: boolean
+  ignoredUpgrades: 'close' | 'keep'
 }
 
 export interface RouteSettings extends Limits {
@@ -28,7 +31,10 @@ export interface RouteSettings extends Limits {
   /** The kinds were named on the route itself. */
   kindsNamed: boolean
   protocols: readonly string[] | undefined
+  /** The same, to look up what a client offers. */
+  listed: ListedProtocols | undefined
   chooser: DuplexProtocolChooser<string> | undefined
+  headers: DuplexHeaders | undefined
   manual: boolean
 }
 
@@ -44,46 +50,62 @@ const DEFAULTS: PluginSettings = {
   maxBuffered: 0,
   maxConnections: Infinity,
   drainTimeout: 10_000,
-  extendedConnect: false
+  extendedConnect: false,
+  ignoredUpgrades: 'keep'
 }
 
 /** The longest delay of a timer: longer ones fire at once. */
 const LONGEST = 2 ** 31 - 1
 
-const TIMEOUTS = ['handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime'] as const
-const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect'] as const
-const ROUTE_ONLY = ['protocols', 'accept'] as const
+const TIMEOUTS = [
+  'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout'
+] as const
+const SHARED = [...TIMEOUTS, 'kinds', 'maxConnections', 'maxBuffered'] as const
+const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect', 'ignoredUpgrades'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
 
 type Loose = Record<string, unknown>
 
+/** Where the options were given, to be told in an error. */
+type Place = { route?: string }
+
 export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   const given = options as Loose
-  for (const name of ROUTE_ONLY) if (given[name] !== undefined) throw invalid(name, 'set on a route', given[name])
+  for (const name of ROUTE_ONLY) if (given[name] !== undefined) throw invalidOption(name, 'set on a route', given[name])
   // `prefix` and the log options belong to register() and are in the same object.
-  checkNames(given, [...TIMEOUTS, ...PLUGIN_ONLY, 'kinds', 'maxConnections', 'prefix', 'logLevel', 'logSerializers'])
+  checkNames(given, [...SHARED, ...PLUGIN_ONLY], ['prefix', 'logLevel', 'logSerializers'], {})
   checkDuration('drainTimeout', given.drainTimeout)
-  if (given.extendedConnect !== undefined && typeof given.extendedConnect !== 'boolean') {
-    throw invalid('extendedConnect', 'a boolean', given.extendedConnect)
+  const { extendedConnect, ignoredUpgrades } = given
+  if (extendedConnect !== undefined && typeof extendedConnect !== 'boolean') {
+    throw invalidOption('extendedConnect', 'a boolean', extendedConnect)
+  }
+  if (ignoredUpgrades !== undefined && ignoredUpgrades !== 'close' && ignoredUpgrades !== 'keep') {
+    throw invalidOption('ignoredUpgrades', '"close" or "keep"', ignoredUpgrades)
   }
   return {
     ...DEFAULTS,
-    ...limits(given),
+    ...limits(given, {}),
     ...pick(given, 'drainTimeout'),
     ...pick(given, 'extendedConnect'),
-    kinds: kinds(given.kinds) ?? DEFAULTS.kinds
+    ...pick(given, 'ignoredUpgrades'),
+    kinds: kinds(given.kinds, {}) ?? DEFAULTS.kinds
   }
 }
 
-export function routeSettings (duplex: unknown, plugin: PluginSettings): RouteSettings {
+/** @param route its method and URL */
+export function routeSettings (duplex: unknown, plugin: PluginSettings, route: string): RouteSettings {
+  const place = { route }
   if (duplex !== true && (typeof duplex !== 'object' || duplex === null || Array.isArray(duplex))) {
-    throw invalid('duplex', 'true or an object', duplex)
+    throw invalidOption('duplex', 'true or an object', duplex, place)
   }
   const given: Loose = duplex === true ? {} : duplex as Loose
-  for (const name of PLUGIN_ONLY) if (given[name] !== undefined) throw invalid(name, 'set on the plugin', given[name])
-  checkNames(given, [...TIMEOUTS, ...ROUTE_ONLY, 'kinds', 'maxConnections'])
-  const { protocols, accept } = given
-  if (accept !== undefined && accept !== 'auto' && accept !== 'manual') throw invalid('accept', '"auto" or "manual"', accept)
-  const named = kinds(given.kinds)
+  for (const name of PLUGIN_ONLY) if (given[name] !== undefined) throw invalidOption(name, 'set on the plugin', given[name], place)
+  checkNames(given, [...SHARED, ...ROUTE_ONLY], [], place)
+  const { protocols, accept, headers } = given
+  if (accept !== undefined && accept !== 'auto' && accept !== 'manual') throw invalidOption('accept', '"auto" or "manual"', accept, place)
+  checkHeaders(headers, place)
+  const named = kinds(given.kinds, place)
+  const listed = typeof protocols === 'function' ? undefined : tokens(protocols, place)
   return {
     handshakeTimeout: plugin.handshakeTimeout,
     idleTimeout: plugin.idleTimeout,
@@ -94,63 +116,112 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings): RouteSe
     readTimeout: plugin.readTimeout,
     maxBuffered: plugin.maxBuffered,
     maxConnections: Infinity,
-    ...limits(given),
+    ...limits(given, place),
     kinds: named ?? plugin.kinds,
     kindsNamed: named !== undefined,
-    protocols: typeof protocols === 'function' ? undefined : tokens(protocols),
+    protocols: listed,
+    listed: listed && listProtocols(listed),
     chooser: typeof protocols === 'function' ? protocols as DuplexProtocolChooser<string> : undefined,
+    headers: headers as DuplexHeaders | undefined,
     manual: accept === 'manual'
   }
 }
 
-function limits (given: Loose): Partial<Limits> {
-  const { maxConnections } = given
-  if (maxConnections !== undefined && maxConnections !== Infinity &&
-    !(Number.isInteger(maxConnections) && (maxConnections as number) >= 0)) {
-    throw invalid('maxConnections', 'an integer of at least 0 or Infinity', maxConnections)
+function limits (given: Loose, place: Place): Partial<Limits> {
+  const { maxBuffered, maxConnections } = given
+  if (maxConnections !== undefined && maxConnections !== Infinity && !isCount(maxConnections)) {
+    throw invalidOption('maxConnections', 'an integer of at least 0 or Infinity', maxConnections, place)
   }
-  let result: Partial<Limits> = pick(given, 'maxConnections')
+  if (maxBuffered !== undefined && !isCount(maxBuffered)) throw invalidOption('maxBuffered', 'a whole number of bytes', maxBuffered, place)
+  let result: Partial<Limits> = { ...pick(given, 'maxConnections'), ...pick(given, 'maxBuffered') }
   for (const name of TIMEOUTS) {
-    checkDuration(name, given[name])
+    checkDuration(name, given[name], place)
     result = { ...result, ...pick(given, name) }
   }
   return result
+}
+
+function isCount (value: unknown): boolean {
+  return Number.isSafeInteger(value) && (value as number) >= 0
 }
 
 function pick<N extends keyof PluginSettings> (given: Loose, name: N): Partial<Pick<PluginSettings, N>> {
   return given[name] === undefined ? {} : { [name]: given[name] } as Pick<PluginSettings, N>
 }
 
-function kinds (value: unknown): readonly DuplexKind[] | undefined {
+function kinds (value: unknown, place: Place): readonly DuplexKind[] | undefined {
   if (value === undefined) return undefined
   if (!Array.isArray(value) || value.length === 0 || !value.every(kind => (KINDS as unknown[]).includes(kind))) {
-    throw invalid('kinds', `a list of ${KINDS.join(', ')}`, value)
+    throw invalidOption('kinds', `a list of ${KINDS.join(', ')}`, value, place)
   }
   return [...new Set(value as DuplexKind[])]
 }
 
-function tokens (value: unknown): readonly string[] | undefined {
+function tokens (value: unknown, place: Place): readonly string[] | undefined {
   if (value === undefined) return undefined
   if (!Array.isArray(value) || value.length === 0 || !value.every(token => typeof token === 'string' && isToken(token))) {
-    throw invalid('protocols', 'a function or a list of upgrade tokens', value)
+    throw invalidOption('protocols', 'a function or a list of upgrade tokens', value, place)
   }
   return value as string[]
 }
 
-export function checkDuration (name: string, value: unknown): void {
+function checkHeaders (value: unknown, place: Place): void {
+  if (value === undefined || typeof value === 'function') return
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) {
+    throw invalidOption('headers', 'an object or a function of the request', value, place)
+  }
+  try {
+    appFields(value as Record<string, string>)
+  } catch (error) {
+    throw invalidOption('headers', `an object of header fields (${(error as Error).message})`, value, place)
+  }
+}
+
+export function checkDuration (name: string, value: unknown, place: Place = {}): void {
   if (value === undefined) return
   if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > LONGEST) {
-    throw invalid(name, `a whole number of milliseconds from 0 to ${LONGEST}`, value)
+    throw invalidOption(name, `a whole number of milliseconds from 0 to ${LONGEST}`, value, place)
   }
 }
 
-function checkNames (given: Loose, known: readonly string[]): void {
+function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
   for (const name of Object.keys(given)) {
-    if (!known.includes(name) && given[name] !== undefined) throw invalid(name, 'left out, as it is not known', given[name])
+    if (known.includes(name) || others.includes(name) || given[name] === undefined) continue
+    const near = nearest(name, known)
+    throw new FST_ERR_DUPLEX_INVALID_OPTION(
+      `unknown duplex option ${JSON.stringify(name)}${where(route)}${near === undefined ? '' : `, did you mean ${JSON.stringify(near)}?`}`)
   }
 }
 
-function invalid (name: string, expected: string, value: unknown): Error {
+export function invalidOption (name: string, expected: string, value: unknown, { route }: Place = {}): Error {
   const shown = typeof value === 'function' ? 'a function' : JSON.stringify(value) ?? String(value)
-  return new FST_ERR_DUPLEX_INVALID_OPTION(name, expected, shown)
+  return new FST_ERR_DUPLEX_INVALID_OPTION(`duplex option ${name}${where(route)} must be ${expected}, got ${shown}`)
+}
+
+function where (route: string | undefined): string {
+  return route === undefined ? '' : ` on route ${route}`
+}
+
+/** The known name that a mistyped one is meant to be, if it is near enough. */
+function nearest (name: string, known: readonly string[]): string | undefined {
+  let found: string | undefined
+  let least = Math.max(2, Math.floor(name.length / 3)) + 1
+  for (const candidate of known) {
+    const steps = distance(name.toLowerCase(), candidate.toLowerCase())
+    if (steps < least) [found, least] = [candidate, steps]
+  }
+  return found
+}
+
+/** How many letters have to be put in, taken out or changed (Levenshtein). */
+function distance (one: string, other: string): number {
+  let row = Array.from({ length: other.length + 1 }, (_, at) => at)
+  for (const [at, letter] of [...one].entries()) {
+    const next = [at + 1]
+    for (let to = 0; to < other.length; to++) {
+      next.push(Math.min((next[to] as number) + 1, (row[to + 1] as number) + 1, (row[to] as number) + (letter === other[to] ? 0 : 1)))
+    }
+    row = next
+  }
+  return row[other.length] as number
 }

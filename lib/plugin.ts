@@ -3,20 +3,20 @@ import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf } from './handshake/claim.ts'
 import { DuplexRoutes } from './routes/find.ts'
+import { showLikePlainRoutes } from './routes/show.ts'
 import {
-  FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
+  FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'
-import { markRegistered, onSecondaryServer, routingOptions } from './internals/fastify.ts'
+import { allowConnect, markRegistered, markSeen, onSecondaryServer, routingOptions } from './internals/fastify.ts'
 import { Http1Gate } from './http1/gate.ts'
-import { Http1Server } from './http1/server.ts'
 import { Http2Gate } from './http2/gate.ts'
-import { Http2Streams, speaksHttp2 } from './http2/server.ts'
+import { speaksHttp2 } from './http2/server.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
-import { override } from './internals/server-events.ts'
-import { checkDuration, pluginSettings, type PluginSettings } from './options.ts'
+import { checkDuration, invalidOption, pluginSettings } from './options.ts'
 import { Registry } from './shutdown/registry.ts'
-import { declareRoute } from './routes/declare.ts'
+import { checkPlainRoute, declareRoute } from './routes/declare.ts'
+import { serverWatcher } from './watch-server.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
@@ -29,12 +29,15 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const missing = probeTakeover()
   if (missing !== undefined) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME(missing)
 
+  assertSafe(app.server as Server)
+  if (settings.extendedConnect && !speaksHttp2(app.server)) throw invalidOption('extendedConnect', 'used with http2: true', true)
+  if (!allowConnect(app)) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME('this Fastify does not show which methods it takes')
+
   const registry = new Registry(settings)
   const routes = new DuplexRoutes(app, routing, req => claimOf(req))
-  const http1 = new Http1Gate(routes)
-  const http2 = new Http2Gate(routes)
-  if (settings.extendedConnect && !speaksHttp2(app.server)) throw new FST_ERR_DUPLEX_INVALID_OPTION('extendedConnect', 'used with http2: true', 'true')
-  if (!app.supportedMethods.includes('CONNECT')) app.addHttpMethod('CONNECT')
+  const wantsHost = (app.server as Server & { requireHostHeader?: boolean }).requireHostHeader !== false
+  const gates = { http1: new Http1Gate(routes, wantsHost), http2: new Http2Gate(routes) }
+  const watch = serverWatcher(app, gates, registry, settings)
   app.decorate('duplex', {
     connections: registry.connections.view as never,
     drain: async (timeout?: Milliseconds) => {
@@ -47,16 +50,22 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
     const { duplex } = route as { duplex?: unknown }
-    if (duplex !== undefined && duplex !== false) declareRoute(this, route, settings, routes, registry)
+    routes.assertKnown(route.url, route.constraints ?? {})
+    if (duplex === undefined || duplex === false) {
+      checkPlainRoute(route)
+    } else {
+      declareRoute(this, route, settings, routes, registry)
+      markSeen(this, route)
+    }
   })
-  const watch = (server: Server): void => watchServer(server, app, { http1, http2 }, registry, settings)
+  showLikePlainRoutes(app, routes)
   app.addHook('onReady', function (done) {
     routes.seal()
     watch(app.server as Server)
     onSecondaryServer(app, watch)
     const { requestTimeout } = app.server as Server
     if (requestTimeout > 0 && routes.takeBodies) {
-      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex messages included')
+      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
     }
     done()
   })
@@ -68,47 +77,12 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   })
 }
 
-interface Gates {
-  http1: Http1Gate
-  http2: Http2Gate
-}
-
-/** Servers that the plugin is on. */
-const watched = new WeakSet<object>()
-
-/** From here until it has closed, the server tells the plugin what becomes of its connections. */
-function watchServer (server: Server, app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings): void {
-  if (watched.has(server)) return
-  watched.add(server)
-  const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry, settings.finTimeout) : undefined
-  if (settings.extendedConnect && speaksHttp2(server)) server.updateSettings({ enableConnectProtocol: true })
-  // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
-  const connections = new Http1Server(server, app.server as Server, app, gates.http1, registry, {
-    ...streams?.interceptors,
-    // Node emits it when the last sockets are destroyed, before they have closed: onClose hooks and the end of app.close()
-    // would overtake `closed`, the onResponse hooks and the log line of these connections.
-    close: () => {
-      void registry.drained.then(() => {
-        undo()
-        watched.delete(server)
-        server.emit('close')
-      })
-      return true
-    }
-  })
-  // Whoever closes the server: Fastify, or a library that was given it.
-  const closing = override(server, 'close', usual => function (this: Server, ...args: Parameters<Server['close']>) {
-    registry.shutDown()
-    connections.close()
-    return usual.apply(server, args)
-  } as Server['close'])
-  const undo = (): void => {
-    closing()
-    connections.undo()
-    streams?.undo()
-  }
-  registry.addServer(connections)
-  if (streams !== undefined) registry.addServer(streams)
+/** Lenient parsing leaves it to the client what is a body and what the next request. */
+function assertSafe (server: Server): void {
+  const { insecureHTTPParser } = server as Server & { insecureHTTPParser?: boolean }
+  const flag = '--insecure-http-parser'
+  const forAll = process.execArgv.includes(flag) || (process.env.NODE_OPTIONS ?? '').includes(flag)
+  if (insecureHTTPParser ?? (forAll && 'maxHeadersCount' in server)) throw new FST_ERR_DUPLEX_UNSAFE_SERVER('insecureHTTPParser')
 }
 
 const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {

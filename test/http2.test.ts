@@ -196,7 +196,7 @@ t.test('T1 protocols are negotiated as over HTTP/1 [h2]', async t => {
     return [status, (await whole(stream)).toString()]
   }
   t.same(await ask('/list', 'echo'), [200, 'Echo'])
-  t.same(await ask('/list', 'ECHO/7'), [200, 'Echo'])
+  t.same(await ask('/list', 'ECHO/7'), [200, 'Echo/7'])
   t.same(await ask('/list', 'bar/2'), [200, 'bar/2'])
   t.same(await ask('/chooser', 'yes'), [200, 'yes'])
   for (const [path, protocol] of [['/list', 'bar'], ['/list', 'websocket'], ['/chooser', 'no']] as const) {
@@ -308,6 +308,15 @@ t.test('T3 targets that are none, and bodies that cannot be, are 400 [h2]', asyn
     t.equal(status, 400)
     t.match(JSON.parse((await whole(stream)).toString()), { code: 'FST_ERR_DUPLEX_CONNECT_BODY' })
   }
+})
+
+t.test('Q23 CONNECT with content-length: 0 declares no body [h2]', async t => {
+  const { session } = await serveHttp2(t, {}, app => take(app, ({ readable, writable }) => pipeline(readable, writable)))
+  const client = await session()
+  const { stream, status } = await request(client, { ...CONNECT, 'content-length': '0' })
+  t.equal(status, 200)
+  stream.end('through the tunnel')
+  t.equal((await whole(stream)).toString(), 'through the tunnel')
 })
 
 t.test('T4 every plain request is a message, and a GET one that has ended [h2]', async t => {

@@ -69,9 +69,9 @@ const refusals: Refusal[] = [
     declare: app => app.get('/it', { duplex: { protocols: ['bar'] } }, echo)
   }, {
     why: 'a chooser',
-    status: 426,
+    status: 400,
     line: 'GET /it',
-    code: 'FST_ERR_DUPLEX_UPGRADE_REQUIRED',
+    code: 'FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL',
     declare: app => app.get('/it', { duplex: { protocols: () => false as const } }, echo)
   }, {
     why: 'the limit of connections',

@@ -1,5 +1,8 @@
 import t from 'tap'
-import { asksForOtherHttp, chooseToken, isToken, parseUpgrade, wasOffered } from '../lib/handshake/tokens.ts'
+import { asksForOtherHttp, chooseToken as chooseAmong, isToken, listProtocols, meantForRoute, offeredAs, parseUpgrade } from '../lib/handshake/tokens.ts'
+
+const chooseToken = (offered: string[], protocols?: string[]): string | undefined =>
+  chooseAmong(offered, protocols && listProtocols(protocols))
 
 t.test('an Upgrade header is a list of tokens in the order and spelling of the client', async t => {
   t.strictSame(parseUpgrade('foo'), { offered: ['foo'], malformed: false })
@@ -35,11 +38,11 @@ t.test('only the other versions of HTTP, and TLS, ask for another HTTP', async t
 })
 
 t.test('without a list the first token is chosen that has no handshake of its own', async t => {
-  t.equal(chooseToken(['foo', 'bar'], undefined), 'foo')
-  t.equal(chooseToken(['WebSocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2', 'Foo/2'], undefined), 'Foo/2')
-  t.equal(chooseToken(['websocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2'], undefined), undefined)
-  t.equal(chooseToken(['websocket2'], undefined), 'websocket2')
-  t.equal(chooseToken([], undefined), undefined)
+  t.equal(chooseToken(['foo', 'bar']), 'foo')
+  t.equal(chooseToken(['WebSocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2', 'Foo/2']), 'Foo/2')
+  t.equal(chooseToken(['websocket', 'h2c', 'h2', 'HTTP/2.0', 'TLS/1.2']), undefined)
+  t.equal(chooseToken(['websocket2']), 'websocket2')
+  t.equal(chooseToken([]), undefined)
 })
 
 t.test('with a list the first token of the client is chosen that the list has, as the list spells it', async t => {
@@ -50,23 +53,39 @@ t.test('with a list the first token of the client is chosen that the list has, a
   t.equal(chooseToken([], ['foo']), undefined)
 })
 
-t.test('an entry without a version stands for every version, one with a version for that alone', async t => {
-  t.equal(chooseToken(['foo/2'], ['foo']), 'foo')
-  t.equal(chooseToken(['FOO/2'], ['foo/1', 'foo/2', 'foo']), 'foo/2')
+t.test('Q25 an entry without a version stands for every version, which is kept, and one with a version for that alone', async t => {
+  t.equal(chooseToken(['SPDY/3.1'], ['SPDY']), 'SPDY/3.1')
+  t.equal(chooseToken(['spdy/3.1'], ['SPDY']), 'SPDY/3.1', 'the name as the list spells it')
+  t.equal(chooseToken(['foo/2'], ['foo']), 'foo/2')
+  t.equal(chooseToken(['FOO/2b'], ['foo/1', 'foo/2B', 'foo']), 'foo/2B')
   t.equal(chooseToken(['foo'], ['foo/2']), undefined)
   t.equal(chooseToken(['foo/3'], ['foo/2']), undefined)
-  t.equal(chooseToken(['foo/3', 'foo/2'], ['foo/2', 'foo']), 'foo', 'the order of the client comes first')
+  t.equal(chooseToken(['foo/3', 'foo/2'], ['foo/2', 'foo']), 'foo/3', 'the order of the client comes first')
   t.equal(chooseToken(['foobar'], ['foo']), undefined)
+  t.equal(chooseToken(['FOO'], ['foo', 'Foo']), 'foo', 'of two entries the first')
 })
 
-t.test('a choice must have been offered, with or without its version', async t => {
-  t.ok(wasOffered('foo', ['bar', 'FOO']))
-  t.ok(wasOffered('foo', ['foo/2']))
-  t.ok(wasOffered('Foo/2', ['foo/2']))
-  t.notOk(wasOffered('foo/2', ['foo']))
-  t.notOk(wasOffered('foo/1', ['foo/2']))
-  t.notOk(wasOffered('', ['foo']))
-  t.notOk(wasOffered('fo', ['foo']))
-  t.notOk(wasOffered('foo\r\n', ['foo']))
-  t.notOk(wasOffered('foo', []))
+t.test('a choice must have been offered; Q25 the version that was offered is kept', async t => {
+  t.equal(offeredAs('foo', ['bar', 'FOO']), 'foo')
+  t.equal(offeredAs('foo', ['foo/2']), 'foo/2')
+  t.equal(offeredAs('foo', ['foo/2', 'foo']), 'foo', 'unless it was also offered without')
+  t.equal(offeredAs('Foo/2', ['foo/2']), 'Foo/2')
+  for (const [choice, ...offered] of [['foo/2', 'foo'], ['foo/1', 'foo/2'], ['', 'foo'], ['fo', 'foo'], ['foo\r\n', 'foo'], ['foo']] as [string, ...string[]][]) {
+    t.equal(offeredAs(choice, offered), undefined, JSON.stringify([choice, offered]))
+  }
+})
+
+t.test('Q20 another HTTP, and TLS, are meant for a route only where it lists them', async t => {
+  const offered = ['h2c', 'TLS/1.2', 'websocket', 'foo']
+  t.same(meantForRoute(offered, undefined), ['websocket', 'foo'])
+  t.same(meantForRoute(offered, listProtocols(['foo'])), ['websocket', 'foo'])
+  t.same(meantForRoute(offered, listProtocols(['TLS', 'H2C'])), offered)
+  t.same(meantForRoute(offered, listProtocols(['tls/1.2'])), ['TLS/1.2', 'websocket', 'foo'])
+})
+
+t.test('Q73 no more than 32 members of a header are looked at, empty ones not counted', async t => {
+  const many = Array.from({ length: 40 }, (_, n) => `t${n}`)
+  t.same(parseUpgrade(many.join(',')).offered, many.slice(0, 32))
+  t.same(parseUpgrade(', ,'.repeat(100) + 'foo').offered, ['foo'])
+  t.same(parseUpgrade('a b,'.repeat(40) + 'foo'), { offered: [], malformed: true })
 })

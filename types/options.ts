@@ -1,3 +1,4 @@
+import type { OutgoingHttpHeaders } from 'node:http'
 import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteGenericInterface } from 'fastify'
 import type { DuplexKind, Milliseconds } from './connection.ts'
 
@@ -54,6 +55,19 @@ export interface DuplexLimits {
    */
   maxLifetime?: Milliseconds | undefined
   /**
+   * No byte came from the peer for this long, whatever we sent: destroyed, and `closed` says `idle`.
+   *
+   * @default 0: off
+   */
+  readTimeout?: Milliseconds | undefined
+  /**
+   * How many bytes may be written that the peer has not taken, a whole number. Above it the connection is destroyed,
+   * and `closed` says `slow`.
+   *
+   * @default 0: off
+   */
+  maxBuffered?: number | undefined
+  /**
    * How many connections there may be at once, a whole number from 0 or Infinity: given to the plugin, of
    * all routes together; given to a route, of that route. A slot is taken before the handler is entered and is free again when
    * `closed` settles. The one above the limit gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
@@ -80,12 +94,22 @@ export type DuplexProtocolChooser<P extends string = string> = {
   choose (offered: string[], request: DuplexRequest): P | false | Promise<P | false>
 }['choose']
 
+/**
+ * Fields of the accept head, or a function of the request that returns them. A field that was set on the reply by then
+ * stays as it is. What the function throws is answered as what a hook throws.
+ */
+export type DuplexHeaders = OutgoingHttpHeaders | {
+  // A method, so that a request annotated for the app's own server or route generics is accepted.
+  fields (request: DuplexRequest): OutgoingHttpHeaders
+}['fields']
+
 /** What a route takes, whether it accepts by itself or not. */
 export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends string = string> extends DuplexLimits {
   /**
    * The kinds of request that the route takes, of those that its method allows: CONNECT is always
    * `connect`, and no other method is. Others are answered as if the route were not there: 426 where
-   * it takes upgrades with listed protocols, else 404.
+   * it takes upgrades with listed protocols, else 404. A request that declares no body, or an empty one, may be
+   * `hijack` or `body`: where the route takes one of them alone, it is that.
    *
    * A route with `schema.body` takes `upgrade` only; naming `body` or `hijack` beside it fails at
    * boot with `FST_ERR_DUPLEX_BODY_SCHEMA`.
@@ -96,15 +120,18 @@ export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends st
   /**
    * The protocols of an upgrade. As a list: the first token that the client offers and the list
    * has, without regard to case, is taken; `foo` also stands for `foo/2`. The 101 and
-   * `connection.protocol` have the spelling of the list. As a function: see
-   * {@link DuplexProtocolChooser}.
+   * `connection.protocol` have the spelling of the list, with the version that was offered. As a function: see
+   * {@link DuplexProtocolChooser}. No more than 32 tokens of a request are looked at.
    *
    * `websocket`, `h2c`, `h2`, `HTTP/*` and `TLS/*` have handshakes of their own: they are taken only
-   * when they are listed or chosen.
+   * when they are listed or chosen. Another HTTP, and TLS, are no offer to a route that does not list them: the request is
+   * what it is without them.
    *
    * @default the first well-formed token offered that is not one of those
    */
   protocols?: readonly P[] | DuplexProtocolChooser<P> | undefined
+  /** Fields of the accept head: see {@link DuplexHeaders}. */
+  headers?: DuplexHeaders | undefined
 }
 
 /**
@@ -156,4 +183,11 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    * @default false
    */
   extendedConnect?: boolean | undefined
+  /**
+   * What becomes of a connection whose `Upgrade` was ignored, because no duplex route takes it. `close` answers the request and
+   * closes: for apps behind a proxy that joins the connections as soon as it sees an `Upgrade`, whatever the answer is.
+   *
+   * @default 'keep'
+   */
+  ignoredUpgrades?: 'close' | 'keep' | undefined
 }

@@ -9,9 +9,9 @@ import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
 import { sayClose, type RefusalError } from '../handshake/refusal.ts'
-import { runSendHooks } from '../handshake/send-hooks.ts'
+import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
-import { wasOffered } from '../handshake/tokens.ts'
+import { offeredAs } from '../handshake/tokens.ts'
 import { logsRequest } from '../internals/fastify.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { Carrier, Owner } from './carrier.ts'
@@ -149,9 +149,11 @@ export class Connection implements Owner, Mortal {
     this.#mayGoOn(claim.may('accept'))
     const status = this.#status(options.statusCode)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
-      if (!wasOffered(options.protocol, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
-      claim.protocol = options.protocol
+      const protocol = offeredAs(options.protocol, claim.offered)
+      if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
+      claim.protocol = protocol
     }
+    addRouteHeaders(this.reply, claim.route.settings.headers)
     if (options.headers !== undefined) {
       for (const [name, values] of byName(appFields(options.headers))) this.reply.header(name, values)
     }

@@ -1,5 +1,5 @@
 import type { FastifyReply } from 'fastify'
-import type { DuplexRoute } from '../routes/find.ts'
+import type { DuplexRoute } from '../routes/route.ts'
 import type { Carrier } from './carrier.ts'
 import { isRead } from './reading.ts'
 

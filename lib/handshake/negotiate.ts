@@ -1,22 +1,20 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import {
-  FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED, FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL,
-  FST_ERR_DUPLEX_UPGRADE_REQUIRED
-} from '../errors.ts'
-import type { DuplexRoute } from '../routes/find.ts'
+import { FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED } from '../errors.ts'
+import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
 import { shutDown } from './run-handler.ts'
-import { wasOffered } from './tokens.ts'
+import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
+import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void
 
 /** The last onRequest hook: what the head alone could not decide. */
-export function negotiate (request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
+export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
   const claim = claimOf(request.raw)
   if (claim === undefined) {
-    done(new FST_ERR_DUPLEX_NO_CONNECTION())
+    done(unclaimed(route, request, reply))
     return
   }
   claim.reply = reply
@@ -32,7 +30,7 @@ export function negotiate (request: FastifyRequest, reply: FastifyReply, registr
       reply.callNotFound()
       return
     case 'upgrade-required':
-      done(upgradeRequired(claim.route, reply))
+      done(refusedUpgrade(claim, reply))
       return
   }
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
@@ -52,29 +50,34 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
   const { chooser, kinds } = claim.route.settings
   const choice = await (chooser as NonNullable<typeof chooser>)([...claim.offered], request as never)
   if (choice !== false) {
-    if (typeof choice !== 'string' || !wasOffered(choice, claim.offered)) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(String(choice))
+    const protocol = typeof choice === 'string' ? offeredAs(choice, claim.offered) : undefined
+    if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(String(choice))
     // Only now is it known that this body stands before a stream, which needs its exact length.
     if (claim.req.headers['transfer-encoding'] !== undefined) throw new FST_ERR_DUPLEX_LENGTH_REQUIRED()
-    claim.protocol = choice
+    claim.protocol = protocol
     promise100(claim)
   } else if (claim.hasBody && kinds.includes('body')) {
     promise100(claim)
     claim.becomesBody()
   } else {
-    throw upgradeRequired(claim.route, reply)
+    throw refusedUpgrade(claim, reply)
   }
 }
 
-function upgradeRequired (route: DuplexRoute, reply: FastifyReply): Error {
-  // RFC 9113 section 8.6: HTTP/2 has no Upgrade, which a 426 would have to name.
-  if (reply.request.raw.httpVersionMajor > 1) return new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL()
-  const { protocols } = route.settings
-  // RFC 9110 section 15.5.22 wants the protocols named; a route that takes any has none to name.
-  if (protocols !== undefined) {
-    // Node closes for a client that wants it only where its own or this field says so.
-    const { httpVersion } = reply.request.raw
-    const persists = (reply.raw as ServerResponse).shouldKeepAlive && httpVersion !== '1.0'
-    reply.header('upgrade', protocols.join(', ')).header('connection', persists ? 'Upgrade' : 'Upgrade, close')
+/** A request that did not come by a connection of the plugin's: injected, or handed on by another owner of 'upgrade'. */
+function unclaimed (route: DuplexRoute, { raw }: FastifyRequest, reply: FastifyReply): Error {
+  const { upgrade } = raw.headers
+  const { kinds, listed, chooser } = route.settings
+  if (upgrade !== undefined && kinds.includes('upgrade') && chooser === undefined) {
+    const { offered } = parseUpgrade(upgrade)
+    const meant = meantForRoute(offered, listed)
+    if (meant.length > 0 && chooseToken(meant, listed) === undefined) return upgradeRequired(route, offered, reply, false)
   }
-  return new FST_ERR_DUPLEX_UPGRADE_REQUIRED()
+  return new FST_ERR_DUPLEX_NO_CONNECTION()
+}
+
+/** Node closes for a client that wants it only where its own field, or that of the reply, says so. */
+function refusedUpgrade ({ route, offered, req }: Claim, reply: FastifyReply): Error {
+  const persists = (reply.raw as ServerResponse).shouldKeepAlive && req.httpVersion !== '1.0'
+  return upgradeRequired(route, offered, reply, persists)
 }

@@ -3,6 +3,17 @@ import type { FastifyReply } from 'fastify'
 import { sendHooks } from '../internals/fastify.ts'
 import { appFields, type HeadFields } from './accept-head.ts'
 import type { Claim } from './claim.ts'
+import type { DuplexHeaders } from '../../types/index.ts'
+
+/** The fields that the route has for its accept head, but for those that the app has set for this request. */
+export function addRouteHeaders (reply: FastifyReply, headers: DuplexHeaders | undefined): void {
+  if (headers === undefined) return
+  const fields = typeof headers === 'function' ? headers(reply.request as never) : headers
+  appFields(fields)
+  for (const [name, value] of Object.entries(fields)) {
+    if (value !== undefined && !reply.hasHeader(name)) reply.header(name, value)
+  }
+}
 
 /**
  * Runs the onSend hooks of the route as they run for any response, and stops where Fastify would write

@@ -7,6 +7,9 @@ const RESERVED = /^(?:websocket|h2c|h2|http\/.*|tls\/.*)$/i
 /** Reserved tokens that ask for another HTTP: no owner of 'upgrade' can mean them. */
 const OTHER_HTTP = /^(?:h2c|h2|http\/.*|tls\/.*)$/i
 
+/** How many members of an `Upgrade` header are looked at. Clients offer one or two. */
+const MOST_TOKENS = 32
+
 export interface OfferedTokens {
   /** The well-formed tokens, in the client's order and spelling. */
   readonly offered: readonly string[]
@@ -14,9 +17,12 @@ export interface OfferedTokens {
   readonly malformed: boolean
 }
 
+/** The protocols that a route lists: each in the route's spelling, by its lower-case form. */
+export type ListedProtocols = ReadonlyMap<string, string>
+
 let latest: { header: string, tokens: OfferedTokens } | undefined
 
-/** Most clients of a server send the same. */
+/** Most clients of a server send the same header. */
 export function parseUpgrade (header: string): OfferedTokens {
   if (latest?.header !== header) latest = { header, tokens: tokensOf(header) }
   return latest.tokens
@@ -25,9 +31,14 @@ export function parseUpgrade (header: string): OfferedTokens {
 function tokensOf (header: string): OfferedTokens {
   const offered: string[] = []
   let malformed = false
-  for (const member of header.split(',')) {
-    const token = member.trim()
+  let looked = 0
+  for (let at = 0; at <= header.length && looked < MOST_TOKENS;) {
+    const comma = header.indexOf(',', at)
+    const end = comma === -1 ? header.length : comma
+    const token = header.slice(at, end).trim()
+    at = end + 1
     if (token === '') continue
+    looked++
     if (TOKEN.test(token)) offered.push(token)
     else malformed = true
   }
@@ -39,31 +50,60 @@ export function isToken (value: string): boolean {
   return TOKEN.test(value)
 }
 
+/** Of two entries that differ in case alone, the first counts. */
+export function listProtocols (protocols: readonly string[]): ListedProtocols {
+  const listed = new Map<string, string>()
+  for (const protocol of protocols) {
+    const key = protocol.toLowerCase()
+    if (!listed.has(key)) listed.set(key, protocol)
+  }
+  return listed
+}
+
 export function asksForOtherHttp (offered: readonly string[]): boolean {
   return offered.length > 0 && offered.every(token => OTHER_HTTP.test(token))
 }
 
+/** The tokens that a route may take: another HTTP, and TLS, are offers to it only where it lists them. */
+export function meantForRoute (offered: readonly string[], listed: ListedProtocols | undefined): readonly string[] {
+  return offered.filter(token => !OTHER_HTTP.test(token) || (listed !== undefined && listedAs(token, listed) !== undefined))
+}
+
 /**
- * The first token the client offers that the route has, in the route's spelling: `foo` in the
- * list also stands for `foo/2` on the wire. Without a list, the first one that is not reserved.
+ * The first token the client offers that the route has. Without a list, the first one that is not reserved.
  */
-export function chooseToken (offered: readonly string[], protocols: readonly string[] | undefined): string | undefined {
-  if (protocols === undefined) return offered.find(token => !RESERVED.test(token))
+export function chooseToken (offered: readonly string[], listed: ListedProtocols | undefined): string | undefined {
+  if (listed === undefined) return offered.find(token => !RESERVED.test(token))
   for (const token of offered) {
-    const exact = token.toLowerCase()
-    const name = exact.split('/', 1)[0]
-    const match = protocols.find(protocol => protocol.toLowerCase() === exact) ??
-      protocols.find(protocol => protocol.toLowerCase() === name)
+    const match = listedAs(token, listed)
     if (match !== undefined) return match
   }
   return undefined
 }
 
-/** Whether a chooser's answer names something that the client offered, with or without its version. */
-export function wasOffered (choice: string, offered: readonly string[]): boolean {
-  const wanted = choice.toLowerCase()
-  return offered.some(token => {
-    const exact = token.toLowerCase()
-    return exact === wanted || exact.split('/', 1)[0] === wanted
-  })
+/**
+ * An offered token in the spelling of the list. `foo` in the list also stands for `foo/2` on the wire; the version
+ * is kept then, since RFC 9110 section 7.8 forbids to name a protocol that was not offered.
+ */
+function listedAs (token: string, listed: ListedProtocols): string | undefined {
+  const exact = token.toLowerCase()
+  const same = listed.get(exact)
+  if (same !== undefined) return same
+  const slash = token.indexOf('/')
+  if (slash === -1) return undefined
+  const name = listed.get(exact.slice(0, slash))
+  return name === undefined ? undefined : name + token.slice(slash)
+}
+
+/** What a choice is called on the wire: itself, with the version that was offered. Undefined where it was not offered. */
+export function offeredAs (choice: string, offered: readonly string[]): string | undefined {
+  const wanted = listProtocols([choice])
+  for (const token of offered) {
+    if (token.toLowerCase() === choice.toLowerCase()) return choice
+  }
+  for (const token of offered) {
+    const match = listedAs(token, wanted)
+    if (match !== undefined) return match
+  }
+  return undefined
 }

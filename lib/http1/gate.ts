@@ -1,14 +1,15 @@
 import type { IncomingMessage } from 'node:http'
 import { authorityPath, parseAuthority } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
-import type { DuplexRoute, DuplexRoutes } from '../routes/find.ts'
+import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_CONNECT_BODY,
   FST_ERR_DUPLEX_EXPECTATION_FAILED, FST_ERR_DUPLEX_HEADERS_TOO_LARGE, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_HOST,
   FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
-import { mayHaveLostHeaders, sawUpgrade } from '../internals/http-parser.ts'
-import { asksForOtherHttp, chooseToken, parseUpgrade } from '../handshake/tokens.ts'
+import { hasLostFields, sawUpgrade, upgradeCallback } from '../internals/http-parser.ts'
+import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../handshake/tokens.ts'
+import type { DuplexKind } from '../../types/index.ts'
 
 /** What becomes of a connection after a request head. */
 export type Verdict =
@@ -27,44 +28,59 @@ export type Verdict =
   | { then: 'hand-over' }
 
 const ORDINARY: Verdict = { then: 'http' }
+const IGNORE: Verdict = { then: 'ignore-upgrade' }
+const HAND_OVER: Verdict = { then: 'hand-over' }
 
 /** Methods whose body Fastify never parses, whatever the app adds. */
 const BODYLESS = new Set(['GET', 'HEAD', 'TRACE'])
 
+/** What an Upgrade is to one route. */
+type Offer =
+  /** The route takes it. For a function that chooses, the first token stands for its choice. */
+  | { for: 'taking', protocol: string }
+  /** The route could take such an Upgrade, and does not take this one. */
+  | { for: 'refusing' }
+  /** The route can never take it, so that the request is what it is without it: RFC 9110 section 7.8. */
+  | { for: 'nothing' }
+
 /** Decides, when a request head has been parsed and nothing after it was, whose the connection is. */
 export class Http1Gate {
   readonly #routes: DuplexRoutes
+  readonly #wantsHost: boolean
 
-  constructor (routes: DuplexRoutes) {
+  /** @param wantsHost the server's requireHostHeader */
+  constructor (routes: DuplexRoutes, wantsHost: boolean) {
     this.#routes = routes
+    this.#wantsHost = wantsHost
   }
 
   /**
    * @param hasOthers whether another owner listens for 'upgrade', or for 'connect', on this server
-   * @param upgradeIsIgnored this was decided when the same head was read before
+   * @param before the same request with its Upgrade, which was ignored
    */
-  judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean, upgradeIsIgnored: boolean): Verdict {
+  judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean, before?: IncomingMessage): Verdict {
+    if (before !== undefined && this.#routes.comesAgain(req, before)) return ORDINARY
     if (sawUpgrade(req)) {
-      if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
       if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
-      return namesProtocols(req.headers.upgrade) ? this.#upgrade(req, hasOthers) : { then: 'ignore-upgrade' }
+      // The parser takes Proxy-Connection for Connection.
+      return asksForUpgrade(req) ? this.#upgrade(req, hasOthers) : ignore(req)
     }
-    if (!this.#routes.mayMatch(req.url as string)) return ORDINARY
-    // With a body it is a message: the parser, which stops behind the head alone, would go on behind the body.
-    return !upgradeIsIgnored && asksForUpgrade(req) && !hasBody(req) && !mayHaveLostHeaders(req) ? this.#upgrade(req, () => false) : this.#plain(req)
+    // With a body it is that: the parser, which stops behind the head alone, would go on behind the body.
+    return asksForUpgrade(req) && !hasBody(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {
     const authority = parseAuthority(req.url as string)
     const path = authority && authorityPath(authority)
-    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? 'at-any-rate' : 'no')
-    if (route === undefined && hasOthers('connect')) return { then: 'hand-over' }
+    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, takesConnect)
+    if (typeof route !== 'object' && hasOthers('connect')) return HAND_OVER
+    if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     // RFC 9110 section 9.3.6: there is no content that such a message could have.
-    if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
-    if (!hasOneHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+    if (hasBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
+    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
     // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
-    if (route === undefined) return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
     // The router wants a path; request.originalUrl keeps the target as it was sent.
     ;(req as { originalUrl?: string | undefined }).originalUrl = req.url
     req.url = path as string
@@ -72,97 +88,140 @@ export class Http1Gate {
   }
 
   #upgrade (req: IncomingMessage, hasOthers: (event: 'upgrade') => boolean): Verdict {
-    const header = req.headers.upgrade ?? ''
-    const { offered, malformed } = parseUpgrade(header)
     const method = req.method as string
-    const choice = (route: DuplexRoute): string | undefined => route.settings.kinds.includes('upgrade') && req.httpVersion !== '1.0'
-      ? route.settings.chooser === undefined ? chooseToken(offered, route.settings.protocols) : offered[0]
-      : undefined
-    const foreign = hasOthers('upgrade') && !asksForOtherHttp(offered)
-    // On a URL that a plain route shares, only a request that can be upgraded is the duplex route's.
+    const tokens = parseUpgrade(req.headers.upgrade as string)
     const route = method === 'HEAD'
       ? undefined
-      : this.#routes.find(req, method, req.url as string, route => choice(route) !== undefined ? 'at-any-rate' : foreign ? 'no' : 'unless-plain')
-    if (route === undefined) {
-      return { then: foreign ? 'hand-over' : this.#routes.isUnroutable(req, method, req.url as string) ? 'unroutable' : 'ignore-upgrade' }
-    }
-    if (!hasOneHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+      : this.#routes.find(req, method, req.url as string, route => {
+        const offer = offerTo(route, req, tokens)
+        if (offer.for === 'taking') return Rank.AT_ANY_RATE
+        const kind = offer.for === 'nothing' ? kindWithoutUpgrade(route, req) : bodyBesideUpgrade(route, req)
+        return kind === undefined ? Rank.REFUSES : Rank.UNLESS_PLAIN
+      })
+    const offer: Offer = typeof route === 'object' ? offerTo(route, req, tokens) : { for: 'nothing' }
+    if (offer.for !== 'taking' && isForOthers(req, tokens, hasOthers)) return HAND_OVER
+    if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
+    if (route === 'unroutable') return { then: 'unroutable' }
+    if (route === undefined) return IGNORE
+    if (offer.for === 'nothing') return kindWithoutUpgrade(route, req) === 'hijack' ? this.#hijack(route, req) : IGNORE
+    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
-    const protocol = choice(route)
-    if (protocol === undefined) {
-      // A body is a message's, and the Upgrade beside it is ignored; without one there is nothing to take.
-      if (declaresBody(req) && route.settings.kinds.includes('body')) return { then: 'ignore-upgrade' }
+    const { offered, malformed } = tokens
+    if (offer.for === 'refusing') {
+      if (bodyBesideUpgrade(route, req) !== undefined) return IGNORE
       if (malformed) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
-      return { then: 'take', facts: { route, req, kind: 'upgrade', instead: 'upgrade-required' } }
+      return { then: 'take', facts: { route, req, kind: 'upgrade', offered, instead: 'upgrade-required' } }
     }
-    const facts: ClaimFacts = { route, req, kind: 'upgrade', offered, protocol }
+    const facts: ClaimFacts = { route, req, kind: 'upgrade', offered, protocol: offer.protocol }
     if (!hasBody(req)) return { then: 'take', facts }
     if (req.headers['transfer-encoding'] !== undefined && route.settings.chooser === undefined) {
       return refusal(new FST_ERR_DUPLEX_LENGTH_REQUIRED())
     }
-    if (BODYLESS.has(method)) return refusal(new FST_ERR_DUPLEX_BODY_NOT_PARSED(method))
+    if (BODYLESS.has(method)) return refusal(new FST_ERR_DUPLEX_BODY_NOT_PARSED(`the body of a ${method} is not parsed`))
     return { then: 'take-after-body', facts: { ...facts, hasBody: true } }
   }
 
-  /** A request without an Upgrade, at a URL that a duplex route may have. */
+  /** A request without an Upgrade. */
   #plain (req: IncomingMessage): Verdict {
     const method = req.method as string
-    const route = this.#routes.find(req, method, req.url as string, () => 'unless-plain')
-    if (route === undefined) return ORDINARY
-    if (mayHaveLostHeaders(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
-    const { kinds } = route.settings
-    if (method === 'HEAD') {
-      const takes = kinds.includes('body') || kinds.includes('hijack')
-      return { then: 'http', facts: { route, req, kind: 'hijack', instead: takes ? 'head' : 'upgrade-required' } }
+    const route = this.#routes.find(req, method, req.url as string,
+      route => kindWithoutUpgrade(route, req) === undefined ? Rank.REFUSES : Rank.UNLESS_PLAIN)
+    if (typeof route !== 'object') return ORDINARY
+    if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
+    const { kinds, protocols } = route.settings
+    const kind = kindWithoutUpgrade(route, req)
+    if (kind === undefined || method === 'HEAD') {
+      const refuses = kinds.includes('upgrade') && protocols !== undefined ? 'upgrade-required' : 'not-found'
+      const asked = declaresBody(req) ? 'body' : 'hijack'
+      return { then: 'http', facts: { route, req, kind: asked, instead: kind === undefined ? refuses : 'head' } }
     }
-    const kind = declaresBody(req) ? 'body' : 'hijack'
-    if (!kinds.includes(kind)) {
-      const instead = kinds.includes('upgrade') && route.settings.protocols !== undefined ? 'upgrade-required' : 'not-found'
-      return { then: 'http', facts: { route, req, kind, instead } }
-    }
-    if (kind === 'body') return { then: 'http', facts: { route, req, kind } }
-    if (!hasOneHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
-    if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
-    return { then: 'take', facts: { route, req, kind } }
+    return kind === 'body' ? { then: 'http', facts: { route, req, kind } } : this.#hijack(route, req)
   }
+
+  #hijack (route: DuplexRoute, req: IncomingMessage): Verdict {
+    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+    if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
+    return { then: 'take', facts: { route, req, kind: 'hijack' } }
+  }
+
+  /** RFC 9112 section 3.2; Node checks some of it, and only for requests that it answers itself. */
+  #hasHost (req: IncomingMessage): boolean {
+    if (req.httpVersion === '1.0') return true
+    let hosts = 0
+    for (let at = 0; at < req.rawHeaders.length; at += 2) {
+      const name = req.rawHeaders[at] as string
+      if (name.length === 4 && name.toLowerCase() === 'host') hosts++
+    }
+    if (hosts === 0) return !this.#wantsHost
+    return hosts === 1 && HOST.test(req.headers.host as string)
+  }
+}
+
+function takesConnect ({ settings }: DuplexRoute): Rank {
+  return settings.kinds.includes('connect') ? Rank.AT_ANY_RATE : Rank.NO
+}
+
+function offerTo ({ settings }: DuplexRoute, req: IncomingMessage, { offered, malformed }: OfferedTokens): Offer {
+  const { kinds, listed, chooser } = settings
+  if (!kinds.includes('upgrade') || req.httpVersion === '1.0') return { for: 'nothing' }
+  const meant = meantForRoute(offered, listed)
+  const protocol = chooser === undefined ? chooseToken(meant, listed) : meant[0]
+  if (protocol !== undefined) return { for: 'taking', protocol }
+  return { for: meant.length > 0 || malformed ? 'refusing' : 'nothing' }
+}
+
+/** What the route takes a request for that is no Upgrade to it. A body that is empty is as good as none, and the reverse. */
+function kindWithoutUpgrade ({ settings: { kinds } }: DuplexRoute, req: IncomingMessage): DuplexKind | undefined {
+  const [declared, other] = declaresBody(req) ? ['body', 'hijack'] as const : ['hijack', 'body'] as const
+  if (kinds.includes(declared)) return declared
+  return kinds.includes(other) && !hasBody(req) ? other : undefined
+}
+
+/** An Upgrade that is not taken is ignored where there is a body for the route, and refused where there is none. */
+function bodyBesideUpgrade ({ settings: { kinds } }: DuplexRoute, req: IncomingMessage): 'body' | undefined {
+  return declaresBody(req) && kinds.includes('body') ? 'body' : undefined
+}
+
+/**
+ * Whether another owner of 'upgrade' gets what no duplex route takes. An app that decides that by itself, for its
+ * server, is asked; else whatever asks for another HTTP is for none of them.
+ */
+function isForOthers (req: IncomingMessage, { offered }: OfferedTokens, hasOthers: (event: 'upgrade') => boolean): boolean {
+  if (!hasOthers('upgrade')) return false
+  const decide = upgradeCallback(req)
+  return decide === undefined ? !asksForOtherHttp(offered) : decide(req)
 }
 
 function refusal (error: Error & { code: string, statusCode?: number }): Verdict {
   return { then: 'refuse', error }
 }
 
+/** The head is made anew without the Upgrade, which cannot be where fields of it were lost. */
+function ignore (req: IncomingMessage): Verdict {
+  return hasLostFields(req) ? refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE()) : IGNORE
+}
+
 function declaresBody (req: IncomingMessage): boolean {
   return req.headers['content-length'] !== undefined || req.headers['transfer-encoding'] !== undefined
 }
 
-/** The parser takes a list of empty members for an Upgrade, and one without a value for none. RFC 9110 section 5.6.1: both are empty. */
-function namesProtocols (upgrade = ''): boolean {
-  return /[^\t ,]/.test(upgrade)
+/**
+ * The parser takes a list of empty members for an Upgrade, and one without a value for none; RFC 9110 section 5.6.1:
+ * both are empty. It overlooks the option of Connection where a tab follows it, which is white space like any
+ * other, RFC 9110 section 5.6.3.
+ */
+function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage): boolean {
+  if (upgrade === undefined || connection === undefined || !/[^\t ,]/.test(upgrade)) return false
+  return connection.split(',').some(option => option.trim().toLowerCase() === 'upgrade')
 }
 
-/** The parser overlooks the option where a tab follows it, which is white space like any other, RFC 9110 section 5.6.3. */
-function asksForUpgrade ({ headers }: IncomingMessage): boolean {
-  return namesProtocols(headers.upgrade) && (headers.connection ?? '').split(',').some(option => option.trim().toLowerCase() === 'upgrade')
-}
-
-/** `Content-Length: 0` is no body before an upgraded stream. */
+/** `Content-Length: 0` is none. */
 function hasBody (req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0
 }
 
 /** `uri-host [":" port]`, RFC 9110 section 7.2; it may be empty. */
 const HOST = /^(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?$/
-
-/** RFC 9112 section 3.2; Node checks some of it, and only for requests that it answers itself. */
-function hasOneHost (req: IncomingMessage): boolean {
-  if (req.httpVersion === '1.0') return true
-  let hosts = 0
-  for (let at = 0; at < req.rawHeaders.length; at += 2) {
-    const name = req.rawHeaders[at] as string
-    if (name.length === 4 && name.toLowerCase() === 'host') hosts++
-  }
-  return hosts === 1 && HOST.test(req.headers.host as string)
-}
 
 function expectationIsKnown (req: IncomingMessage): boolean {
   return req.headers.expect === undefined || req.httpVersion === '1.0' || /^100-continue$/i.test(req.headers.expect)

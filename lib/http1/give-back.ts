@@ -11,8 +11,10 @@ export function headAsItCame (req: IncomingMessage): Buffer {
 /**
  * The head without field names and values that ask for the upgrade which is ignored, RFC 9110 section 7.8. The rest
  * stays as it was, order and repetition included.
+ *
+ * @param close nothing behind the request is ever parsed
  */
-export function headWithoutUpgrade (req: IncomingMessage): Buffer {
+export function headWithoutUpgrade (req: IncomingMessage, close: boolean): Buffer {
   return headOf(req, (name, value) => {
     switch (name.toLowerCase()) {
       case 'upgrade':
@@ -28,14 +30,14 @@ export function headWithoutUpgrade (req: IncomingMessage): Buffer {
       default:
         return `${name}: ${value}\r\n`
     }
-  })
+  }, close ? 'Connection: close\r\n' : '')
 }
 
-function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line: (name: string, value: string) => string): Buffer {
+function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line: (name: string, value: string) => string, more = ''): Buffer {
   let head = `${method} ${url} HTTP/${httpVersion}\r\n`
   for (let at = 0; at < rawHeaders.length; at += 2) head += line(rawHeaders[at] as string, rawHeaders[at + 1] as string)
   // Field values are bytes to HTTP, and Node reads them as latin1.
-  return Buffer.from(`${head}\r\n`, 'latin1')
+  return Buffer.from(`${head}${more}\r\n`, 'latin1')
 }
 
 /** The request shows its fields as they came, though the parser has read others. */

@@ -154,8 +154,10 @@ function withAccessors<T extends typeof ServerResponse> (Response: T, Base: type
   return Response
 }
 
+type Headers = OutgoingHttpHeaders | OutgoingHttpHeader[]
+
 /** The fields of an answer, which say that its connection ends. */
-function closingHeaders (res: ServerResponse, headers: OutgoingHttpHeaders | OutgoingHttpHeader[] | undefined): OutgoingHttpHeaders | OutgoingHttpHeader[] {
+function closingHeaders (res: ServerResponse, headers: Headers | undefined): Headers {
   let upgrade = res.hasHeader('upgrade')
   res.removeHeader('connection')
   if (Array.isArray(headers)) {

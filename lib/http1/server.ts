@@ -50,13 +50,20 @@ export class Http1Server implements ClaimWatcher {
   readonly #pass: (event: string, ...args: unknown[]) => boolean
   readonly #undo: (() => void)[] = []
 
+  readonly #ignoredUpgrades: 'close' | 'keep'
+  /** Connections on which nothing more is served. */
+  readonly #closing = new WeakSet<object>()
+
   /** @param others what else is done with the events of this server */
-  constructor (server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry, others: Interceptors) {
+  constructor (
+    server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry, ignoredUpgrades: 'close' | 'keep', others: Interceptors
+  ) {
     this.#server = server
     this.#main = main
     this.#app = app
     this.#gate = gate
     this.#registry = registry
+    this.#ignoredUpgrades = ignoredUpgrades
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakenVerb) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
       // Emitted past the interceptors, to all listeners alike.
@@ -64,7 +71,7 @@ export class Http1Server implements ClaimWatcher {
     }
     const { expect, pass, undo } = intercept(server, {
       ...others,
-      request: (first, second, third) => this.#onRequest(first as IncomingMessage, second as ServerResponse) ?? others.request?.(first, second, third),
+      request: (req, res, none) => this.#onRequest(req as IncomingMessage, res as ServerResponse) ?? others.request?.(req, res, none),
       upgrade: (req, socket, head) => this.#onTaken('upgrade', req as Leaving, socket as HttpSocket, head as Buffer),
       connect: (req, socket, head) => others.connect?.(req, socket, head) ??
         this.#onTaken('connect', req as Leaving, socket as HttpSocket, head as Buffer),
@@ -146,7 +153,7 @@ export class Http1Server implements ClaimWatcher {
       (link as Rereading)[kIgnored] = undefined
       showAsItCame(req, original)
     }
-    const verdict = this.#judge(req, original !== undefined)
+    const verdict = this.#judge(req, original)
     const { socket } = link
     if (verdict.then === 'http') {
       if (verdict.facts === undefined) return undefined
@@ -175,9 +182,10 @@ export class Http1Server implements ClaimWatcher {
     return new Claim(facts, carrier, this)
   }
 
-  #judge (req: IncomingMessage, ignoresUpgrade: boolean): Verdict {
+  /** @param before the same request with its Upgrade, which was ignored */
+  #judge (req: IncomingMessage, before: IncomingMessage | undefined): Verdict {
     try {
-      return this.#gate.judge(req, event => this.#hasOthers(event), ignoresUpgrade)
+      return this.#gate.judge(req, event => this.#hasOthers(event), before)
     } catch (err) {
       // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
       this.#app.log.error({ err }, 'routing of a request head failed')
@@ -205,6 +213,8 @@ export class Http1Server implements ClaimWatcher {
   #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
     const link = Link.of(socket)
     if (link === undefined || !this.#links.has(link)) return undefined
+    // What follows the last request is no error of its client; Fastify would answer it in the middle of the response.
+    if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
     const received = claimOf(link.latestBody?.req ?? {})
     if (answered?.accepted !== true && !(received?.accepted === true && !received.req.complete)) return undefined
@@ -263,7 +273,6 @@ export class Http1Server implements ClaimWatcher {
     }
     if (!this.#lifecycle(claim.req, res)) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
     claim.routed()
-
   }
 
   /** Through the event, as every request: tracers and the app's own listeners are on that. */
@@ -301,7 +310,9 @@ export class Http1Server implements ClaimWatcher {
     const { socket } = link
     // In two pieces: to join them would copy all that is behind, again for each of many.
     if (head.length > 0) socket.unshift(head)
-    socket.unshift(headWithoutUpgrade(req))
+    const close = this.#ignoredUpgrades === 'close'
+    if (close) this.#closing.add(socket)
+    socket.unshift(headWithoutUpgrade(req, close))
     const again = (): void => {
       (link as Rereading)[kIgnored] = req
       giveBack(this.#server, link)
@@ -386,4 +397,3 @@ function isAnswering (link: Link): boolean {
   const current = claimOf(unfinishedResponse(link.socket)?.req ?? {})
   return [current, claimOf(link.latestBody?.req ?? {})].some(claim => claim?.kind === 'body' && claim.res?.writableFinished !== true)
 }
-

@@ -2,12 +2,12 @@ import type { Http2ServerRequest } from 'node:http2'
 import type { IncomingMessage } from 'node:http'
 import { authorityPath, parseAuthority } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
-import type { DuplexRoute, DuplexRoutes } from '../routes/find.ts'
+import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
-  FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_CONNECT_BODY, FST_ERR_DUPLEX_NO_ROUTE,
-  FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL
+  FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_CONNECT_BODY, FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
 import { chooseToken, parseUpgrade } from '../handshake/tokens.ts'
+import { unsupportedProtocol } from '../handshake/upgrade-required.ts'
 
 /** What becomes of a stream of HTTP/2. */
 export type StreamVerdict =
@@ -36,7 +36,7 @@ export class Http2Gate {
   judge (request: Http2ServerRequest, hasOthers: boolean): StreamVerdict {
     // Fastify and its router know one type of request, and so does everything behind this.
     const req = request as unknown as IncomingMessage
-    if (request.method !== 'CONNECT') return this.#routes.mayMatch(request.url) ? this.#plain(req) : ORDINARY
+    if (request.method !== 'CONNECT') return this.#plain(req)
     const protocol = request.headers[':protocol']
     return protocol === undefined ? this.#connect(req, hasOthers) : this.#extended(req, String(protocol), hasOthers)
   }
@@ -45,12 +45,12 @@ export class Http2Gate {
   #connect (req: IncomingMessage, hasOthers: boolean): StreamVerdict {
     const authority = parseAuthority(String(req.headers[':authority'] ?? ''))
     const path = authority && authorityPath(authority)
-    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? 'at-any-rate' : 'no')
-    if (route === undefined && hasOthers) return { then: 'hand-over' }
+    const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, route => route.settings.kinds.includes('connect') ? Rank.AT_ANY_RATE : Rank.NO)
+    if (typeof route !== 'object' && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
     // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
-    if (route === undefined) return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
     ;(req as { originalUrl?: string }).originalUrl = String(req.headers[':authority'])
     req.url = path as string
     return { then: 'claim', facts: { route, req, kind: 'connect', authority } }
@@ -59,28 +59,27 @@ export class Http2Gate {
   /** RFC 8441: the path is the resource, and the authority only its host. Routed as the GET that it replaces. */
   #extended (req: IncomingMessage, protocol: string, hasOthers: boolean): StreamVerdict {
     const { offered } = parseUpgrade(protocol)
-    const choice = (route: DuplexRoute): string | undefined => route.settings.kinds.includes('upgrade')
-      ? route.settings.chooser === undefined ? chooseToken(offered, route.settings.protocols) : offered[0]
+    const choice = ({ settings: { kinds, listed, chooser } }: DuplexRoute): string | undefined => kinds.includes('upgrade')
+      ? chooser === undefined ? chooseToken(offered, listed) : offered[0]
       : undefined
-    const find = (wanted: (route: DuplexRoute) => boolean): DuplexRoute | undefined =>
-      this.#routes.find(req, 'GET', req.url as string, route => wanted(route) ? 'at-any-rate' : 'no')
-    const route = find(route => choice(route) !== undefined)
-    if (route === undefined && hasOthers) return { then: 'hand-over' }
+    const route = this.#routes.find(req, 'GET', req.url as string, route =>
+      choice(route) !== undefined ? Rank.AT_ANY_RATE : route.settings.kinds.includes('upgrade') ? Rank.REFUSES : Rank.NO)
+    const taking = typeof route === 'object' && choice(route) !== undefined
+    if (!taking && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     // One token, and not a list of them.
     if (offered.length !== 1) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
-    if (route === undefined) {
-      const taking = find(route => route.settings.kinds.includes('upgrade')) !== undefined
-      return refusal(taking ? new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL() : new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
-    }
+    if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
+    if (!taking) return refusal(unsupportedProtocol(route, offered))
     req.method = 'GET'
     return { then: 'claim', facts: { route, req, kind: 'upgrade', offered, protocol: choice(route) } }
   }
 
   #plain (req: IncomingMessage): StreamVerdict {
     const method = req.method as string
-    const route = this.#routes.find(req, method, req.url as string, () => 'unless-plain')
-    if (route === undefined) return ORDINARY
+    const route = this.#routes.find(req, method, req.url as string, ({ settings }) =>
+      settings.kinds.includes('body') ? Rank.UNLESS_PLAIN : Rank.REFUSES)
+    if (typeof route !== 'object') return ORDINARY
     const takes = route.settings.kinds.includes('body')
     const instead = !takes ? 'not-found' : method === 'HEAD' ? 'head' : undefined
     return { then: 'claim', facts: { route, req, kind: 'body', ...(instead === undefined ? {} : { instead }) } }
@@ -93,5 +92,5 @@ function refusal (error: Error & { code: string, statusCode?: number }): StreamV
 
 /** Node holds a stream to its length in the middle of a tunnel, and no HTTP/2 message has the other field. */
 function declaresBody (req: IncomingMessage): boolean {
-  return req.headers['content-length'] !== undefined
+  return Number(req.headers['content-length'] ?? 0) > 0
 }

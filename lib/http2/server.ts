@@ -38,7 +38,7 @@ export class Http2Streams {
 
   /** What is done with the server's events; an event of HTTP/1 on the same port is not for this. */
   get interceptors (): Interceptors {
-    const receive = (req: unknown, res: unknown): boolean | undefined => this.#receive(req as Http2ServerRequest, res as Http2ServerResponse)
+    const receive: Interceptors[string] = (req, res) => this.#receive(req as Http2ServerRequest, res as Http2ServerResponse)
     return { request: receive, connect: receive }
   }
 

@@ -1,5 +1,5 @@
 // The parser of Node's HTTP/1 server. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import http, { type IncomingMessage, type Server } from 'node:http'
+import http, { Server, type IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
 
@@ -61,13 +61,39 @@ export function sawUpgrade (req: IncomingMessage): boolean {
   return (req as unknown as UpgradableRequest).upgrade
 }
 
-/**
- * Node 20 drops header fields above a limit without an error, Content-Length among them; later
- * versions refuse the request. A head at the limit can be no base for a takeover.
- */
-export function mayHaveLostHeaders (req: IncomingMessage): boolean {
-  const limit = (req.socket as unknown as HttpSocket | null)?.parser?.maxHeaderPairs ?? 0
-  return limit > 0 && req.rawHeaders.length >= limit
+/** Node 20 drops header fields above a limit without an error, Content-Length among them. Later versions refuse the request. */
+const LOSES_FIELDS = Number.parseInt(process.versions.node, 10) < 22
+
+/** How many entries of `rawHeaders` the parser gives at once, when there are more to come. */
+const BATCH = 62
+
+/** A head of which fields are lost can be no base for a takeover. One that has as many as there may be has lost none. */
+export function hasLostFields ({ socket, rawHeaders }: IncomingMessage): boolean {
+  if (!LOSES_FIELDS) return false
+  const limit = (socket as unknown as HttpSocket | null)?.parser?.maxHeaderPairs ?? 0
+  if (limit <= 0 || rawHeaders.length < limit) return false
+  // The last entries of a head come in a batch of their own; behind a full one there would have been another.
+  return rawHeaders.length > limit || rawHeaders.length % BATCH === 0
+}
+
+type UpgradeCallback = (req: IncomingMessage) => boolean
+
+interface AskingServer {
+  shouldUpgradeCallback?: UpgradeCallback
+}
+
+/** What Node's own callback says, where this Node has one (from 22.21 and 24.9 on). */
+const usual = String((new Server() as AskingServer).shouldUpgradeCallback)
+
+let latest: { callback: UpgradeCallback, own: boolean } | undefined
+
+/** The `shouldUpgradeCallback` that the app gave to the server of a request, if it did. */
+export function upgradeCallback (req: IncomingMessage): UpgradeCallback | undefined {
+  const { server } = req.socket as unknown as { server?: AskingServer }
+  const callback = server?.shouldUpgradeCallback
+  if (callback === undefined) return undefined
+  if (latest?.callback !== callback) latest = { callback, own: String(callback) !== usual }
+  return latest.own ? req => Boolean(callback.call(server, req)) : undefined
 }
 
 interface ConnectionListener {

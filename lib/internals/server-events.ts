@@ -40,6 +40,9 @@ export function intercept (server: EventEmitter, interceptors: Interceptors, hid
     (before[name]?.value ?? prototype[name]) as (...args: unknown[]) => unknown
   const emitBefore = before.emit?.value as ((...args: unknown[]) => unknown) | undefined
   const ours: Record<string, unknown> = {}
+  const all = (event: string, query: 'listeners' | 'rawListeners' = 'listeners'): Listener[] =>
+    Reflect.apply(usual(query), server, [event]) as Listener[]
+  const others = (event: string, query?: 'listeners' | 'rawListeners'): Listener[] => all(event, query).filter(one => !own.has(one))
 
   // Every request of the server comes by here: V8 passes `arguments` on without making an array of them.
   ours.emit = function (this: EventEmitter, event: string | symbol, first: unknown, second: unknown, third: unknown) {
@@ -53,22 +56,24 @@ export function intercept (server: EventEmitter, interceptors: Interceptors, hid
   }
   ours.listenerCount = (event: string, listener?: Listener) => {
     const count = Reflect.apply(usual('listenerCount'), server, listener === undefined ? [event] : [event, listener]) as number
-    const hides = events.has(event) && listener === undefined
-      ? (Reflect.apply(usual('listeners'), server, [event]) as Listener[]).filter(one => own.has(one)).length
-      : 0
+    const hides = events.has(event) && listener === undefined ? all(event).length - others(event).length : 0
     return count - hides + (event === expected ? 1 : 0)
   }
   for (const query of ['listeners', 'rawListeners'] as const) {
-    ours[query] = (event: string) => (Reflect.apply(usual(query), server, [event]) as Listener[]).filter(one => !own.has(one))
+    ours[query] = (event: string) => others(event, query)
   }
   ours.eventNames = () => (Reflect.apply(usual('eventNames'), server, []) as string[])
     .filter(event => !events.has(event) || (ours.listenerCount as (event: string) => number)(event) > 0)
   ours.removeAllListeners = (...args: [event?: string]) => {
     Reflect.apply(usual('removeAllListeners'), server, args)
-    for (const one of hidden) if (args.length === 0 || args[0] === one.event) server.on(one.event, one.listener as (...args: unknown[]) => void)
+    for (const one of hidden) {
+      if (args.length === 0 || args[0] === one.event) server.on(one.event, one.listener as (...args: unknown[]) => void)
+    }
     return server
   }
-  for (const name of Object.keys(ours)) Object.defineProperty(server, name, { value: ours[name], configurable: true, writable: true, enumerable: false })
+  for (const name of Object.keys(ours)) {
+    Object.defineProperty(server, name, { value: ours[name], configurable: true, writable: true, enumerable: false })
+  }
   for (const { event, listener } of hidden) server.on(event, listener as (...args: unknown[]) => void)
 
   return {

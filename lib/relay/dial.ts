@@ -53,7 +53,7 @@ function assertTarget (target: DialTarget): void {
   if (typeof path === 'string' && path !== '') return
   const isPort = Number.isInteger(port) && (port as number) > 0 && (port as number) <= 65535
   if (typeof host === 'string' && host !== '' && isPort) return
-  throw new FST_ERR_DUPLEX_INVALID_OPTION('target', '{ host, port } or { path }', JSON.stringify(target) ?? 'undefined')
+  throw new FST_ERR_DUPLEX_INVALID_OPTION(`the target of dial() must be { host, port } or { path }, got ${JSON.stringify(target)}`)
 }
 
 /** The addresses that may be dialled, the families in turn; for a path, that. */

@@ -196,7 +196,7 @@ function pairOf (given: TunnelEnd): { readable: Readable, writable: Writable } {
   const { readable, writable, write, on } = (given ?? {}) as { readable?: unknown, writable?: unknown, write?: unknown, on?: unknown }
   if (isStream(readable) && isStream(writable)) return { readable: readable as Readable, writable: writable as Writable }
   if (typeof write === 'function' && typeof on === 'function') return { readable: given as Duplex, writable: given as Duplex }
-  throw new FST_ERR_DUPLEX_INVALID_OPTION('end of a tunnel', 'a Duplex or a { readable, writable } pair', String(given))
+  throw new FST_ERR_DUPLEX_INVALID_OPTION(`an end of a tunnel must be a Duplex or a { readable, writable } pair, got ${String(given)}`)
 }
 
 function isStream (value: unknown): boolean {

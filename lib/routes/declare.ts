@@ -1,24 +1,27 @@
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
-import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_NOT_ACCEPTED } from '../errors.ts'
+import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
 import { enter, type Handler } from '../handshake/run-handler.ts'
 import { dropPayload } from '../handshake/send-hooks.ts'
-import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
+import { invalidOption, routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
+import type { DuplexRoute } from './route.ts'
 import { Slots } from './slots.ts'
 
 /** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
 export function declareRoute (
   app: FastifyInstance, options: RouteOptions, plugin: PluginSettings, routes: DuplexRoutes, registry: Registry
 ): void {
-  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin), options)
   const methods = [options.method].flat().map(method => method.toUpperCase())
-  assertReachable(settings, methods)
+  const name = `${methods.join(', ')} ${options.url}`
+  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin, name), options)
+  assertReachable(settings, methods, name)
+  assertNoWebSocket(options, name)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
-  const route = routes.add({
+  const route: DuplexRoute = {
     url: options.url,
     methods,
     constraints: { ...options.constraints },
@@ -26,24 +29,44 @@ export function declareRoute (
     slots: new Slots(settings.maxConnections),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
-  })
-  options.constraints = routes.constraintsFor(route) as never
+  }
+  options.constraints = routes.add(route) as never
+  // A document of the API would take it for a request that is answered like others, and have no place for a CONNECT.
+  options.schema = { hide: true, ...options.schema } as NonNullable<RouteOptions['schema']>
   const handler = options.handler as unknown as Handler
   options.handler = function (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) {
     return enter(this, handler, request, reply, registry)
   } as RouteOptions['handler']
   // Last among the hooks of the route: after those that other plugins add to it for this declaration.
-  app.after(() => addHooks(options, settings, registry))
+  app.after(() => addHooks(options, route, registry))
+}
+
+/** No plain route can have a CONNECT, which only acceptance may answer with 2xx. */
+export function checkPlainRoute (options: RouteOptions): void {
+  if (options.method === 'CONNECT') throw new FST_ERR_DUPLEX_PLAIN_CONNECT(options.url)
+  if (!Array.isArray(options.method) || !options.method.includes('CONNECT')) return
+  const others = options.method.filter(method => method !== 'CONNECT')
+  if (others.length === 0) throw new FST_ERR_DUPLEX_PLAIN_CONNECT(options.url)
+  // It is for all methods of an app that has added this one.
+  options.method = others
 }
 
 /** A route that no request can reach is a mistake of its declaration. */
-function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods: readonly string[]): void {
+function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods: readonly string[], route: string): void {
   const tunnels = methods.map(method => method === 'CONNECT')
   if (!kinds.some(kind => tunnels.includes(kind === 'connect'))) {
-    throw new FST_ERR_DUPLEX_INVALID_OPTION('kinds', `such that ${methods.join(', ')} can have one`, JSON.stringify(kinds))
+    throw invalidOption('kinds', `such that ${methods.join(', ')} can have one`, kinds, { route })
   }
   if (!kinds.includes('upgrade') && (protocols ?? chooser) !== undefined) {
-    throw new FST_ERR_DUPLEX_INVALID_OPTION('protocols', 'left out where no upgrade is taken', JSON.stringify(protocols) ?? 'a function')
+    throw invalidOption('protocols', 'left out where no upgrade is taken', protocols ?? chooser, { route })
+  }
+}
+
+/** @fastify/websocket and this plugin would both take the handler for theirs. */
+function assertNoWebSocket (options: RouteOptions, route: string): void {
+  const { websocket, wsHandler } = options as { websocket?: unknown, wsHandler?: unknown }
+  if ((websocket ?? false) !== false || wsHandler !== undefined) {
+    throw invalidOption('duplex', 'left out beside the option websocket of @fastify/websocket', (options as { duplex?: unknown }).duplex, { route })
   }
 }
 
@@ -62,13 +85,13 @@ function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSet
   return { ...settings, kinds: ['upgrade'] }
 }
 
-function addHooks (options: RouteOptions, { kinds }: RouteSettings, registry: Registry): void {
+function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry): void {
   const append = (name: 'onRequest' | 'preParsing' | 'onSend' | 'onError', hook: unknown): void => {
     const hooks = [options[name] ?? []].flat()
     ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
   }
-  append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(request, reply, registry, done))
-  if (kinds.includes('body')) append('preParsing', keepBody)
+  append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(route, request, reply, registry, done))
+  if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
     // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
@@ -93,13 +116,16 @@ function addHooks (options: RouteOptions, { kinds }: RouteSettings, registry: Re
   })
 }
 
-/** The last preParsing hook: on a message the stream that it gets is the body, and nothing parses it. */
+/**
+ * The last preParsing hook. On a body the stream that it gets is the pair's, and nothing parses it; a hijack has no body,
+ * whatever its Content-Type says.
+ */
 function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
 ): void {
   const claim = claimOf(request.raw)
-  if (claim?.kind === 'body') {
-    claim.carrier.readFrom(payload)
+  if (claim?.kind === 'body' || claim?.kind === 'hijack') {
+    if (claim.kind === 'body') claim.carrier.readFrom(payload)
     // Fastify looks for a body once, right after this, and then everybody sees the headers again.
     const headers = request as { headers: unknown }
     headers.headers = {

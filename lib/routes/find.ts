@@ -1,280 +1,228 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_DUPLICATED_ROUTE } from '../errors.ts'
-import { isInjected, isRoutersOwnAnswer, strategiesOf, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
-import { HostStore } from './host-store.ts'
-import type { RouteSettings } from '../options.ts'
-import type { Slots } from './slots.ts'
+import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT } from '../errors.ts'
+import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
+import { Enquiry, MATCHED, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
+import type { DuplexRoute } from './route.ts'
+import { HostStore, VersionStore } from './stores.ts'
 
-/** The constraints that only duplex routes have, both with the id of the route. */
-const PLACE = 'fastifyDuplexPlace'
-const ONLY = 'fastifyDuplex'
-/** What stands in for the constraint `host`. */
-const HOST = 'fastifyDuplexHost'
+export { Rank, type Ranking } from './place.ts'
+export type { DuplexRoute } from './route.ts'
 
-export interface DuplexRoute {
-  /** The value of its own constraints. */
-  readonly id: string
-  readonly url: string
-  readonly methods: readonly string[]
-  /** The app's own constraints on the route. */
-  readonly constraints: Readonly<Record<string, unknown>>
-  readonly settings: RouteSettings
-  readonly slots: Slots
-  /** In milliseconds, 0 for none. */
-  readonly handshakeTimeout: number
-  /** It is the handlerTimeout of the route, which Fastify watches as well. */
-  readonly handshakeYields: boolean
-}
-
-/**
- * Whether a route wants a request: at any rate (it can be negotiated), or unless a plain route with as
- * many constraints is there to serve it.
- */
-export type Wish = 'at-any-rate' | 'unless-plain' | 'no'
-
-/** A request that a duplex route has already claimed, on its way through the app's router. */
+/** A request that a duplex route has claimed, on its way through the app's router. */
 export interface Claimed {
   readonly route: DuplexRoute
 }
 
-/** What a request brings for a constraint: asked by the router, it says which handlers are to be found. */
-type Question = (place: Place) => number
-
-/** The duplex routes at one node of the router's tree, each with its bit in the masks that find-my-way selects handlers by. */
-class Place {
-  readonly bits = new Map<string, number>()
-  /** One of them; where no route has constraints, the only one. */
-  one: DuplexRoute | undefined
-  readonly #routes: ReadonlyMap<string, DuplexRoute>
-
-  constructor (routes: ReadonlyMap<string, DuplexRoute>) {
-    this.#routes = routes
-  }
-
-  set (id: string, bit: number): void {
-    const route = this.#routes.get(id) as DuplexRoute
-    // The router takes their ids for different constraints. Of two that differ in the names of parameters alone one would get no request.
-    for (const other of this.bits.keys()) {
-      if (other !== id && textOf((this.#routes.get(other) as DuplexRoute).constraints) === textOf(route.constraints)) {
-        throw new FST_ERR_DUPLEX_DUPLICATED_ROUTE(route.methods.join(', '), route.url)
-      }
-    }
-    this.bits.set(id, bit)
-    this.one = route
-  }
-
-  get (asked: string | Question): number {
-    return typeof asked === 'string' ? this.bits.get(asked) ?? 0 : asked(this)
-  }
-}
-
-const ALL: Question = () => -1
-
 /** Where no route of the app has constraints. */
-const NONE: Readonly<Record<string, unknown>> = {}
+const NO_VALUES: Readonly<Record<string, unknown>> = {}
 
-/** What the router finds at one node for one request. */
-class Choice {
-  readonly #place: Place
-  readonly #derived: Record<string, unknown>
-  readonly #ask: (questions: Record<string, unknown>) => boolean
-
-  constructor (place: Place, derived: Record<string, unknown>, ask: (questions: Record<string, unknown>) => boolean) {
-    this.#place = place
-    this.#derived = derived
-    this.#ask = ask
-  }
-
-  /** Of the handlers in a mask, the one that the router chooses: the last that it finds, in the order of their bits. */
-  last (mask: number): number {
-    if (mask === 0 || !this.#finds(mask)) return 0
-    let at = 0
-    for (const step of [16, 8, 4, 2, 1]) {
-      const upper = mask & (-1 << (at + step))
-      if (upper === 0 || (upper !== mask && !this.#finds(upper))) continue
-      mask = upper
-      at += step
-    }
-    return 1 << at
-  }
-
-  /** How many constraints the plain route has that the router chooses, or -1 without one. */
-  plainConstraints (): number {
-    const bit = this.last(~[...this.#place.bits.values()].reduce((mask, bit) => mask | bit, 0))
-    if (bit === 0) return -1
-    const derived = this.#derived
-    // It has those without whose values it is not found.
-    return Object.keys(derived).filter(name => derived[name] !== undefined && !this.#finds(bit, { ...derived, [name]: undefined })).length
-  }
-
-  #finds (mask: number, derived = this.#derived): boolean {
-    // The router asks both constraints at each node, in this order.
-    let at: Place | undefined
-    const here = (place: Place): number => {
-      at = place
-      return -1
-    }
-    return this.#ask({ ...derived, [PLACE]: here, [ONLY]: () => at === this.#place ? mask : 0 })
-  }
-}
-
-/** All duplex routes of a server, found by method, URL and constraints like any other route. */
+/** All duplex routes of an app. They are in the app's own router, and found there by one look-up at the head of a request. */
 export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
-  readonly #routes = new Map<string, DuplexRoute>()
-  /** How the app's router derives the values of all constraints that a route has. */
-  readonly #derivers = new Map<string, (req: IncomingMessage) => unknown>()
+  readonly #claimOf: (req: object) => Claimed | undefined
+  readonly #sides = new Map<DuplexRoute, Side>()
+  readonly #constraints = new Map<string, Constraint>()
+  readonly #findRoute: FastifyInstance['findRoute']
+  /** Requests for which no duplex route was found at the head: they are not looked up again. */
+  readonly #plain = new WeakSet<object>()
+  readonly #rewrite: ((app: FastifyInstance, req: object) => unknown) | undefined
   #mayMatch: RegExp | undefined
+  #takeConnects = false
+  /** Plain routes have versions, which then are looked for in every request. */
+  #plainVersions = false
 
-  constructor (app: FastifyInstance, options: RoutingOptions, claimOf: (req: IncomingMessage) => Claimed | undefined) {
+  constructor (app: FastifyInstance, options: RoutingOptions, claimOf: (req: object) => Claimed | undefined) {
     this.#app = app
     this.#options = options
-    const claimed = (req: IncomingMessage): Question | undefined => {
-      // An injected request is nobody's claim. It is routed here all the same, to be told what it lacks.
-      const route = claimOf(req)?.route ??
-        (isInjected(req) ? this.#choose(req, req.method as string, req.url as string, () => 'unless-plain') : undefined)
-      return route && (place => place.get(route.id))
+    this.#claimOf = claimOf
+    this.#findRoute = app.findRoute
+    this.#rewrite = options.rewriteUrl === undefined ? undefined : rewriteOnce(options.rewriteUrl)
+  }
+
+  get all (): Iterable<DuplexRoute> { return this.#sides.keys() }
+
+  /** Declares a route, and tells the constraints that the router gets for it. */
+  add (route: DuplexRoute): Record<string, unknown> {
+    this.#validate(route)
+    if (this.#sides.size === 0) this.#prepareRouter()
+    const side = new Side(route)
+    this.#sides.set(route, side)
+    return { [SIDE]: side }
+  }
+
+  /** Without a duplex route the router is left as it is. */
+  #prepareRouter (): void {
+    const strategy = (name: string, deriveConstraint: (req: object) => unknown): never =>
+      ({ name, storage: () => new Place(this.#constraints), validate () {}, mustMatchWhenDerived: true, deriveConstraint }) as never
+    this.#app.addConstraintStrategy(strategy(SIDE, req => this.#questionOf(req as IncomingMessage)))
+    this.#app.addConstraintStrategy(strategy(MATCHED, () => undefined))
+  }
+
+  /** As the router does with the constraints of a plain route. */
+  #validate ({ url, constraints }: DuplexRoute): void {
+    const strategies = this.#strategies()
+    for (const [name, value] of Object.entries(constraints)) {
+      const strategy = strategies.get(name)
+      if (strategy !== undefined) strategy.validate?.(value)
+      else if (name !== 'host' && name !== 'version') throw new FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT(name, url)
+      else if (typeof value !== 'string' && !(name === 'host' && value instanceof RegExp)) throw new FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT(name, url)
     }
-    const strategy = (name: string, storage: () => unknown, deriveConstraint: (req: IncomingMessage) => unknown): object =>
-      ({ name, storage, deriveConstraint, validate () {} })
-    app.addConstraintStrategy(strategy(PLACE, () => new Place(this.#routes), () => ALL) as never)
-    // Where a value is derived for it no plain route is found, and where none is, no duplex route.
-    app.addConstraintStrategy({ ...strategy(ONLY, () => new Place(this.#routes), claimed), mustMatchWhenDerived: true } as never)
-    app.addConstraintStrategy(strategy(HOST, () => new HostStore(), hostOf) as never)
   }
 
-  add (route: Omit<DuplexRoute, 'id'>): DuplexRoute {
-    const id = `duplex-${this.#routes.size + 1}`
-    const added: DuplexRoute = { ...route, id }
-    this.#routes.set(id, added)
-    return added
+  /** For a claimed request its route. A request that nobody has judged is routed here all the same, to be told what it lacks. */
+  #questionOf (req: IncomingMessage): Question | undefined {
+    const claim = this.#claimOf(req)
+    if (claim !== undefined) return new Revealing(req, claim.route)
+    if (this.#plain.has(req)) return undefined
+    const found = this.#lookUp(req, req.method as string, req.url as string, () => Rank.UNLESS_PLAIN)
+    return typeof found === 'object' ? this.#sides.get(found) : undefined
   }
 
-  /**
-   * What the router gets for the constraints of a route. It finds only the first of the regular expressions that
-   * match a host: in a store of their own, those of duplex routes and of plain ones do not hide each other.
-   */
-  constraintsFor ({ id, constraints }: DuplexRoute): Record<string, unknown> {
-    const host = this.#custom().has('host') ? 'host' : HOST
-    const own = Object.entries(constraints).map(([name, value]) => [name === 'host' ? host : name, value])
-    return { ...Object.fromEntries(own), [PLACE]: id, [ONLY]: id }
+  /** Checks the names of the constraints of a route, duplex or plain, against those that were seen. */
+  assertKnown (url: string, constraints: object): void {
+    if (!wasLoadedLate(this.#app)) return
+    const known = this.#strategies()
+    for (const name of Object.keys(constraints)) {
+      if (name !== SIDE && name !== 'host' && name !== 'version' && !known.has(name)) {
+        throw new FST_ERR_DUPLEX_LATE_REGISTRATION(`the constraint ${name} of route ${url}`)
+      }
+    }
   }
 
   /** Every route is declared: see what their constraints need, and prepare the cheap test. */
   seal (): void {
+    if (this.#sides.size === 0) return
     const app = this.#app
-    const derivers = this.#derivers
-    if (app.hasConstraintStrategy('host')) derivers.set('host', hostOf)
-    if (app.hasConstraintStrategy('version')) derivers.set('version', req => req.headers['accept-version'])
-    const custom = this.#custom()
-    for (const [name, strategy] of custom) {
-      if (strategy.deriveConstraint.length === 3) derivers.delete(name)
-      else derivers.set(name, req => strategy.deriveConstraint(req, undefined))
+    const used = new Set([...this.all].flatMap(({ constraints }) => Object.keys(constraints)))
+    const strategies = this.#strategies()
+    this.#plainVersions = !strategies.has('version') && app.hasConstraintStrategy('version')
+    if (!strategies.has('host') && (used.has('host') || app.hasConstraintStrategy('host'))) {
+      this.#constraints.set('host', { must: false, storage: () => new HostStore(), derive: hostOf as Constraint['derive'] })
     }
-    for (const { constraints, url } of this.#routes.values()) {
-      for (const [name, { deriveConstraint, mustMatchWhenDerived }] of custom) {
-        if (deriveConstraint.length !== 3) continue
-        if (name in constraints || mustMatchWhenDerived === true) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, url)
+    if (!strategies.has('version') && (used.has('version') || this.#plainVersions)) {
+      const derive = (req: object): unknown => (req as IncomingMessage).headers['accept-version']
+      this.#constraints.set('version', { must: true, storage: () => new VersionStore(), derive })
+    }
+    for (const [name, strategy] of strategies) {
+      const must = strategy.mustMatchWhenDerived === true
+      if (strategy.deriveConstraint.length === 3) {
+        for (const { constraints, url } of this.all) {
+          if (name in constraints || must) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, url)
+        }
+      } else {
+        const derive = askOnce(strategy, req => this.#claimOf(req) !== undefined)
+        this.#constraints.set(name, { must, storage: () => strategy.storage() as never, derive })
       }
-      if ('host' in constraints && !custom.has('host')) derivers.set(HOST, hostOf)
     }
+    this.#takeConnects = [...this.all].some(({ methods }) => methods.includes('CONNECT'))
     this.#mayMatch = this.#cheapTest()
   }
 
   /** Whether any route takes request bodies as streams. */
   get takeBodies (): boolean {
-    return [...this.#routes.values()].some(route => route.settings.kinds.includes('body') && route.methods.some(method => method !== 'CONNECT'))
-  }
-
-  /** False only when no duplex route can have this URL. It is all that a request for another route pays. */
-  mayMatch (url: string): boolean {
-    return this.#options.rewriteUrl !== undefined || (this.#mayMatch !== undefined && this.#mayMatch.test(url))
+    return [...this.all].some(({ settings, methods }) => settings.kinds.includes('body') && methods.some(method => method !== 'CONNECT'))
   }
 
   /**
-   * The duplex route that this head is for: that which the app's router finds and which has the most constraints,
-   * unless a plain route that it finds has more.
+   * The duplex route that a head is for, by one look-up; for a URL that no duplex route can have, by none.
+   * At the most specific URL, a route that takes the request at any rate goes before plain ones, and these before
+   * other duplex routes. Constraints choose among equals.
+   *
+   * @returns 'unroutable' where the router answers the URL itself: it is malformed, or too long
    */
-  find (req: IncomingMessage, method: string, url: string, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined {
-    return this.#choose(req, method, this.#rewrite(req, url), wish)
+  find (req: IncomingMessage, method: string, url: string, ranking: Ranking): DuplexRoute | 'unroutable' | undefined {
+    if (method === 'CONNECT' ? !this.#takeConnects : this.#mayMatch === undefined) return undefined
+    const found = this.#lookUp(req, method, this.#rewritten(req, url), ranking)
+    if (typeof found !== 'object') this.#plain.add(req)
+    else if (this.#plainVersions) hideVersion(req)
+    return found
   }
 
-  #choose (req: IncomingMessage, method: string, url: string, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined {
-    const derived = this.#derive(req)
-    // The nodes for this URL, as far as the first at which a plain route is found.
-    const places: Place[] = []
-    this.#ask(method, url, {
-      ...derived,
-      [PLACE]: (place: Place) => {
-        places.push(place)
-        return 0
-      }
-    })
-    for (const place of places) {
-      const route = derived === NONE
-        ? onlyOneAt(place, wish)
-        : this.#chosenAt(place, new Choice(place, derived, questions => this.#ask(method, url, questions)), wish)
-      if (route !== 'none-here') return route
+  /**
+   * A request that is parsed once more, without the Upgrade that nobody took: the app's functions are not asked again.
+   *
+   * @returns whether it is known to be no duplex route's
+   */
+  comesAgain (req: IncomingMessage, before: IncomingMessage): boolean {
+    passAnswers(before, req)
+    if (!this.#plain.has(before)) return false
+    this.#plain.add(req)
+    return true
+  }
+
+  #lookUp (req: IncomingMessage, method: string, path: string, ranking: Ranking): DuplexRoute | 'unroutable' | undefined {
+    const connect = method === 'CONNECT'
+    if (!connect && this.#mayMatch?.test(path) !== true) return undefined
+    const values = this.#derive(req)
+    // No plain route can have a CONNECT.
+    return this.#enquire(method, path, values, ranking, !connect)
+  }
+
+  #enquire (
+    method: string, path: string, values: Readonly<Record<string, unknown>>, ranking: Ranking, plainCounts: boolean
+  ): DuplexRoute | 'unroutable' | undefined {
+    const ask = (constraints: object): boolean => this.#ask(method, path, constraints) !== null
+    const { version, ...rest } = values
+    const derived = version === undefined || this.#plainVersions ? values : rest
+    let musts: Record<string, undefined> | undefined
+    for (const [name, { must }] of this.#constraints) {
+      if (must && derived[name] !== undefined) musts = { ...musts, [name]: undefined }
     }
-    return undefined
-  }
-
-  #ask (method: string, url: string, questions: Record<string, unknown>): boolean {
-    const found = this.#app.findRoute({ method: method as 'GET', url, constraints: questions as never })
-    return found !== null && !isRoutersOwnAnswer(found)
-  }
-
-  #chosenAt (place: Place, choice: Choice, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined | 'none-here' {
-    const routes = [...place.bits].map(([id, bit]) => {
-      const route = this.#routes.get(id) as DuplexRoute
-      return { route, bit, wish: wish(route) }
-    })
-    const last = (...wishes: Wish[]): DuplexRoute | undefined => {
-      const found = choice.last(routes.reduce((mask, { bit, wish }) => wishes.includes(wish) ? mask | bit : mask, 0))
-      return routes.find(({ bit }) => bit === found)?.route
+    if (musts === undefined || !plainCounts) {
+      return Enquiry.run(new Enquiry(values, musts === undefined ? derived : { ...derived, ...musts }, ranking, plainCounts), ask)
     }
-    const first = last('at-any-rate', 'unless-plain')
-    if (first === undefined) return 'none-here'
-    const rival = choice.plainConstraints()
-    if (constraintsOf(first) > rival) return first
-    const second = last('at-any-rate')
-    return second !== undefined && constraintsOf(second) >= rival ? second : undefined
+    // The router leaves a node early where no plain route has such a value, and would not come to the duplex routes there. So both
+    // sides are asked, each for itself: the one case in which there are two look-ups.
+    const found = Enquiry.run(new Enquiry(values, { ...derived, ...musts }, ranking, false), ask)
+    if (typeof found !== 'object' || ranking(found) === Rank.AT_ANY_RATE) return found
+    const plain = new Enquiry(values, derived, () => Rank.NO, true)
+    Enquiry.run(plain, ask)
+    return Enquiry.metPlain(plain) ? undefined : found
   }
 
-  /** Whether the router would answer this URL itself, without looking for a route. */
-  isUnroutable (req: IncomingMessage, method: string, url: string): boolean {
-    if (!this.mayMatch(url)) return false
-    const found = this.#app.findRoute({
-      method: method as 'GET', url: this.#rewrite(req, url), constraints: this.#derive(req) as never
-    })
-    return found !== null && isRoutersOwnAnswer(found)
+  #ask (method: string, url: string, constraints: object): ReturnType<FastifyInstance['findRoute']> | null {
+    return this.#findRoute.call(this.#app, { method: method as 'GET', url, constraints: constraints as never })
   }
 
-  /** The values the app's router derives from a request. It gets no value for a strategy that it does not use. */
-  #derive (req: IncomingMessage): Record<string, unknown> {
-    if (this.#derivers.size === 0) return NONE
-    const derived: Record<string, unknown> = {}
-    for (const [name, derive] of this.#derivers) derived[name] = derive(req)
-    return derived
+  /** `findRoute` of the app: the router does not know what to make of the constraints of a duplex route. */
+  findRoute (options: { method: string, url: string, constraints?: Record<string, unknown> }): ReturnType<FastifyInstance['findRoute']> | null {
+    const { method, url, constraints = NO_VALUES } = options
+    if (this.#sides.size === 0) return this.#findRoute.call(this.#app, options as never)
+    const found = this.#enquire(method.toUpperCase(), url, constraints, () => Rank.UNLESS_PLAIN, method.toUpperCase() !== 'CONNECT')
+    if (typeof found !== 'object') return this.#findRoute.call(this.#app, options as never)
+    return this.#ask(method.toUpperCase(), url, { [SIDE]: this.#sides.get(found) })
   }
 
-  #custom (): Map<string, ConstraintStrategy> {
+  /** The values of {@link SIDE} on the routes with these constraints. */
+  withConstraints (constraints: Record<string, unknown>): object[] {
+    const text = textOf(constraints)
+    return [...this.#sides.values()].filter(side => side.valueOf() === text).map(side => ({ [SIDE]: side }))
+  }
+
+  /** The values that the app's router derives from a request. It gets no value for a strategy that it does not use. */
+  #derive (req: IncomingMessage): Readonly<Record<string, unknown>> {
+    if (this.#constraints.size === 0) return NO_VALUES
+    const values: Record<string, unknown> = {}
+    for (const [name, { derive }] of this.#constraints) values[name] = derive(req)
+    return values
+  }
+
+  #strategies (): Map<string, ConstraintStrategy> {
     return new Map([...this.#options.constraints, ...strategiesOf(this.#app)]
-      .filter(({ name }) => name !== PLACE && name !== ONLY && name !== HOST).map(strategy => [strategy.name, strategy]))
+      .filter(({ name }) => name !== SIDE && name !== MATCHED).map(strategy => [strategy.name, strategy]))
   }
 
-  /** As the app's router will see the URL. Fastify calls rewriteUrl again, with the URL that it gets here. */
-  #rewrite (req: IncomingMessage, url: string): string {
-    const { rewriteUrl } = this.#options
-    if (rewriteUrl === undefined) return url
+  /** As the app's router will see the URL. */
+  #rewritten (req: IncomingMessage, url: string): string {
+    if (this.#rewrite === undefined) return url
     const request = req as IncomingMessage & { originalUrl?: string | undefined }
     const { url: target } = request
     // A CONNECT is routed, here as there, by a path that is made of its target.
     request.url = request.originalUrl = url
     try {
-      const rewritten = rewriteUrl.call(this.#app, req)
+      const rewritten = this.#rewrite(this.#app, req)
       return typeof rewritten === 'string' ? rewritten : url
     } finally {
       request.url = target as string
@@ -284,7 +232,7 @@ export class DuplexRoutes {
   #cheapTest (): RegExp | undefined {
     const whole = new Set<string>()
     const prefixes = new Set<string>()
-    for (const route of this.#routes.values()) {
+    for (const route of this.all) {
       if (route.methods.every(method => method === 'CONNECT')) continue
       const constant = route.url.split(/[:*(]/, 1)[0] as string
       // Doubled slashes may be one to the router, in a route as in a request.
@@ -300,25 +248,40 @@ export class DuplexRoutes {
   }
 }
 
-function textOf (constraints: DuplexRoute['constraints']): string {
-  return JSON.stringify(constraints, (_name, value: unknown) => value instanceof RegExp ? String(value) : value)
-}
-
 /** As the app's router has it. */
 function hostOf ({ headers }: IncomingMessage): unknown {
   return headers.host || headers[':authority']
 }
 
-/** The same where no route has constraints. */
-function onlyOneAt ({ one, bits }: Place, wish: (route: DuplexRoute) => Wish): DuplexRoute | undefined | 'none-here' {
-  const route = one as DuplexRoute
-  const wished = wish(route)
-  if (wished === 'no') return 'none-here'
-  // The first bit is that of a route without any constraint: of a plain one, if there is one.
-  return wished === 'at-any-rate' || bits.get(route.id) === 1 ? route : undefined
+const kVersion = Symbol('fastify-duplex.version')
+
+/**
+ * The router reads this field by itself wherever plain routes have versions, and finds nothing then that has none.
+ * The route is chosen already: until the router has come to it, the field is not there.
+ */
+function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kVersion]?: string | undefined } }): void {
+  const version = headers['accept-version'] as string | undefined
+  if (version === undefined) return
+  headers[kVersion] = version
+  headers['accept-version'] = undefined
 }
 
-/** How specific a route is, to the router. */
-function constraintsOf ({ constraints }: DuplexRoute): number {
-  return Object.keys(constraints).length
+/** The router has come to the place of a claimed request's route. */
+class Revealing implements Question {
+  readonly #req: IncomingMessage
+  readonly #route: DuplexRoute
+
+  constructor (req: IncomingMessage, route: DuplexRoute) {
+    this.#req = req
+    this.#route = route
+  }
+
+  [VISIT] (place: Place): number {
+    const headers: Parameters<typeof hideVersion>[0]['headers'] = this.#req.headers
+    if (headers[kVersion] !== undefined) {
+      headers['accept-version'] = headers[kVersion]
+      delete headers[kVersion]
+    }
+    return place.bitOf(this.#route)
+  }
 }

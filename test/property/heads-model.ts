@@ -88,6 +88,11 @@ function isReserved (token: string): boolean {
   return ['websocket', 'h2c', 'h2'].includes(lower) || lower.startsWith('http/') || lower.startsWith('tls/')
 }
 
+/** Another HTTP, and TLS, which are no offers to a route that does not list them. */
+function isOtherHttp (token: string): boolean {
+  return isReserved(token) && token.toLowerCase() !== 'websocket'
+}
+
 /** What the route makes of the tokens that the client offers. */
 function negotiated (offered: string[], protocols: string[] | undefined): string | undefined {
   if (protocols === undefined) return offered.find(token => !isReserved(token))
@@ -95,7 +100,7 @@ function negotiated (offered: string[], protocols: string[] | undefined): string
     const lower = token.toLowerCase()
     for (const wanted of [lower, lower.split('/')[0]]) {
       const match = protocols.find(protocol => protocol.toLowerCase() === wanted)
-      if (match !== undefined) return match
+      if (match !== undefined) return wanted === lower ? match : match + token.slice(token.indexOf('/'))
     }
   }
   return undefined
@@ -123,6 +128,7 @@ export function judge (c: HeadCase): Verdict {
   if (c.flaw !== undefined) return { then: 'flawed' }
   if (framing === 'bad length' || framing === 'two lengths' || framing === 'both') return { then: 'flawed' }
   const declares = framing !== 'none'
+  const empty = framing === 'none' || framing === 'zero' || (framing === 'length' && c.body === '')
   const options = members(c.connection).map(option => option.toLowerCase())
   const asked = options.includes('upgrade') && members(c.upgrade).length > 0
   const says = (option: string): boolean => options.includes(option)
@@ -131,7 +137,7 @@ export function judge (c: HeadCase): Verdict {
 
   if (method === 'CONNECT') {
     const authority = authorityOf(c.target)
-    if (declares || !goodHost || authority === undefined) return { then: 'close', statuses: [400] }
+    if (!empty || !goodHost || authority === undefined) return { then: 'close', statuses: [400] }
     return { then: 'take', kind: 'connect', protocol: undefined, authority, persists: false }
   }
   // Whatever else it is, its body has no end that anybody could tell.
@@ -175,12 +181,10 @@ export function judge (c: HeadCase): Verdict {
     if (route.shared === true) return ordinary([200])
     return refused(ordinary([route.kinds.includes('body') || route.kinds.includes('hijack') ? 200 : 426]))
   }
-  if (asked) {
-    const offered = members(c.upgrade)
-    const malformed = offered.some(token => !TCHAR.test(token))
-    const protocol = modern && route.kinds.includes('upgrade')
-      ? negotiated(offered.filter(token => TCHAR.test(token)), route.protocols)
-      : undefined
+  const meant = members(c.upgrade).filter(token => !isOtherHttp(token) || negotiated([token], route.protocols ?? []) !== undefined)
+  if (asked && modern && route.kinds.includes('upgrade') && meant.length > 0) {
+    const malformed = meant.some(token => !TCHAR.test(token))
+    const protocol = negotiated(meant.filter(token => TCHAR.test(token)), route.protocols)
     if (protocol === undefined) {
       if (route.shared === true) return ordinary([200])
       const wrong = [...(goodHost ? [] : [400]), ...(modern && expect === 'nonsense' ? [417] : [])]
@@ -188,10 +192,9 @@ export function judge (c: HeadCase): Verdict {
         if (wrong.length === 0) return refused(message())
         return framing === 'gzip' ? { then: 'flawed' } : { then: 'close', statuses: wrong }
       }
-      if (malformed) wrong.push(400)
-      // Where no upgrade is taken at all, the route may as well not be there.
-      if (!route.kinds.includes('upgrade')) wrong.push(404)
-      return refused({ then: 'close', statuses: [...wrong, 426] })
+      if (malformed || route.protocols === undefined) wrong.push(400)
+      else wrong.push(426)
+      return refused({ then: 'close', statuses: wrong })
     }
     const wrong: number[] = []
     if (!goodHost) wrong.push(400)
@@ -205,7 +208,8 @@ export function judge (c: HeadCase): Verdict {
     return refused({ then: 'take', kind: 'upgrade', protocol, authority: undefined, persists: false })
   }
   if (route.shared === true) return ordinary([200])
-  const kind: DuplexKind = declares ? 'body' : 'hijack'
+  const [named, other] = declares ? ['body', 'hijack'] as const : ['hijack', 'body'] as const
+  const kind: DuplexKind = !route.kinds.includes(named) && empty && route.kinds.includes(other) ? other : named
   if (!route.kinds.includes(kind)) return refused(ordinary([route.kinds.includes('upgrade') ? 426 : 404]))
   if (kind === 'body') return refused(message())
   const wrong = [...(goodHost ? [] : [400]), ...(modern && expect === 'nonsense' ? [417] : [])]

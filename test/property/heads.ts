@@ -386,7 +386,7 @@ async function exchange (client: Client, c: HeadCase, id: string): Promise<void>
   checkAccepted(c, answer, verdict)
   const { kind, protocol, authority } = verdict
   must(answer.complete && client.error === undefined && client.ended, 'a whole stream looks broken')
-  must(answer.body === greeting(kind, protocol, authority) + (kind === 'body' ? (c.framing === 'zero' ? '' : body) : tail),
+  must(answer.body === greeting(kind, protocol, authority) + (kind === 'body' ? (c.framing === 'zero' || c.framing === 'none' ? '' : body) : tail),
     `the handler has heard ${JSON.stringify(answer.body.slice(0, 300))}`)
 }
 

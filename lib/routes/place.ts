@@ -1,0 +1,217 @@
+import type { DuplexRoute } from './route.ts'
+import type { ConstraintStore } from './stores.ts'
+
+/** The constraint that duplex routes have in the router, and no other. Plain routes are found only where no value is derived for it. */
+export const SIDE = 'fastifyDuplex'
+/** A constraint that no route has. The router reads its value last, and only when a route at the node matches. */
+export const MATCHED = 'fastifyDuplexMatched'
+
+/** No string: the app may have a constraint of any name. */
+export const VISIT = Symbol('visit')
+
+/** What is derived from a request for the constraint {@link SIDE}: which handlers of a node may be found. */
+export interface Question {
+  [VISIT] (place: Place): number
+}
+
+/** The value of {@link SIDE} on a duplex route: its constraints, as the router compares and prints them. */
+export class Side implements Question {
+  readonly #text: string
+  readonly route: DuplexRoute
+
+  constructor (route: DuplexRoute) {
+    this.route = route
+    this.#text = textOf(route.constraints)
+  }
+
+  [VISIT] (place: Place): number { return place.bitOf(this.route) }
+
+  /** The router compares the constraints of two routes by this. */
+  valueOf (): string { return this.#text }
+  toJSON (): string { return this.#text }
+}
+
+export function textOf (constraints: DuplexRoute['constraints']): string {
+  const sorted = Object.keys(constraints).sort().map(name => [name, constraints[name]])
+  return JSON.stringify(Object.fromEntries(sorted), (_name, value: unknown) => value instanceof RegExp ? String(value) : value)
+}
+
+/** A constraint of the app, as duplex routes are chosen by it. */
+export interface Constraint {
+  /** Without a route that has it nothing is found for a request that has a value. */
+  readonly must: boolean
+  storage (): ConstraintStore
+  derive (req: object): unknown
+}
+
+/** How much a route wants a request. */
+export enum Rank {
+  /** It leaves the request to others. */
+  NO,
+  /** It is there, and refuses. */
+  REFUSES,
+  /** It takes the request, unless a plain route at the same URL is there to serve it. */
+  UNLESS_PLAIN,
+  /** It takes an upgrade or a CONNECT, which no plain route can. */
+  AT_ANY_RATE
+}
+
+export type Ranking = (route: DuplexRoute) => Rank
+
+interface Index {
+  /** Those with the most constraints last. */
+  routes: DuplexRoute[]
+  stores: Store[]
+}
+
+interface Store {
+  name: string
+  must: boolean
+  /** The routes without this constraint. */
+  free: number
+  store: ConstraintStore | undefined
+}
+
+/** The duplex routes at one node of the router's tree, for one method. */
+export class Place {
+  readonly #constraints: ReadonlyMap<string, Constraint>
+  readonly #bits = new Map<DuplexRoute, number>()
+  #index: Index | undefined
+
+  constructor (constraints: ReadonlyMap<string, Constraint>) {
+    this.#constraints = constraints
+  }
+
+  // The router uses it as the store of the constraint.
+  set ({ route }: Side, mask: number): void { this.#bits.set(route, mask) }
+  get (question: Question): number { return question[VISIT](this) }
+
+  bitOf (route: DuplexRoute): number { return this.#bits.get(route) ?? 0 }
+
+  get plainRoutes (): number {
+    let mask = 0
+    for (const bit of this.#bits.values()) mask |= bit
+    return ~mask
+  }
+
+  /** Of the routes that match and want the request most, the one with the most constraints; of equal ones the last. */
+  choose (values: Readonly<Record<string, unknown>>, ranking: Ranking): { route: DuplexRoute | undefined, rank: Rank } {
+    this.#index ??= this.#build()
+    const { routes, stores } = this.#index
+    let matching = -1
+    for (const { name, must, free, store } of stores) {
+      const value = values[name]
+      const matches = value === undefined ? 0 : Number(store?.get(value) ?? 0)
+      matching &= must && value !== undefined ? matches : matches | free
+    }
+    let chosen: DuplexRoute | undefined
+    let highest: Rank = Rank.NO
+    for (let at = routes.length - 1; at >= 0; at--) {
+      if ((matching & (1 << at)) === 0) continue
+      const route = routes[at] as DuplexRoute
+      const rank = ranking(route)
+      if (rank <= highest) continue
+      chosen = route
+      highest = rank
+    }
+    return { route: chosen, rank: highest }
+  }
+
+  #build (): Index {
+    const count = ({ constraints }: DuplexRoute): number => Object.keys(constraints).length
+    const routes = [...this.#bits.keys()].sort((a, b) => count(a) - count(b))
+    const stores: Store[] = []
+    for (const [name, { must, storage }] of this.#constraints) {
+      const having = routes.filter(({ constraints }) => name in constraints)
+      if (having.length === 0 && !must) continue
+      const store = having.length === 0 ? undefined : storage()
+      let free = -1
+      for (const route of having) {
+        const bit = 1 << routes.indexOf(route)
+        const value = route.constraints[name]
+        free &= ~bit
+        store?.set(value, Number(store.get(value) ?? 0) | bit)
+      }
+      stores.push({ name, must, free, store })
+    }
+    return { routes, stores }
+  }
+}
+
+const DECIDED = Symbol('decided')
+
+/**
+ * One look-up in the app's router, which finds nothing and tells everything. The router visits the nodes for a URL,
+ * the most specific first. What it reads at each of them tells whether a plain route matches there, and the place
+ * tells which duplex route does.
+ */
+export class Enquiry implements Question {
+  readonly #values: Readonly<Record<string, unknown>>
+  readonly #ranking: Ranking
+  readonly #plainCounts: boolean
+  #found: DuplexRoute | undefined
+  /** The value was read, and it was not for a place: that was the last thing at the node before. */
+  #readAlone = false
+  #metPlain = false
+
+  /**
+   * @param values what was derived from the request
+   * @param derived that of it which plain routes are chosen by
+   * @param plainCounts whether a plain route can have the request
+   */
+  constructor (
+    values: Readonly<Record<string, unknown>>, derived: Readonly<Record<string, unknown>>, ranking: Ranking, plainCounts: boolean
+  ) {
+    // The router reads these like any others that it has derived.
+    Object.assign(this, derived)
+    this.#values = values
+    this.#ranking = ranking
+    this.#plainCounts = plainCounts
+  }
+
+  get [SIDE] (): Question {
+    this.#leaveNode()
+    this.#readAlone = true
+    return this
+  }
+
+  get [MATCHED] (): undefined {
+    // A plain route, since the place let no other pass.
+    this.#found = undefined
+    this.#metPlain = true
+    throw DECIDED
+  }
+
+  [VISIT] (place: Place): number {
+    this.#readAlone = false
+    const { route, rank } = place.choose(this.#values, this.#ranking)
+    this.#found = route
+    if (rank === Rank.AT_ANY_RATE) throw DECIDED
+    return this.#plainCounts ? place.plainRoutes : 0
+  }
+
+  #leaveNode (): void {
+    if (this.#found !== undefined) throw DECIDED
+    if (!this.#readAlone || !this.#plainCounts) return
+    this.#metPlain = true
+    throw DECIDED
+  }
+
+  /** Whether it was a plain route that decided. */
+  static metPlain (enquiry: Enquiry): boolean { return enquiry.#metPlain }
+
+  /**
+   * @param ask looks up with these constraints, and tells whether the router answers the URL itself
+   * @returns 'unroutable' if it does
+   */
+  static run (enquiry: Enquiry, ask: (constraints: object) => boolean): DuplexRoute | 'unroutable' | undefined {
+    try {
+      const unroutable = ask(enquiry)
+      enquiry.#leaveNode()
+      return unroutable ? 'unroutable' : undefined
+    } catch (error) {
+      if (error !== DECIDED) throw error
+      return enquiry.#found
+    }
+  }
+}

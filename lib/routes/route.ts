@@ -1,0 +1,16 @@
+import type { RouteSettings } from '../options.ts'
+import type { Slots } from './slots.ts'
+
+/** A duplex route as it was declared. */
+export interface DuplexRoute {
+  readonly url: string
+  readonly methods: readonly string[]
+  /** The app's own constraints on the route. */
+  readonly constraints: Readonly<Record<string, unknown>>
+  readonly settings: RouteSettings
+  readonly slots: Slots
+  /** In milliseconds, 0 for none. */
+  readonly handshakeTimeout: number
+  /** It is the handlerTimeout of the route, which Fastify watches as well. */
+  readonly handshakeYields: boolean
+}

@@ -1,0 +1,23 @@
+import type { FastifyInstance } from 'fastify'
+import { rootOf } from '../internals/fastify.ts'
+import type { DuplexRoutes } from './find.ts'
+import { SIDE } from './place.ts'
+
+/** What an app tells of its routes, without what the router needs to know of duplex ones. */
+export function showLikePlainRoutes (app: FastifyInstance, routes: DuplexRoutes): void {
+  const root = rootOf(app)
+  const { hasRoute, printRoutes } = root
+  root.findRoute = (options => routes.findRoute(options as never)) as FastifyInstance['findRoute']
+  root.hasRoute = function (options) {
+    if (hasRoute.call(this, options)) return true
+    return routes.withConstraints({ ...options.constraints })
+      .some(constraints => hasRoute.call(this, { ...options, constraints: constraints as never }))
+  }
+  const printed = new RegExp(` \\{"${SIDE}":("(?:[^"\\\\]|\\\\.)*")\\}`, 'g')
+  root.printRoutes = function (options) {
+    return printRoutes.call(this, options).replace(printed, (_all, text: string) => {
+      const constraints = JSON.parse(text) as string
+      return constraints === '{}' ? '' : ` ${constraints}`
+    })
+  }
+}

@@ -1,0 +1,52 @@
+// The router's own stores for hosts and versions have to be had again: duplex routes are kept apart from plain ones.
+
+/** What find-my-way asks of the store of a constraint. A mask has one bit for each route. */
+export interface ConstraintStore {
+  get (value: unknown): unknown
+  set (value: unknown, mask: number): void
+}
+
+/** An exact host goes before the first expression that matches. */
+export class HostStore implements ConstraintStore {
+  readonly #exact = new Map<unknown, number>()
+  readonly #patterns: { pattern: RegExp, mask: number }[] = []
+
+  set (host: unknown, mask: number): void {
+    // With these flags a regular expression remembers where its last match ended.
+    if (host instanceof RegExp) this.#patterns.push({ pattern: new RegExp(host.source, host.flags.replace(/[gy]/g, '')), mask })
+    else this.#exact.set(host, mask)
+  }
+
+  get (host: unknown): number {
+    return this.#exact.get(host) ?? this.#patterns.find(({ pattern }) => pattern.test(String(host)))?.mask ?? 0
+  }
+}
+
+/**
+ * A client may leave out the last numbers of a version, or say `x` for them. Then it gets the highest one that begins
+ * with the numbers it names; of equal ones the last that was declared.
+ */
+export class VersionStore implements ConstraintStore {
+  readonly #masks = new Map<unknown, number>()
+  readonly #highest = new Map<string, number>()
+
+  set (version: unknown, mask: number): void {
+    const given = String(version).split('.', 3)
+    const numbers = [0, 1, 2].map(at => Number(given[at] ?? 0) || 0)
+    for (let named = 0; named <= 3; named++) {
+      const prefix = numbers.slice(0, named)
+      const key = prefix.join('.')
+      const next = numbers[named] ?? 0
+      if (next < (this.#highest.get(key) ?? 0)) continue
+      this.#highest.set(key, next)
+      if (named === 0) this.#masks.set('*', mask)
+      for (let length = named === 3 ? 3 : named + 1; length <= 3; length++) {
+        this.#masks.set([...prefix, ...Array<string>(length - named).fill('x')].join('.'), mask)
+      }
+    }
+  }
+
+  get (version: unknown): number {
+    return this.#masks.get(version) ?? 0
+  }
+}
