@@ -149,11 +149,11 @@ export class Http1Server implements ClaimWatcher {
 
   #decide (link: Link, req: IncomingMessage): number | undefined {
     const { [kIgnored]: original } = link as Rereading
+    const verdict = this.#judge(req, original)
     if (original !== undefined) {
       (link as Rereading)[kIgnored] = undefined
       showAsItCame(req, original)
     }
-    const verdict = this.#judge(req, original)
     const { socket } = link
     if (verdict.then === 'http') {
       if (verdict.facts === undefined) return undefined

@@ -78,7 +78,7 @@ export function intercept (server: EventEmitter, interceptors: Interceptors, hid
 
   return {
     expect (event) { expected = event },
-    pass: (event, ...args) => Reflect.apply(emitBefore ?? prototype.emit as typeof emitBefore & object, server, [event, ...args]) as boolean,
+    pass: (event, ...args) => Reflect.apply(usual('emit'), server, [event, ...args]) as boolean,
     undo () {
       active = false
       for (const { event, listener } of hidden) server.removeListener(event, listener as (...args: unknown[]) => void)
@@ -93,7 +93,9 @@ export function intercept (server: EventEmitter, interceptors: Interceptors, hid
 }
 
 /** Puts `replacement` in the place of a method of this one object, and returns what takes it away. */
-export function override<T extends object, K extends keyof T & string> (target: T, name: K, replacement: (usual: T[K]) => T[K]): () => void {
+export function override<T extends object, K extends keyof T & string> (
+  target: T, name: K, replacement: (usual: T[K]) => T[K]
+): () => void {
   const before = Object.getOwnPropertyDescriptor(target, name)
   const usual = target[name]
   const ours = replacement(usual)
