@@ -16,7 +16,7 @@ import { probeTakeover } from './internals/probe.ts'
 import { checkDuration, invalidOption, pluginSettings } from './options.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
-import { serverWatcher } from './watch-server.ts'
+import { Servers } from './watch-server.ts'
 import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
@@ -37,7 +37,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const routes = new DuplexRoutes(app, routing, req => claimOf(req))
   const wantsHost = (app.server as Server & { requireHostHeader?: boolean }).requireHostHeader !== false
   const gates = { http1: new Http1Gate(routes, wantsHost), http2: new Http2Gate(routes) }
-  const watch = serverWatcher(app, gates, registry, settings)
+  const servers = new Servers(app, gates, registry, settings)
   app.decorate('duplex', {
     connections: registry.connections.view as never,
     drain: async (timeout?: Milliseconds) => {
@@ -46,7 +46,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   // A server that has closed is watched no more, and answers an injection with a 503 all the same.
-  app.decorate('injectDuplex', injector(app, () => watch(app.server as Server)))
+  app.decorate('injectDuplex', injector(app, () => servers.watch(app.server as Server)))
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
     const { duplex } = route as { duplex?: unknown }
@@ -61,8 +61,8 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   showLikePlainRoutes(app, routes)
   app.addHook('onReady', function (done) {
     routes.seal()
-    watch(app.server as Server)
-    onSecondaryServer(app, watch)
+    servers.watch(app.server as Server)
+    onSecondaryServer(app, server => servers.watch(server))
     const { requestTimeout } = app.server as Server
     if (requestTimeout > 0 && routes.takeBodies) {
       app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
@@ -74,6 +74,11 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   app.addHook('preClose', function (done) {
     registry.shutDown()
     done()
+  })
+  app.addHook('onClose', async () => {
+    // Nobody else waits for connections that did not come by a listening server.
+    if (!(app.server as Server).listening) await registry.drained
+    void registry.drained.then(() => setImmediate(() => servers.leave()))
   })
 }
 

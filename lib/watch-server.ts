@@ -6,7 +6,7 @@ import type { Http2Gate } from './http2/gate.ts'
 import { Http2Streams, speaksHttp2 } from './http2/server.ts'
 import { override } from './internals/server-events.ts'
 import type { PluginSettings } from './options.ts'
-import type { Registry } from './shutdown/registry.ts'
+import type { Closing, Registry } from './shutdown/registry.ts'
 
 export interface Gates {
   http1: Http1Gate
@@ -14,21 +14,51 @@ export interface Gates {
 }
 
 /**
- * Watches the servers of one app, each from here until it has closed: then all is off it again, and another app may start
- * on it.
+ * The servers of one app, each watched until it has closed: then all is off it again, and another app may start on it.
  */
-export function serverWatcher (app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings): (server: Server) => void {
-  const watched = new WeakSet<Server>()
-  return server => {
-    if (watched.has(server)) return
-    watched.add(server)
-    watchServer(server, app, gates, registry, settings, () => watched.delete(server))
+export class Servers {
+  readonly #app: FastifyInstance
+  readonly #gates: Gates
+  readonly #registry: Registry
+  readonly #settings: PluginSettings
+  /** By a server that is watched, what takes all off it. */
+  readonly #watched = new Map<Server, () => void>()
+  readonly #closed = new WeakSet<Server>()
+
+  constructor (app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings) {
+    this.#app = app
+    this.#gates = gates
+    this.#registry = registry
+    this.#settings = settings
+  }
+
+  watch (server: Server): void {
+    if (this.#watched.has(server)) return
+    const undo = (): void => {
+      if (!this.#watched.delete(server)) return
+      this.#closed.add(server)
+      takeOff()
+    }
+    const { closings, takeOff } = watchServer(server, this.#app, this.#gates, this.#registry, this.#settings, undo)
+    this.#watched.set(server, undo)
+    // What has closed before has no drain of its own any more.
+    if (!this.#closed.has(server)) for (const closing of closings) this.#registry.addServer(closing)
+  }
+
+  /** The app has closed. A server that goes on is another app's. */
+  leave (): void {
+    for (const [server, undo] of [...this.#watched]) if (server.listening) undo()
   }
 }
 
+interface Watching {
+  closings: Closing[]
+  takeOff: () => void
+}
+
 function watchServer (
-  server: Server, app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings, closed: () => void
-): void {
+  server: Server, app: FastifyInstance, gates: Gates, registry: Registry, settings: PluginSettings, undo: () => void
+): Watching {
   const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry, settings.finTimeout) : undefined
   if (settings.extendedConnect && speaksHttp2(server)) server.updateSettings({ enableConnectProtocol: true })
   // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
@@ -39,7 +69,6 @@ function watchServer (
     close: () => {
       void registry.drained.then(() => {
         undo()
-        closed()
         server.emit('close')
       })
       return true
@@ -47,15 +76,18 @@ function watchServer (
   })
   // Whoever closes the server: Fastify, or a library that was given it.
   const closing = override(server, 'close', usual => function (this: Server, ...args: Parameters<Server['close']>) {
-    registry.shutDown()
-    connections.close()
-    return usual.apply(server, args)
+    const result = usual.apply(server, args)
+    // One that is shared with another app may go on.
+    if (!server.listening) {
+      registry.shutDown()
+      connections.close()
+    }
+    return result
   } as Server['close'])
-  const undo = (): void => {
+  const takeOff = (): void => {
     closing()
     connections.undo()
     streams?.undo()
   }
-  registry.addServer(connections)
-  if (streams !== undefined) registry.addServer(streams)
+  return { closings: streams === undefined ? [connections] : [connections, streams], takeOff }
 }

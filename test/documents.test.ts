@@ -8,7 +8,7 @@ interface Document {
 }
 
 /** The methods that an OpenAPI path item may have. */
-const METHODS = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace']
+const METHODS = ['get', 'put', 'post', 'delete', 'options', 'head', 'patch', 'trace', 'query']
 
 for (const order of ['before', 'after'] as const) {
   t.test(`Q46 @fastify/swagger, registered ${order} it, documents no duplex route, and nothing invalid`, async t => {

@@ -166,7 +166,9 @@ onEachKind(t, 'L4 readTimeout ends a connection whose peer is silent, whatever i
     }
   })
   t.equal(connection.signal.aborted, false)
-  t.equal(await howItLooks(wire), transport === 'unix' ? 'ended' : 'broken')
+  // What breaks off a body is that its last chunk does not come.
+  t.equal(await howItLooks(wire), transport === 'unix' || kind === 'body' ? 'ended' : 'broken')
+  t.notOk(wire.pending.endsWith(LAST_CHUNK))
   await until(() => closed() !== undefined)
   t.equal(closed()?.reason, 'idle')
   t.ok((closed()?.bytesWritten ?? 0) > 5, 'it was sent something all the time')
@@ -228,7 +230,7 @@ onEachKind(t, 'S6 maxBuffered ends a connection whose peer does not take what is
   t.equal(connection.signal.reason, closed()?.error)
   t.ok(connection.writable.writableLength <= 4 * MiB, 'and soon')
   wire.socket.resume()
-  if (transport !== 'unix') t.equal(await howItLooks(wire), 'broken')
+  if (transport !== 'unix') t.equal(await howItLooks(wire), kind === 'body' ? 'ended' : 'broken')
   wire.destroy()
   await server.baseline()
 }), everyKind, ['tcp', 'tls', 'unix', 'injected'])
@@ -241,7 +243,7 @@ onEachKind(t, 'S6 maxBuffered leaves alone a peer that reads, and a handler that
   const got = Buffer.from(await hear(wire, kind, '\0'.repeat(bytes.length * 128)), 'latin1')
   t.equal(got.length > 0, true)
   if (kind !== 'body') t.equal((await wire.rest()).length, 0)
-  else t.equal(await wire.until(LAST_CHUNK), LAST_CHUNK)
+  else t.ok((await wire.until(LAST_CHUNK)).endsWith(LAST_CHUNK))
   wire.end(kind === 'body' ? LAST_CHUNK : '')
   await until(() => closed() !== undefined)
   t.match(closed(), { reason: 'end', bytesWritten: bytes.length * 128 })

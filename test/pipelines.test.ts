@@ -295,7 +295,7 @@ for (const [what, follower] of Object.entries(parted)) {
   onEach(t, `Q68 forceCloseConnections reaches a long poll with ${what} behind it`, guarded(async (t, transport: Way) => {
     const { server, wire } = await parked(t, transport, { forceCloseConnections: true })
     const closed = server.app.close()
-    t.not(await soon(wire.gone()), 'never')
+    t.not(await soon(wire.remains()), 'never')
     t.not(await soon(closed), 'never')
     t.equal(await server.sockets(), 0)
   }), ['tcp', 'tls'])
@@ -303,7 +303,7 @@ for (const [what, follower] of Object.entries(parted)) {
   onEach(t, `Q68 drainTimeout reaches a long poll with ${what} behind it`, guarded(async (t, transport: Way) => {
     const { server, wire } = await parked(t, transport, {}, 100)
     const closed = server.app.close()
-    t.not(await soon(wire.gone()), 'never')
+    t.not(await soon(wire.remains()), 'never')
     t.not(await soon(closed), 'never')
     t.equal(await server.sockets(), 0)
   }), ['tcp', 'tls'])

@@ -378,8 +378,8 @@ export class Connection implements Owner, Mortal {
   #causeOnTheWire (): Cause | undefined {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
-    // The handler was done, and all that it had to say has left: how the peer goes then is its own business.
-    if (this.#state === 'ending' && outputFlushed) return undefined
+    // The handler is done, and all that it had to say has left: how the peer goes then is its own business.
+    if ((this.#state === 'ending' || this.#left) && outputFlushed) return undefined
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
     // How a detached socket ends in order is its new owner's business, and a refusal is an end too.
     if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.#claim.state === 'answered')) return undefined

@@ -7,7 +7,7 @@ const LOOKS = 8
  * the timers forward sets the silence forward with them. A limit may be overrun by an eighth of its length.
  */
 export class SilenceWatch {
-  #timer: NodeJS.Timeout
+  readonly #timer: NodeJS.Timeout
   readonly #counter: () => number
   #last: number
   #quietLooks = 0
@@ -17,23 +17,19 @@ export class SilenceWatch {
     const every = Math.max(1, Math.ceil(limit / LOOKS))
     this.#counter = counter
     this.#last = counter()
-    const look = (): void => {
+    this.#timer = setInterval(() => {
       const now = this.#counter()
       if (now !== this.#last) {
         this.#last = now
         this.#quietLooks = 0
       } else if (++this.#quietLooks >= LOOKS) {
-        if (expired()) return
         this.#quietLooks = 0
+        if (expired()) this.stop()
       }
-      // The timers of a test may know no refresh().
-      if (typeof this.#timer.refresh === 'function') this.#timer.refresh()
-      else this.#timer = setTimeout(look, every)
-    }
-    this.#timer = setTimeout(look, every)
+    }, every)
   }
 
   stop (): void {
-    clearTimeout(this.#timer)
+    clearInterval(this.#timer)
   }
 }

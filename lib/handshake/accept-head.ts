@@ -18,14 +18,16 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
     if (OURS.test(name)) continue
     const value: OutgoingHttpHeader | undefined = headers[name]
     if (value === undefined) continue
-    for (const one of Array.isArray(value) ? value : [String(value)]) {
+    for (const one of Array.isArray(value) ? value : [value]) {
+      // Once: what is no string may be another the next time.
+      const text = String(one)
       try {
         validateHeaderName(name)
-        validateHeaderValue(name, one)
+        validateHeaderValue(name, text)
       } catch {
         throw new FST_ERR_DUPLEX_INVALID_HEADER(JSON.stringify(name))
       }
-      fields.push([name, String(one)])
+      fields.push([name, text])
     }
   }
   return fields

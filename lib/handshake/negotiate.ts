@@ -22,6 +22,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     done(shutDown(reply))
     return
   }
+  if (claim.instead !== undefined) claim.step('answer')
   switch (claim.instead) {
     case 'head':
       reply.code(200).send()

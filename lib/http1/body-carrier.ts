@@ -90,14 +90,13 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   attach (res: ServerResponse): void {
     const { req, link } = this
     this.res = res
-    this.#nodes = res.listeners('finish')
     link.add(this)
     if (this.#settings.takes) {
       link.latestBody = this
     }
     if (this.#settings.takes && this.#settings.ofNode) {
       // Node would read without bound what is left of the body of a refused request, or reset what it has not read.
-      this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable))
+      this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable), this.#onFinish)
     }
     ;(req as Carried)[kBody] = this
     this.inputEnded = req.complete
@@ -105,10 +104,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       this.usualPush = req.push
       req.push = push
     }
-    req.on('error', this.#onError)
+    req.on('error', this.#onRequestError)
     req.on('close', this.#onRequestClose)
     res.on('error', this.#onError)
-    res.on('finish', this.#onFinish)
+    this.#nodes = res.listeners('finish')
+    if (this.#arrived === undefined) res.on('finish', this.#onFinish)
     res.on('close', this.#onResponseClose)
     if (this.inputEnded) this.#watchPeer()
   }
@@ -304,6 +304,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       this.handshake?.carrierEnds()
     }
     this.owner?.[kProgressed]()
+  }
+
+  readonly #onRequestError = (error: Error & { code?: string }): void => {
+    // A utility that lets go of a request takes its socket from it first: nothing is broken by that.
+    if (this.req.socket !== null) this.#onError(error)
   }
 
   readonly #onError = (error: Error & { code?: string }): void => {

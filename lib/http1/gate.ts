@@ -1,5 +1,5 @@
 import type { IncomingMessage } from 'node:http'
-import { authorityPath, parseAuthority } from '../handshake/authority.ts'
+import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
 import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
@@ -81,9 +81,7 @@ export class Http1Gate {
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
     // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
-    // The router wants a path; request.originalUrl keeps the target as it was sent.
-    ;(req as { originalUrl?: string | undefined }).originalUrl = req.url
-    req.url = path as string
+    routeBy(req, path as string)
     return { then: 'take', facts: { route, req, kind: 'connect', authority } }
   }
 

@@ -44,6 +44,7 @@ function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line
 export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
   req.rawHeaders = original.rawHeaders
   req.headers = original.headers
+  req.headersDistinct = original.headersDistinct
 }
 
 /** A socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */

@@ -31,6 +31,10 @@ export class Link {
   latestBody: BodyCarrier | undefined
   /** It left HTTP behind unfinished responses, and waits for them. */
   parked = false
+  /** It goes on when its client half-closes, for a body, and this takes that back. */
+  toleratesHalfClose: (() => void) | undefined
+  /** To be called when Node lets go of the socket behind a request body. */
+  hasLeft: (() => void) | undefined
   /** Another owner has it, and this is what had been written to it by then. */
   handedOver: number | undefined
   readonly #closed: (link: Link) => void
@@ -61,17 +65,31 @@ export class Link {
 
   remove (waiting: Waiting): void {
     const at = this.#waiting.indexOf(waiting)
-    if (at >= 0) this.#waiting.splice(at, 1)
+    if (at < 0) return
+    this.#waiting.splice(at, 1)
+    if (this.#waiting.length > 0) return
+    this.toleratesHalfClose?.()
+    this.toleratesHalfClose = undefined
+    this.latestBody = undefined
   }
 
   hasClosed (): void {
-    for (const waiting of this.#waiting.splice(0)) waiting.linkClosed()
-    this.takeover?.linkClosed()
-    this.#closed(this)
+    // Whatever a logger or a hook of one of them may throw, the others hear of it.
+    const ends = this.#waiting.splice(0).map(waiting => () => waiting.linkClosed())
+    ends.push(() => this.takeover?.linkClosed(), () => this.#closed(this))
+    inTurn(ends)
   }
 }
 
 /** The same function for all sockets: one of its own would be kept for as long as each. */
 function onClose (this: Linked): void {
   for (let link = this[kLink]; link !== undefined; link = link.below) link.hasClosed()
+}
+
+function inTurn ([first, ...others]: readonly (() => void)[]): void {
+  try {
+    first?.()
+  } finally {
+    if (others.length > 0) inTurn(others)
+  }
 }

@@ -11,17 +11,24 @@ import type { Link } from './link.ts'
  *
  * @param nodes Node's own listeners, as they were
  * @param timeouts whether the server's timeout goes on to apply
+ * @returns what is to be called when Node lets go of the socket only later
  */
-export function afterEarlierResponses (link: Link, nodes: NodesListeners | undefined, timeouts: boolean, proceed: () => void): void {
+export function afterEarlierResponses (
+  link: Link, nodes: NodesListeners | undefined, timeouts: boolean, proceed: () => void
+): () => void {
   const { socket } = link
   const response = unfinishedResponse(socket)
   if (response === undefined) {
     proceed()
-    return
+    return () => {}
   }
   link.parked = true
   const stopForwarding = forwardDrain(socket)
-  const takeOff = nodes === undefined ? () => {} : restoreListeners(socket, nodes, timeouts)
+  let takeOff = (): void => {}
+  const restore = (): void => {
+    if (link.parked && nodes !== undefined) takeOff = restoreListeners(socket, nodes, timeouts)
+  }
+  restore()
   // The end of a response has the async context of its request, which is not that of the next.
   const proceedInContext = AsyncResource.bind(proceed)
   const next = (): void => {
@@ -38,6 +45,10 @@ export function afterEarlierResponses (link: Link, nodes: NodesListeners | undef
     if (!socket.destroyed && !socket.writableEnded) proceedInContext()
   }
   response.once('finish', next)
+  return () => {
+    takeOff()
+    restore()
+  }
 }
 
 /** Tells the response that has the socket of 'drain'. Returns what ends that. */

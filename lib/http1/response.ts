@@ -98,7 +98,10 @@ function extend (Base: typeof ServerResponse): Constructor {
     }
 
     override write (...args: unknown[]): boolean {
-      return this[kSilent] ? false : Reflect.apply(super.write as () => boolean, this, args)
+      if (this[kSilent]) return false
+      const more = Reflect.apply(super.write as () => boolean, this, args)
+      if (!more) tellDrain(this)
+      return more
     }
 
     override end (...args: unknown[]): this {
@@ -175,6 +178,19 @@ function closingHeaders (res: ServerResponse, headers: Headers | undefined): Hea
     if (name.toLowerCase() !== 'connection') fields[name] = value
   }
   return { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }
+}
+
+const kDrain = Symbol('fastify-duplex.drain')
+
+/** Node tells a response of it, and has let go of this socket. */
+function tellDrain (res: ServerResponse & { [kDrain]?: boolean }): void {
+  const { socket } = res
+  if (socket === null || res[kDrain] === true) return
+  res[kDrain] = true
+  socket.once('drain', () => {
+    res[kDrain] = false
+    if (res.socket === socket && !res.writableEnded) res.emit('drain')
+  })
 }
 
 /** The same function for all responses. */

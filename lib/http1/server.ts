@@ -10,7 +10,7 @@ import {
   nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, type NodesListeners
 } from '../internals/http-parser.ts'
 import { intercept, override, type Interceptors } from '../internals/server-events.ts'
-import type { HttpSocket } from '../internals/sockets.ts'
+import { socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { LiveSet } from '../shutdown/live-set.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { BodyCarrier } from './body-carrier.ts'
@@ -46,6 +46,8 @@ export class Http1Server implements ClaimWatcher {
   readonly #gate: Http1Gate
   readonly #registry: Registry
   readonly #links = new LiveSet<Link>()
+  /** Over TLS, connections whose handshakes are not through. */
+  readonly #handshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
   readonly #undo: (() => void)[] = []
@@ -78,6 +80,7 @@ export class Http1Server implements ClaimWatcher {
       clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
     }, [
       { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
+      ...connection === 'connection' ? [] : [{ event: 'connection', listener: (socket: HttpSocket) => this.#onHandshake(socket) }],
       { event: 'upgrade', listener: elsewhere('upgrade') },
       { event: 'connect', listener: elsewhere('connect') }
     ])
@@ -92,6 +95,7 @@ export class Http1Server implements ClaimWatcher {
   /** The server closes: connections that carry nothing are ended. */
   close (): void {
     this.#endIdle(false)
+    for (const socket of this.#handshakes) socket.destroy()
   }
 
   /** The time for that is over. */
@@ -132,7 +136,14 @@ export class Http1Server implements ClaimWatcher {
     return (event === 'upgrade' ? this.#main : this.#server).listenerCount(event) > 0
   }
 
+  #onHandshake (socket: HttpSocket): void {
+    this.#handshakes.add(socket)
+    socket.once('close', () => this.#handshakes.delete(socket))
+  }
+
   #onConnection (socket: HttpSocket): void {
+    const beneath = socketBeneath(socket)
+    if (beneath !== undefined) this.#handshakes.delete(beneath)
     // On a port that speaks HTTP/2 as well.
     if (socket.parser == null) return
     const link = new Link(socket, link => {
@@ -160,10 +171,12 @@ export class Http1Server implements ClaimWatcher {
       const takes = verdict.facts.kind === 'body'
       const { finTimeout } = verdict.facts.route.settings
       this.#claim(verdict.facts, new BodyCarrier(link, req, { silentFor: finTimeout, takes, ofNode: true }))
-      if (takes) tolerateHalfClose(socket, this.#server, () => isAnswering(link))
+      if (takes) link.toleratesHalfClose ??= tolerateHalfClose(socket, this.#server, () => isAnswering(link))
       return undefined
     }
-    // In front of the listeners that are about to be taken off.
+    // Node is about to take its own listeners off.
+    link.toleratesHalfClose?.()
+    link.toleratesHalfClose = undefined
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
       const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
@@ -240,6 +253,7 @@ export class Http1Server implements ClaimWatcher {
         return true
       }
       case 'take-after-body':
+        link.hasLeft?.()
         this.#receiveAfterBody(claim as Claim, socket, head)
         return true
       case 'refuse':
@@ -333,7 +347,7 @@ export class Http1Server implements ClaimWatcher {
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
     const code = takeOverAfterBody(claim.req, () => this.#expect('upgrade'))
-    afterEarlierResponses(link, nodes, true, () => {
+    link.hasLeft = afterEarlierResponses(link, nodes, true, () => {
       const { socket } = link
       // Node thinks that the connection is idle now, and has set the timeout of those.
       ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).hasLeft ? 0 : this.#server.timeout)

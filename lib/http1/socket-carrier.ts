@@ -60,8 +60,6 @@ export class SocketCarrier implements Carrier, Watched {
   #unread: SilenceWatch | undefined
   #left = false
   #givenAway = false
-  /** What `detach()` gives back. */
-  #before: { allowHalfOpen: boolean } | undefined
 
   constructor (link: Link, req: IncomingMessage, unreadFor: Milliseconds) {
     this.link = link
@@ -102,7 +100,6 @@ export class SocketCarrier implements Carrier, Watched {
     this.head = head.length === 0 ? NOTHING : head
     if (head.length > 0) socket.unshift(head)
     // Node gives TLS sockets no half-open state of their own: a late write would be lost.
-    this.#before = { allowHalfOpen: socket.allowHalfOpen }
     socket.allowHalfOpen = true
     const { bytesRead } = socket as unknown as Socket
     this.#readBefore = (bytesRead ?? 0) - head.length
@@ -253,16 +250,20 @@ export class SocketCarrier implements Carrier, Watched {
     else endRequest(req)
   }
 
+  /** Nothing of ours stays on it but that errors have a listener, and that its end is heard. */
   detach (): DetachedSocket {
     const { socket } = this
     this.#givenAway = true
     unwatchPeer(this)
     allowSetEncoding(socket)
-    takeResetForEnd(socket, onReset)
     // The new owner puts these bytes back itself; later ones may have joined them.
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
-    if (this.#before !== undefined) socket.allowHalfOpen = this.#before.allowHalfOpen
     this.releaseEnd()
+    takeResetForEnd(socket, onReset)
+    if (![...carriersOf(socket)].some(carrier => !carrier.#givenAway)) {
+      socket.removeListener('end', onEnd)
+      socket.removeListener('finish', onFinish)
+    }
     return { socket: socket as unknown as Socket, head }
   }
 
@@ -316,12 +317,12 @@ const CLIENT_CLOSED_REQUEST = 499
 
 /** Ours are heard once on a socket, however many own it. */
 function listen (link: Link): void {
-  for (let lower = link.below; lower !== undefined; lower = lower.below) if (lower.takeover !== undefined) return
   const { socket } = link
+  if (socket.listeners('finish').includes(onFinish)) return
   // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  socket.on('error', onError)
+  if (!socket.listeners('error').includes(onError)) socket.on('error', onError)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
 }

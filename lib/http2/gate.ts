@@ -1,6 +1,6 @@
 import type { Http2ServerRequest } from 'node:http2'
 import type { IncomingMessage } from 'node:http'
-import { authorityPath, parseAuthority } from '../handshake/authority.ts'
+import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
 import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
@@ -51,8 +51,7 @@ export class Http2Gate {
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
     // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
-    ;(req as { originalUrl?: string }).originalUrl = String(req.headers[':authority'])
-    req.url = path as string
+    routeBy(req, path as string)
     return { then: 'claim', facts: { route, req, kind: 'connect', authority } }
   }
 

@@ -19,26 +19,41 @@ export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefi
   return socket._httpMessage ?? undefined
 }
 
-const tolerant = new WeakSet<Duplex>()
+type Handler = (this: unknown, ...args: unknown[]) => void
+
+/** Node's own listener for the end of a connection that speaks HTTP. */
+const SOCKET_ON_END = 'bound socketOnEnd'
 
 /**
  * Node ends the connection, and with it the response, as soon as a client half-closes. This makes it
  * send what is being sent while `applies` says so, and end then. There is a switch for it on the
- * server, which is not documented and would change all routes: it is on while one event is emitted.
+ * server, which is not documented and would change all routes: it is on while Node's listener runs.
+ *
+ * @returns what takes it back
  */
-export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): void {
-  if (tolerant.has(socket)) return
-  tolerant.add(socket)
+export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): () => void {
+  const nodes = (socket.listeners('end') as Handler[]).find(({ name }) => name === SOCKET_ON_END)
+  if (nodes === undefined) return () => {}
   const switches = server as { httpAllowHalfOpen?: boolean }
-  let before: boolean | undefined
-  socket.allowHalfOpen = true
-  socket.prependListener('end', () => {
-    before = switches.httpAllowHalfOpen
+  const { allowHalfOpen } = socket
+  const ours: Handler = function (...args) {
+    const before = switches.httpAllowHalfOpen
     if (applies()) switches.httpAllowHalfOpen = true
-  })
-  socket.on('end', () => {
-    if (before !== undefined) switches.httpAllowHalfOpen = before
-  })
+    try {
+      Reflect.apply(nodes, this, args)
+    } finally {
+      switches.httpAllowHalfOpen = before as boolean
+    }
+  }
+  socket.allowHalfOpen = true
+  socket.removeListener('end', nodes)
+  socket.on('end', ours)
+  return () => {
+    if (!socket.listeners('end').includes(ours)) return
+    socket.removeListener('end', ours)
+    socket.on('end', nodes)
+    socket.allowHalfOpen = allowHalfOpen
+  }
 }
 
 /**
@@ -47,22 +62,38 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
  * on to its own end. A response that has no other end than the socket's is ended all the same.
  *
  * @param applies asked when the response is over
+ * @param finished called when Node has done with the response
  * @returns what is to be called when the request has arrived whole
  */
-export function outliveResponse (req: IncomingMessage, res: ServerResponse, socket: Socket, applies: () => boolean): () => void {
-  const { destroySoon } = socket
+export function outliveResponse (
+  req: IncomingMessage, res: ServerResponse, socket: Socket, applies: () => boolean, finished: () => void = () => {}
+): () => void {
+  const destroySoon = Object.getOwnPropertyDescriptor(socket, 'destroySoon')
   let last = false
-  // Node decides in its own listener, which stands between these two.
-  res.prependOnceListener('finish', () => {
-    if (!applies()) return
-    ;(req as unknown as { _dump: () => void })._dump = () => {}
+  const restore = (): void => {
+    if (destroySoon === undefined) Reflect.deleteProperty(socket, 'destroySoon')
+    else Object.defineProperty(socket, 'destroySoon', destroySoon)
+  }
+  const outlive = (): void => {
+    (req as unknown as { _dump: () => void })._dump = () => {}
     if (req.complete) return
     socket.destroySoon = () => {
       last = true
       if (!res.chunkedEncoding) socket.end()
     }
+  }
+  // Node decides in its own listener, around which this one stands.
+  const nodes = res.listeners('finish') as Handler[]
+  for (const listener of nodes) res.removeListener('finish', listener as () => void)
+  res.prependOnceListener('finish', function (this: ServerResponse) {
+    if (applies()) outlive()
+    try {
+      for (const listener of nodes) listener.call(this)
+    } finally {
+      restore()
+      finished()
+    }
   })
-  res.once('finish', () => { socket.destroySoon = destroySoon })
   return () => { if (last) socket.destroySoon() }
 }
 

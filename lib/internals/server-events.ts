@@ -1,7 +1,8 @@
-// The events of a server, where it has to be decided who hears of one. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+// The events and methods of a server, where it has to be decided who hears of what. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import type { EventEmitter } from 'node:events'
 
 type Listener = (...args: never[]) => void
+type Method = (this: unknown, ...args: unknown[]) => unknown
 
 /** By the name of an event: what happens in its place, or undefined where it goes on to its listeners. */
 export type Interceptors = Readonly<Record<string, (first: unknown, second: unknown, third: unknown) => boolean | undefined>>
@@ -20,6 +21,167 @@ export interface Interception {
   undo (): void
 }
 
+/** What stands in the place of one method of one object, whoever put it there. */
+interface Layers {
+  readonly before: PropertyDescriptor | undefined
+  readonly wrappers: ((usual: Method) => Method)[]
+  readonly installed: Method
+}
+
+const layersOf = new WeakMap<object, Map<string, Layers>>()
+
+/**
+ * Puts `wrapper` around a method of this one object, and returns what takes it away. Several may be around one method, and go
+ * in any order: the last to go leaves the object as it was.
+ *
+ * What is on the prototype is asked for at each call, since tracers patch it there.
+ */
+function wrap (target: object, name: string, wrapper: (usual: Method) => Method): () => void {
+  const methods = layersOf.get(target) ?? new Map<string, Layers>()
+  layersOf.set(target, methods)
+  let layers = methods.get(name)
+  if (layers === undefined || Object.getOwnPropertyDescriptor(target, name)?.value !== layers.installed) {
+    layers = install(target, name)
+    methods.set(name, layers)
+  }
+  const { wrappers, before, installed } = layers
+  wrappers.push(wrapper)
+  return () => {
+    const at = wrappers.indexOf(wrapper)
+    if (at >= 0) wrappers.splice(at, 1)
+    // Somebody else may have put another in its place, which calls ours.
+    if (wrappers.length > 0 || Object.getOwnPropertyDescriptor(target, name)?.value !== installed) return
+    methods.delete(name)
+    if (before === undefined) Reflect.deleteProperty(target, name)
+    else Object.defineProperty(target, name, before)
+  }
+}
+
+function install (target: object, name: string): Layers {
+  const before = Object.getOwnPropertyDescriptor(target, name)
+  const prototype = Object.getPrototypeOf(target) as Record<string, Method>
+  const wrappers: Layers['wrappers'] = []
+  const usual: Method = function (...args) {
+    return Reflect.apply((before?.value ?? prototype[name]) as Method, this, args)
+  }
+  const installed: Method = function (...args) {
+    return Reflect.apply(wrappers.reduce((inner, wrapper) => wrapper(inner), usual), this, args)
+  }
+  Object.defineProperty(target, name, { value: installed, configurable: true, writable: true, enumerable: before?.enumerable ?? false })
+  return { before, wrappers, installed }
+}
+
+/** Puts `replacement` in the place of a method of this one object, and returns what takes it away. */
+export function override<T extends object, K extends keyof T & string> (
+  target: T, name: K, replacement: (usual: T[K]) => T[K]
+): () => void {
+  return wrap(target, name, replacement as unknown as (usual: Method) => Method)
+}
+
+/** All that is decided before the listeners of one server, whoever decides it. */
+class Hub {
+  readonly tables: Map<string | symbol, Interceptors[string]>[] = []
+  readonly hidden = new Set<Listener>()
+  readonly events = new Set<string>()
+  expected: string | undefined
+  readonly #server: EventEmitter
+  readonly #undo: (() => void)[] = []
+  readonly #emitBefore: Method | undefined
+  readonly #prototype: { emit: Method }
+
+  constructor (server: EventEmitter) {
+    this.#server = server
+    this.#prototype = Object.getPrototypeOf(server) as { emit: Method }
+    const before = Object.getOwnPropertyDescriptor(server, 'emit')
+    this.#emitBefore = before?.value as Method | undefined
+    this.#replaceEmit(before)
+    this.#hideListeners()
+  }
+
+  /** Emits past the interceptors. */
+  pass (args: ArrayLike<unknown>): boolean {
+    return Reflect.apply(this.#emitBefore ?? this.#prototype.emit, this.#server, args) as boolean
+  }
+
+  leave (): void {
+    for (const undo of this.#undo) undo()
+  }
+
+  /** Every request of the server comes by here: V8 passes `arguments` on without making an array of them. */
+  #replaceEmit (before: PropertyDescriptor | undefined): void {
+    const server = this.#server
+    const hub = this
+    const prototype = this.#prototype
+    const emitBefore = this.#emitBefore
+    const emit = function (this: EventEmitter, event: string | symbol, first: unknown, second: unknown, third: unknown): unknown {
+      const { tables } = hub
+      for (let at = tables.length - 1; at >= 0; at--) {
+        const interceptor = tables[at]?.get(event)
+        if (interceptor === undefined) continue
+        if (event === hub.expected) hub.expected = undefined
+        const result = interceptor(first, second, third)
+        if (result !== undefined) return result
+      }
+      return (emitBefore ?? prototype.emit).apply(this, arguments as unknown as unknown[])
+    }
+    Object.defineProperty(server, 'emit', { value: emit, configurable: true, writable: true, enumerable: false })
+    this.#undo.push(() => {
+      if (Object.getOwnPropertyDescriptor(server, 'emit')?.value !== emit) return
+      if (before === undefined) Reflect.deleteProperty(server, 'emit')
+      else Object.defineProperty(server, 'emit', before)
+    })
+  }
+
+  /** Others who count, list or remove listeners see their own alone. */
+  #hideListeners (): void {
+    const server = this.#server
+    const shown = (usual: Method, event: string): Listener[] =>
+      (Reflect.apply(usual, server, [event]) as Listener[]).filter(one => !this.hidden.has(one))
+    for (const query of ['listeners', 'rawListeners']) {
+      this.#undo.push(wrap(server, query, usual => (event: unknown) => shown(usual, event as string)))
+    }
+    this.#undo.push(
+      wrap(server, 'listenerCount', usual => (event: unknown, listener: unknown) => {
+        const expected = event === this.expected ? 1 : 0
+        if (listener !== undefined || !this.events.has(event as string)) {
+          return Reflect.apply(usual, server, listener === undefined ? [event] : [event, listener]) as number + expected
+        }
+        return server.listeners(event as string).length + expected
+      }),
+      wrap(server, 'eventNames', usual => () =>
+        (Reflect.apply(usual, server, []) as string[]).filter(event => !this.events.has(event) || server.listeners(event).length > 0)),
+      wrap(server, 'removeAllListeners', usual => (...args: unknown[]) => {
+        const kept = [...this.events].filter(event => args.length === 0 || args[0] === event)
+          .map(event => ({ event, listeners: this.hiddenFor(event) }))
+        Reflect.apply(usual, server, args)
+        for (const { event, listeners } of kept) for (const listener of listeners) server.on(event, listener as (...args: unknown[]) => void)
+        return server
+      })
+    )
+  }
+
+  readonly #all: Hidden[] = []
+
+  hide (one: Hidden): void {
+    this.#all.push(one)
+    this.hidden.add(one.listener)
+    this.events.add(one.event)
+    this.#server.on(one.event, one.listener as (...args: unknown[]) => void)
+  }
+
+  show (one: Hidden): void {
+    this.#server.removeListener(one.event, one.listener as (...args: unknown[]) => void)
+    this.hidden.delete(one.listener)
+    this.#all.splice(this.#all.indexOf(one), 1)
+  }
+
+  hiddenFor (event: string): Listener[] {
+    return this.#all.filter(one => one.event === event).map(({ listener }) => listener)
+  }
+}
+
+const hubs = new WeakMap<EventEmitter, Hub>()
+
 /**
  * Puts `interceptors` before the listeners of a server, and adds `hidden` listeners that hear what somebody emits past
  * that, by an `emit` that was bound before. Others who count, list or remove listeners see their own alone: with a listener
@@ -28,81 +190,22 @@ export interface Interception {
  * `emit` is Node's own way to tell all listeners alike, and has no public place before them.
  */
 export function intercept (server: EventEmitter, interceptors: Interceptors, hidden: readonly Hidden[]): Interception {
-  const own = new Set(hidden.map(({ listener }) => listener))
-  const events = new Set(hidden.map(({ event }) => event))
-  let expected: string | undefined
-  let active = true
+  const hub = hubs.get(server) ?? new Hub(server)
+  hubs.set(server, hub)
   const table = new Map<string | symbol, Interceptors[string]>(Object.entries(interceptors))
-  const before: Record<string, PropertyDescriptor | undefined> = { ...Object.getOwnPropertyDescriptors(server) }
-  const prototype = Object.getPrototypeOf(server) as Record<string, (...args: unknown[]) => unknown>
-  /** What is on the prototype is asked for at each call: tracers patch it there. */
-  const usual = (name: string): ((...args: unknown[]) => unknown) =>
-    (before[name]?.value ?? prototype[name]) as (...args: unknown[]) => unknown
-  const emitBefore = before.emit?.value as ((...args: unknown[]) => unknown) | undefined
-  const ours: Record<string, unknown> = {}
-  const all = (event: string, query: 'listeners' | 'rawListeners' = 'listeners'): Listener[] =>
-    Reflect.apply(usual(query), server, [event]) as Listener[]
-  const others = (event: string, query?: 'listeners' | 'rawListeners'): Listener[] => all(event, query).filter(one => !own.has(one))
-
-  // Every request of the server comes by here: V8 passes `arguments` on without making an array of them.
-  ours.emit = function (this: EventEmitter, event: string | symbol, first: unknown, second: unknown, third: unknown) {
-    const interceptor = active ? table.get(event) : undefined
-    if (interceptor !== undefined) {
-      if (event === expected) expected = undefined
-      const result = interceptor(first, second, third)
-      if (result !== undefined) return result
-    }
-    return (emitBefore ?? prototype.emit as typeof emitBefore & object).apply(this, arguments as unknown as unknown[])
-  }
-  ours.listenerCount = (event: string, listener?: Listener) => {
-    const count = Reflect.apply(usual('listenerCount'), server, listener === undefined ? [event] : [event, listener]) as number
-    const hides = events.has(event) && listener === undefined ? all(event).length - others(event).length : 0
-    return count - hides + (event === expected ? 1 : 0)
-  }
-  for (const query of ['listeners', 'rawListeners'] as const) {
-    ours[query] = (event: string) => others(event, query)
-  }
-  ours.eventNames = () => (Reflect.apply(usual('eventNames'), server, []) as string[])
-    .filter(event => !events.has(event) || (ours.listenerCount as (event: string) => number)(event) > 0)
-  ours.removeAllListeners = (...args: [event?: string]) => {
-    Reflect.apply(usual('removeAllListeners'), server, args)
-    for (const one of hidden) {
-      if (args.length === 0 || args[0] === one.event) server.on(one.event, one.listener as (...args: unknown[]) => void)
-    }
-    return server
-  }
-  for (const name of Object.keys(ours)) {
-    Object.defineProperty(server, name, { value: ours[name], configurable: true, writable: true, enumerable: false })
-  }
-  for (const { event, listener } of hidden) server.on(event, listener as (...args: unknown[]) => void)
-
+  hub.tables.push(table)
+  for (const one of hidden) hub.hide(one)
   return {
-    expect (event) { expected = event },
-    pass: (event, ...args) => Reflect.apply(usual('emit'), server, [event, ...args]) as boolean,
+    expect (event) { hub.expected = event },
+    pass: (...args) => hub.pass(args),
     undo () {
-      active = false
-      for (const { event, listener } of hidden) server.removeListener(event, listener as (...args: unknown[]) => void)
-      for (const name of Object.keys(ours)) {
-        // Somebody may have put another in its place, which calls ours.
-        if (Object.getOwnPropertyDescriptor(server, name)?.value !== ours[name]) continue
-        if (before[name] === undefined) Reflect.deleteProperty(server, name)
-        else Object.defineProperty(server, name, before[name])
-      }
+      const at = hub.tables.indexOf(table)
+      if (at < 0) return
+      hub.tables.splice(at, 1)
+      for (const one of hidden) hub.show(one)
+      if (hub.tables.length > 0) return
+      hub.leave()
+      hubs.delete(server)
     }
-  }
-}
-
-/** Puts `replacement` in the place of a method of this one object, and returns what takes it away. */
-export function override<T extends object, K extends keyof T & string> (
-  target: T, name: K, replacement: (usual: T[K]) => T[K]
-): () => void {
-  const before = Object.getOwnPropertyDescriptor(target, name)
-  const usual = target[name]
-  const ours = replacement(usual)
-  Object.defineProperty(target, name, { value: ours, configurable: true, writable: true, enumerable: before?.enumerable ?? false })
-  return () => {
-    if (Object.getOwnPropertyDescriptor(target, name)?.value !== ours) return
-    if (before === undefined) Reflect.deleteProperty(target, name)
-    else Object.defineProperty(target, name, before)
   }
 }

@@ -86,7 +86,9 @@ export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket
 
 /** Ends that, unless somebody else is told by now. */
 export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
-  if ((socket as Telling)[kOnReset] === onReset) (socket as Telling)[kOnReset] = undefined
+  if ((socket as Telling)[kOnReset] !== onReset) return
+  ;(socket as Telling)[kOnReset] = undefined
+  if (Object.getOwnPropertyDescriptor(socket, 'push')?.value === pushUnlessReset) Reflect.deleteProperty(socket, 'push')
 }
 
 /** The same function for all sockets. */

@@ -36,13 +36,15 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   const readers = (event: string | symbol, listener: unknown): void => {
     if (event === 'data' || event === 'readable' || (event === 'end' && !isNodesOwn(socket, listener))) process.nextTick(release)
   }
+  const before = Object.getOwnPropertyDescriptor(socket, 'push')
   const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
-  socket.push = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
+  const holdingPush = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
     if (chunk !== null || !holding || endIsReset(this)) return push.call(this, chunk, encoding)
     held = true
     onHeld()
     return false
   }
+  socket.push = holdingPush
   socket.on('newListener', readers)
   socket.on('resume', release)
   function release (): void {
@@ -50,7 +52,8 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
     holding = false
     socket.removeListener('newListener', readers)
     socket.removeListener('resume', release)
-    socket.push = push
+    if (before === undefined) Reflect.deleteProperty(socket, 'push')
+    else socket.push = push
     if (held && !socket.destroyed) {
       socket.push(null)
       socket.read(0)

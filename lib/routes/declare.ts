@@ -94,6 +94,8 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
   if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
+    // Whoever sent it: where no accept head is being made it is an answer.
+    if (claim !== undefined && claim.hooks === undefined) claim.step('answer')
     // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
     if (claim !== undefined && claim.hooks === undefined && claim.carrier.impliesTakeover(reply.raw.statusCode)) {
       done(new FST_ERR_DUPLEX_NOT_ACCEPTED())
