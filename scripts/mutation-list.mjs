@@ -57,8 +57,8 @@ export const mutations = [
   { file: 'connection/connection.ts', find: "this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })", replace: 'this.#end()', breaks: 'the stream of a handler that failed ends in order', tests: ['stream', 'body'] },
   { file: 'connection/connection.ts', find: 'this.#signal?.abort(cause.error)', replace: '', everywhere: true, breaks: 'signal is not aborted', tests: ['stream'], by: 'hang' },
   { file: 'connection/connection.ts', find: 'runErrorHooks(this.reply, error as Error)', replace: '', breaks: 'the onError hooks do not run for a handler that fails', tests: ['stream', 'observability'] },
-  { file: 'internals/sockets.ts', find: "return typeof handle?.getpeername === 'function' && handle.getpeername(ADDRESS) !== 0", replace: 'return false', breaks: 'nobody is ever found to be gone', tests: ['internals', 'stream'], by: 'hang' },
-  { file: 'internals/sockets.ts', find: 'return handle !== executionAsyncId() && socket.errored !== error', replace: 'return false', breaks: 'an error passed on from elsewhere is taken for the peer\'s', tests: ['internals', 'stream'] },
+  { file: 'internals/sockets.ts', find: "return typeof handle?.getpeername === 'function' && handle.getpeername(ADDRESS) !== 0", replace: 'return false', breaks: 'nobody is ever found to be gone', tests: ['internals-sockets', 'stream'], by: 'hang' },
+  { file: 'internals/sockets.ts', find: 'return handle !== executionAsyncId() && socket.errored !== error', replace: 'return false', breaks: 'an error passed on from elsewhere is taken for the peer\'s', tests: ['internals-sockets', 'stream'] },
   { file: 'http1/server.ts', find: '!received.req.complete)) socket.destroy(error)', replace: '!received.req.complete)) {}', breaks: 'an error page is sent into a message', tests: ['body', 'hostile'] },
 
   // Which requests a route takes
@@ -125,7 +125,7 @@ export const mutations = [
   { file: 'http1/pipelining.ts', find: '  if (response === undefined) {', replace: '  if (true) {', breaks: 'a takeover overtakes the response before it', tests: ['routing'], by: 'crash' },
   { file: 'http1/pipelining.ts', find: 'if (!socket.destroyed && !socket.writableEnded) proceedInContext()', replace: 'proceedInContext()', breaks: 'a takeover behind a response that says close is begun', tests: ['hostile', 'routing'] },
   { file: 'http1/pipelining.ts', find: 'AsyncResource.bind(proceed)', replace: 'proceed', breaks: 'a takeover that waited has the async context of another request', tests: ['observability'] },
-  { file: 'http1/pipelining.ts', find: "response.emit('drain')", replace: '{}', breaks: 'a large response before a takeover stands still', tests: ['hostile', 'internals'], by: 'hang' },
+  { file: 'http1/pipelining.ts', find: "response.emit('drain')", replace: '{}', breaks: 'a large response before a takeover stands still', tests: ['hostile', 'pipelines'], by: 'hang' },
 
   // The life of a connection
   { file: 'routes/declare.ts', find: 'Promise.resolve(result).then(() => connection.handlerDone(),', replace: 'Promise.resolve(result).then(() => {},', breaks: 'the end of a handler ends nothing', tests: ['lifetime'], by: 'hang' },
@@ -158,11 +158,11 @@ export const mutations = [
   { file: 'http1/socket-carrier.ts', find: "if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)", replace: '', breaks: 'timeouts of the HTTP server strike after a takeover', tests: ['lifetime'], survives: 'Node takes its listener off at an upgrade, and a timeout without one ends nothing' },
   { file: 'http1/socket-carrier.ts', find: 'this.bytesWritten - this.socket.writableLength - bytesInFlight(this.socket)', replace: 'this.bytesWritten', breaks: 'what cannot leave counts as traffic', tests: ['stream'], by: 'hang' },
   { file: 'internals/http-messages.ts', find: 'if (applies()) switches.httpAllowHalfOpen = true', replace: '', breaks: 'a client that half-closes behind its message gets no more of the response', tests: ['body'] },
-  { file: 'internals/http-messages.ts', find: 'if (before !== undefined) switches.httpAllowHalfOpen = before', replace: '', breaks: 'the first half-close on a message changes the server for good', tests: ['internals', 'body'] },
+  { file: 'internals/http-messages.ts', find: 'if (before !== undefined) switches.httpAllowHalfOpen = before', replace: '', breaks: 'the first half-close on a message changes the server for good', tests: ['internals-messages', 'body'] },
 
   // Upgrades with a body
   { file: 'http1/server.ts', find: 'claim.whileBodyComes(socket, () => registry.removeSocket(socket))', replace: '', breaks: 'a client that leaves within the body before an upgrade is not noticed', tests: ['upgrade-body'], by: 'hang' },
-  { file: 'internals/http-parser.ts', find: '    if (chunk === null) {\n      request.upgrade = true', replace: '    if (chunk === null) {\n      request.upgrade = false', breaks: 'the stream behind a body stays with HTTP', tests: ['internals', 'upgrade-body'], by: 'hang' },
+  { file: 'internals/http-parser.ts', find: '    if (chunk === null) {\n      request.upgrade = true', replace: '    if (chunk === null) {\n      request.upgrade = false', breaks: 'the stream behind a body stays with HTTP', tests: ['internals-parser', 'upgrade-body'], by: 'hang' },
   { file: 'routes/declare.ts', find: "  if (claim?.kind === 'body') {", replace: '  if (false) {', breaks: 'the body of a message is parsed', tests: ['body'], by: 'hang' },
 
   // Shutdown

@@ -281,8 +281,8 @@ onEach(t, 'S9 a pending body with Expect: 100-continue gets its 100 and can then
 
 onEach(t, 'S9 a pending body is what the last preParsing hook made of it', guarded(async (t, transport: Way) => {
   const server = await serveGuarded(t, { transport }, app => {
-    app.addHook('preParsing', async (_request, _reply, payload) => payload.pipe(createGunzip()))
-    app.post('/it', { duplex: { accept: 'manual', kinds: ['body'] } }, async given => {
+    const preParsing = async (_request: unknown, _reply: unknown, payload: Readable): Promise<Readable> => payload.pipe(createGunzip())
+    app.post('/it', { preParsing: preParsing as never, duplex: { accept: 'manual', kinds: ['body'] } }, async given => {
       const pending = given as unknown as PendingBody
       const line = await firstLine(pending.readable)
       const { readable, writable } = await pending.accept()

@@ -7,7 +7,7 @@ type Write = (this: Writable, ...args: unknown[]) => boolean
  * Calls when more than `most` bytes are written that the peer has not taken. What the kernel takes at once is never
  * counted: a look comes one turn behind each write.
  */
-export function boundOutput (carrier: Carrier, most: number, exceeded: () => void): void {
+export function boundOutput (carrier: Pick<Carrier, 'writable' | 'closed' | 'unsent'>, most: number, exceeded: () => void): void {
   const { writable } = carrier
   let looking = false
   const look = (): void => {

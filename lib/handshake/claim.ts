@@ -101,8 +101,8 @@ export class Claim implements Handshake {
     const wasUndecided = isUndecided(this.#state)
     this.#state = state
     if (isUndecided(state)) return action
-    // The timer itself may have to strike once more.
-    if (event !== 'timeout') this.stopTimer()
+    // An answer whose hooks do not come to an end is not waited for either.
+    if (state !== 'late' && state !== 'answering') this.stopTimer()
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
       this.onRefused?.()
@@ -110,7 +110,7 @@ export class Claim implements Handshake {
     return action
   }
 
-  /** A reply that was hijacked, or whose head is out, was answered by somebody; so it was where Fastify's timer struck. */
+  /** A reply that was hijacked, or whose head is out, is answered by somebody; so it is where Fastify's timer struck. */
   #look (): void {
     const { reply, res } = this
     switch (this.#state) {
@@ -121,7 +121,7 @@ export class Claim implements Handshake {
           return
         }
         if (this.#timedOutByFastify) this.step('handler-timeout')
-        else if (this.#state === 'claimed' && reply?.sent === true) this.step('answer')
+        else if (this.#state === 'claimed' && reply?.sent === true) this.step('head')
         break
       case 'accepted':
         return
@@ -149,7 +149,7 @@ export class Claim implements Handshake {
     // Started later, with the same delay, it comes after Fastify's, which is the one to strike if it still runs.
     this.#timer = setTimeout(() => {
       // In hooks before those of the route no body was read yet, and only Fastify has the reply.
-      if (this.reply !== undefined) setImmediate(() => { if (this.undecided) this.#strike(handshakeTimeout) })
+      if (this.reply !== undefined) setImmediate(() => { if (this.undecided || this.#state === 'answering') this.#strike(handshakeTimeout) })
     }, handshakeTimeout)
   }
 

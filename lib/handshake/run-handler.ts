@@ -140,7 +140,7 @@ function hearReplies (reply: FastifyReply, claim: Claim): void {
     return Reflect.apply(send, this, [payload]) as FastifyReply
   }
   reply.hijack = function (this: FastifyReply) {
-    claim.step('answer')
+    claim.step('head')
     return Reflect.apply(hijack, this, []) as FastifyReply
   }
 }

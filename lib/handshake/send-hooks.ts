@@ -34,7 +34,18 @@ function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
   try {
     return appFields(reply.getHeaders() as OutgoingHttpHeaders)
   } catch {
+    dropOddFields(reply)
     return undefined
+  }
+}
+
+/** What is no text may be another each time that it is made one, and the error is to be answered with the rest. */
+function dropOddFields (reply: FastifyReply): void {
+  const isText = (value: unknown): boolean => typeof value === 'string' || typeof value === 'number'
+  for (const [name, value] of Object.entries(reply.getHeaders())) {
+    if ([value].flat().every(isText)) continue
+    reply.removeHeader(name)
+    reply.raw.removeHeader(name)
   }
 }
 

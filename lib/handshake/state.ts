@@ -5,7 +5,7 @@
  * - `deciding`: `accept()` was called, and the onSend hooks run for the accept head.
  * - `late`: the time for the handshake is over, and the 503 for that is being made.
  * - `answering`: an answer that is no acceptance was decided; nothing of it is on the wire.
- * - `sending`: its head is on the wire.
+ * - `sending`: its head is on the wire, or whoever hijacked the reply writes it.
  * - `answered`: all of it is.
  * - `accepted`: the handler owns the connection.
  * - `gone`: the client left before there was an end.
@@ -19,8 +19,8 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `detach`: the socket is given to somebody who answers himself.
  * - `open`: the accept head is about to be written.
  * - `fail`: a hook of the accept head threw, and Fastify answers that.
- * - `answer`: a reply was sent, thrown, returned or hijacked.
- * - `head`: the head of an answer went onto the wire, by whomever.
+ * - `answer`: a reply was sent, thrown or returned; its hooks run.
+ * - `head`: the head of an answer went onto the wire, by whomever; or the reply was hijacked, whose owner answers by hand.
  * - `end`: the last byte of an answer did.
  * - `timeout`: the time for the handshake is over.
  * - `handler-timeout`: Fastify's own timer struck, and Fastify answers that.
@@ -120,9 +120,4 @@ export function next (state: HandshakeState, event: HandshakeEvent): { state: Ha
 /** Whether a connection may still come of it. */
 export function isUndecided (state: HandshakeState): boolean {
   return state === 'claimed' || state === 'deciding'
-}
-
-/** Whether an answer that is no acceptance has begun or is over, or there is nobody for one. */
-export function isOver (state: HandshakeState): boolean {
-  return !isUndecided(state)
 }

@@ -116,10 +116,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   get writable (): ServerResponse { return this.res }
   get gone (): boolean { return this.#broken || this.#socket.destroyed }
 
-  get unsent (): number {
-    const socket = this.#socket
-    return this.res.writableLength + bytesInFlight(socket as unknown as HttpSocket)
-  }
+  get unsent (): number { return this.res.writableLength }
 
   get sent (): number {
     const socket = this.#socket

@@ -97,6 +97,11 @@ function extend (Base: typeof ServerResponse): Constructor {
       return this
     }
 
+    /** Up to Node 24 another name for the same, which would go past ours. */
+    writeHeader (statusCode: number, ...rest: unknown[]): this {
+      return this.writeHead(statusCode, ...rest)
+    }
+
     override write (...args: unknown[]): boolean {
       if (this[kSilent]) return false
       const more = Reflect.apply(super.write as () => boolean, this, args)

@@ -84,12 +84,11 @@ export class SocketCarrier implements Carrier, Watched {
     return ((this.socket as unknown as Socket).bytesWritten ?? 0) - this.#writtenBefore
   }
 
-  get unsent (): number {
-    return this.socket.writableLength + bytesInFlight(this.socket)
-  }
+  /** A write that is under way counts until the kernel has all of it. */
+  get unsent (): number { return this.socket.writableLength }
 
   get sent (): number {
-    return this.bytesWritten - this.unsent
+    return this.bytesWritten - this.socket.writableLength - bytesInFlight(this.socket)
   }
 
   /** The socket has left HTTP, with the bytes that followed the head. */

@@ -163,6 +163,8 @@ const SILENT: PropertyDescriptorMap = {
   headersSent: { value: true },
   writableEnded: { value: true },
   writeHead: { value: itself },
+  // Up to Node 24 another name for the same.
+  writeHeader: { value: itself },
   flushHeaders: { value: nothing },
   writeContinue: { value: nothing },
   writeProcessing: { value: nothing },

@@ -1,0 +1,484 @@
+import t from 'tap'
+import { once } from 'node:events'
+import diagnostics from 'node:diagnostics_channel'
+import { createServer, IncomingMessage, request, ServerResponse, type ClientRequest } from 'node:http'
+import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
+import type { Duplex } from 'node:stream'
+import type { Test } from 'tap'
+import {
+  abortRequest, clearFields, closeResponse, decodeRefusals, endRequest, onWhole, outliveResponse, outliveServerEnd, publishFinish,
+  publishStart, responseClass, silence, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+} from '../lib/internals/http-messages.ts'
+import type { HttpSocket } from '../lib/internals/sockets.ts'
+import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
+import { gate } from './fixtures/server.ts'
+
+// What lib/internals/http-messages.ts relies on, on a bare server.
+
+t.test('clearFields leaves a response with the framing that Node gives one without fields', async t => {
+  const { connect } = await listen(t, 'tcp', (_req, res) => {
+    res.setHeader('Connection', 'close')
+    res.setHeader('Content-Length', 5)
+    res.setHeader('Transfer-Encoding', 'gzip')
+    res.setHeader('X-Mine', ['1', '2'])
+    clearFields(res)
+    res.appendHeader('X-New', '1')
+    res.appendHeader('X-New', '2')
+    res.writeHead(200)
+    res.flushHeaders()
+    res.end('body')
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const { fields } = await wire.head()
+  t.strictSame(fields.filter(([name]) => name !== 'Date'), [
+    ['X-New', '1'], ['X-New', '2'], ['Connection', 'keep-alive'], ['Keep-Alive', 'timeout=5'], ['Transfer-Encoding', 'chunked']
+  ])
+})
+
+t.test('unfinishedResponse is the response of an earlier request, until that has finished', async t => {
+  const responses: ServerResponse[] = []
+  const { server, connect } = await listen(t, 'tcp', (_req, res) => { responses.push(res) })
+  const left = gate<HttpSocket>()
+  server.on('upgrade', (_req, socket) => { left.open(socket) })
+  const wire = await connect()
+  wire.send('GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n' + String(requests['an Upgrade']))
+  const socket = await left.promise
+  const [first, second] = responses as [ServerResponse, ServerResponse]
+  t.equal(unfinishedResponse(socket), first)
+  const following = gate<ServerResponse | undefined>()
+  first.once('finish', () => { following.open(unfinishedResponse(socket)) })
+  first.end('one')
+  t.equal(await following.promise, second, 'to a listener of finish, the next response has the socket')
+  const none = gate<ServerResponse | undefined>()
+  second.once('finish', () => { none.open(unfinishedResponse(socket)) })
+  second.end('two')
+  t.equal(await none.promise, undefined)
+  t.equal((await wire.response()).body, 'one')
+  t.equal((await wire.response()).body, 'two')
+})
+
+t.test('unfinishedResponse is nothing on a connection without requests', async t => {
+  const { link } = await listen(t)
+  const { socket } = await link()
+  t.equal(unfinishedResponse(socket), undefined)
+})
+
+onBoth('tolerateHalfClose lets a response go on after the FIN of the client, and the connection end after it', async (t, carrying) => {
+  const started = gate<ServerResponse>()
+  const { server, link } = await listen(t, carrying, (_req, res) => { started.open(res) })
+  const before = (server as { httpAllowHalfOpen?: boolean }).httpAllowHalfOpen
+  const { wire, socket } = await link()
+  tolerateHalfClose(socket, server, () => true)
+  tolerateHalfClose(socket, server, () => false)
+  const ended = once(socket, 'end')
+  wire.end('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const res = await started.promise
+  await ended
+  await turn()
+  res.write('late, ')
+  await turn()
+  res.end('later')
+  await wire.head()
+  t.equal((await wire.rest()).toString(), '6\r\nlate, \r\n5\r\nlater\r\n0\r\n\r\n')
+  t.equal((server as { httpAllowHalfOpen?: boolean }).httpAllowHalfOpen, before)
+})
+
+t.test('tolerateHalfClose changes nothing where it does not apply', async t => {
+  const started = gate<ServerResponse>()
+  const { server, link } = await listen(t, 'tcp', (_req, res) => { started.open(res) })
+  const { wire, socket } = await link()
+  tolerateHalfClose(socket, server, () => false)
+  wire.end('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  await started.promise
+  t.equal((await wire.rest()).toString(), '', 'Node ends the connection without a response')
+})
+
+for (const [version, field] of [['1.1', 'Connection: keep-alive'], ['1.1', 'Connection: close'], ['1.0', 'Connection: close']] as const) {
+  onBoth(`outliveResponse lets a request go on after its response, in HTTP/${version} with "${field}"`, async (t, carrying) => {
+    const finished = gate<IncomingMessage>()
+    let whenComplete = (): void => {}
+    const { link } = await listen(t, carrying, (req, res) => {
+      whenComplete = outliveResponse(req, res, req.socket, () => true)
+      res.once('finish', () => finished.open(req))
+      res.write('early')
+      res.end()
+    })
+    const { wire, socket } = await link()
+    wire.send(`POST / HTTP/${version}\r\nHost: a\r\n${field}\r\nContent-Length: 9\r\n\r\none`)
+    const req = await finished.promise
+    await wire.head()
+    if (version === '1.0') t.equal((await wire.rest()).toString(), 'early', 'the end of the response is the end of our side')
+    else t.equal(await wire.until('0\r\n\r\n'), '5\r\nearly\r\n0\r\n\r\n')
+    await turn()
+    t.notOk(socket.destroyed)
+    wire.send('two')
+    await turn()
+    wire.send('end')
+    let body = ''
+    for await (const chunk of req) body += String(chunk)
+    t.equal(body, 'onetwoend', 'also what nobody had begun to read')
+    whenComplete()
+    if (field === 'Connection: close') {
+      t.equal((await wire.rest()).toString(), '')
+      wire.end()
+      while (!socket.destroyed) await turn()
+    } else {
+      wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n')
+      t.equal((await wire.head()).status, 200)
+    }
+  })
+}
+
+t.test('outliveResponse leaves to Node what it does not apply to', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    outliveResponse(req, res, req.socket, () => false)
+    res.once('finish', () => finished.open(req))
+    res.end()
+  })
+  const { wire, socket } = await link()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 9\r\n\r\none')
+  await finished.promise
+  while (!socket.destroyed) await turn()
+  t.equal((await wire.head()).status, 200)
+})
+
+t.test('watchVanishing tells a request of a client that vanishes after the response', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    const { socket } = req
+    res.once('finish', () => watchVanishing(req, socket))
+    outliveResponse(req, res, req.socket, () => true)
+    res.once('finish', () => finished.open(req))
+    req.resume()
+    res.end('early')
+  })
+  const { wire } = await link()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
+  const req = await finished.promise
+  const failed = once(req, 'error')
+  wire.reset()
+  const [error] = await failed as [Error & { code: string }]
+  t.equal(error.code, 'ECONNRESET')
+  t.ok(req.destroyed)
+})
+
+t.test('watchVanishing leaves nothing behind on the socket of a request that arrives whole', async t => {
+  const finished = gate<IncomingMessage>()
+  const { link } = await listen(t, 'tcp', (req, res) => {
+    res.once('finish', () => watchVanishing(req, req.socket))
+    res.once('finish', () => finished.open(req))
+    req.resume()
+    res.end('early')
+  })
+  const { wire, socket } = await link()
+  const before = socket.listenerCount('close')
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
+  const req = await finished.promise
+  const closed = once(req, 'close')
+  wire.send('twoend')
+  await closed
+  t.equal(socket.listenerCount('close'), before)
+  t.notOk(req.errored)
+})
+
+/** Node's client, and the server's end of its connection. */
+async function ask (t: Test, method: string): Promise<{ req: ClientRequest, peer: Socket }> {
+  const server = createTcpServer({ allowHalfOpen: true }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const arrived = once(server, 'connection')
+  const client = connect({ port, host: '127.0.0.1', allowHalfOpen: true })
+  const req = request({ method, path: 'a:1', createConnection: () => client }).end()
+  const [peer] = await arrived as [Socket]
+  await once(peer, 'data')
+  t.teardown(() => {
+    peer.destroy()
+    client.destroy()
+    server.close()
+  })
+  return { req, peer }
+}
+
+t.test('decodeRefusals reads what refuses a CONNECT as a response, and passes over what comes before it', async t => {
+  const { req, peer } = await ask(t, 'CONNECT')
+  decodeRefusals(req)
+  peer.write('HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  t.equal(res.statusCode, 403)
+  t.equal(String((await once(res, 'data'))[0]), 'no')
+})
+
+t.test('decodeRefusals leaves a tunnel what it is', async t => {
+  const { req, peer } = await ask(t, 'CONNECT')
+  decodeRefusals(req)
+  peer.write('HTTP/1.1 200 OK\r\n\r\nhello')
+  const [res, , head] = await once(req, 'connect') as [IncomingMessage, Duplex, Buffer]
+  t.equal(res.statusCode, 200)
+  t.equal(head.toString(), 'hello')
+})
+
+t.test('outliveServerEnd leaves the client its half of a connection that the server has half-closed', async t => {
+  const { req, peer } = await ask(t, 'GET')
+  peer.end('HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  const { socket } = res
+  req.shouldKeepAlive = true
+  outliveServerEnd(socket)
+  res.resume()
+  await once(res, 'end')
+  await turn()
+  t.strictSame([socket.destroyed, socket.writableEnded], [false, false])
+  socket.end('late')
+  t.equal(String((await once(peer, 'data'))[0]), 'late')
+})
+
+t.test('onWhole tells of a message that has arrived, though nobody reads it', async t => {
+  const { req, peer } = await ask(t, 'GET')
+  peer.write('HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfo')
+  const [res] = await once(req, 'response') as [IncomingMessage]
+  const whole = gate()
+  onWhole(res, whole.open)
+  peer.write('ur')
+  await whole.promise
+  t.equal(res.complete, true)
+})
+
+/** `once` would reject with the error that comes before. */
+const closing = (req: IncomingMessage): Promise<void> => new Promise(resolve => req.once('close', resolve))
+
+/** What is told of a request, in order. */
+function tellsOf (req: IncomingMessage): string[] {
+  const told: string[] = []
+  req.on('aborted', () => told.push('aborted'))
+  req.on('error', (error: Error & { code?: string }) => told.push(`error ${String(error.code)} ${error.message}`))
+  req.on('end', () => told.push('end'))
+  req.on('close', () => told.push('close'))
+  return told
+}
+
+t.test('abortRequest tells a request that left HTTP what Node tells one whose client has left', async t => {
+  const came = gate<IncomingMessage>()
+  const { connect } = await listen(t, 'tcp', req => { came.open(req) })
+  const wire = await connect()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n')
+  const nodes = await came.promise
+  const expected = tellsOf(nodes)
+  const closed = closing(nodes)
+  wire.reset()
+  await closed
+  t.strictSame(expected, ['aborted', 'error ECONNRESET aborted', 'close'])
+  const { req, socket } = await takeOne(t, 'tcp')
+  const told = tellsOf(req)
+  const over = closing(req)
+  socket.destroy()
+  abortRequest(req)
+  await over
+  t.strictSame(told, expected)
+  t.strictSame([req.destroyed, req.aborted], [nodes.destroyed, nodes.aborted])
+})
+
+t.test('abortRequest ends no process where nobody listens for errors', async t => {
+  const { req, socket } = await takeOne(t, 'tcp')
+  const over = closing(req)
+  socket.destroy()
+  abortRequest(req)
+  await over
+  t.ok(req.destroyed)
+})
+
+onBoth('endRequest gives the request of a takeover its end, and leaves the connection', async (t, carrying) => {
+  const { req, socket, wire } = await takeOne(t, carrying)
+  const told = tellsOf(req)
+  const over = closing(req)
+  endRequest(req)
+  await over
+  t.strictSame(told, ['end', 'close'])
+  t.strictSame([req.complete, req.aborted, req.errored], [true, false, null])
+  endRequest(req)
+  socket.end('still here')
+  t.equal((await wire.rest()).toString(), 'still here')
+  t.strictSame(told, ['end', 'close'], 'once')
+})
+
+t.test('closeResponse says of a response what Node says of one that it has sent', async t => {
+  const came = gate<ServerResponse>()
+  const { connect } = await listen(t, 'tcp', (_req, res) => {
+    came.open(res)
+    res.end('all')
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const nodes = await came.promise
+  if (!nodes.closed) await once(nodes, 'close')
+  const ours = new ServerResponse(new IncomingMessage(new Socket()))
+  let closed = 0
+  ours.on('close', () => closed++)
+  t.strictSame([ours.closed, ours.destroyed], [false, false])
+  closeResponse(ours)
+  closeResponse(ours)
+  t.equal(closed, 1)
+  t.strictSame([ours.closed, ours.destroyed], [nodes.closed, nodes.destroyed])
+  let again = 0
+  nodes.on('close', () => again++)
+  closeResponse(nodes)
+  t.equal(again, 0, 'one that Node has closed is closed')
+})
+
+t.test('responseClass is the class that the creator of a server has chosen', async t => {
+  class Mine extends ServerResponse {}
+  t.equal(responseClass(createServer()), ServerResponse)
+  t.equal(responseClass(createServer({ ServerResponse: Mine as never })), Mine)
+  t.equal(responseClass({}), ServerResponse)
+})
+
+t.test('tellFinish tells all who listen, and those that are Node\'s are not told that it is the turn of the next', async t => {
+  const heard: string[] = []
+  let nodes: readonly unknown[] = []
+  const both = gate<ServerResponse[]>()
+  const responses: ServerResponse[] = []
+  const { connect } = await listen(t, 'tcp', (_req, res) => {
+    if (responses.length === 0) {
+      nodes = res.listeners('finish')
+      res.on('finish', function (this: unknown) { heard.push(this === res ? 'on' : 'on, of another') })
+      res.once('finish', () => heard.push('once'))
+      res.prependListener('finish', () => heard.push('first'))
+    }
+    if (responses.push(res) === 2) both.open(responses)
+  })
+  const wire = await connect()
+  wire.send('GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\nHost: a\r\n\r\n')
+  const [first, second] = await both.promise as [ServerResponse, ServerResponse]
+  t.ok(nodes.length > 0, 'Node listens itself')
+  const { socket } = first
+  tellFinish(first, nodes)
+  t.strictSame(heard, ['first', 'on', 'once'])
+  t.equal(unfinishedResponse(socket as unknown as HttpSocket), first)
+  t.equal(second.socket, null)
+  tellFinish(first, nodes)
+  t.strictSame(heard, ['first', 'on', 'once', 'first', 'on'], 'who listened once has heard it')
+  first.end()
+  await wire.head()
+  t.ok(second.socket, 'and Node\'s own listener is there still')
+})
+
+/** All that a response of Node's may put on the wire. */
+const sendings: Record<string, (res: ServerResponse) => unknown> = {
+  writeHead: res => res.writeHead(200, { a: 'b' }),
+  writeHeader: res => (res as unknown as { writeHeader?: (status: number) => unknown }).writeHeader?.(200),
+  flushHeaders: res => res.flushHeaders(),
+  writeContinue: res => res.writeContinue(),
+  writeProcessing: res => res.writeProcessing(),
+  writeEarlyHints: res => res.writeEarlyHints({ link: '</a>; rel=preload' }),
+  writeInformation: res => (res as unknown as { writeInformation?: (status: number) => unknown }).writeInformation?.(103),
+  addTrailers: res => res.addTrailers({ a: 'b' }),
+  write: res => res.write('written'),
+  end: res => res.end('ended')
+}
+
+t.test('silence knows every method by which this Node\'s responses write', async t => {
+  const writing = Object.getOwnPropertyNames(ServerResponse.prototype).filter(name => name.startsWith('write'))
+  t.ok(writing.length > 0)
+  for (const name of writing) t.ok(Object.hasOwn(sendings, name), name)
+})
+
+for (const [name, send] of Object.entries(sendings)) {
+  for (const [when, before] of [
+    ['before its head', () => {}], ['behind its head', (res: ServerResponse) => res.flushHeaders()]
+  ] as [string, (res: ServerResponse) => void][]) {
+    t.test(`silence lets nothing by ${name} reach the wire, ${when}`, async t => {
+      class Mine extends ServerResponse { mine = true }
+      const came = gate<ServerResponse>()
+      const { server, connect } = await listen(t, 'tcp', (_req, res) => { came.open(res) })
+      const wire = await connect()
+      wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+      const res = await came.promise
+      const socket = res.socket as Socket
+      // As middleware does it.
+      if (name === 'write' || name === 'end') Object.assign(res, { [name]: res[name as 'write'] })
+      before(res)
+      if (when === 'behind its head') await wire.head()
+      silence(res)
+      t.doesNotThrow(() => send(res))
+      t.strictSame([res.headersSent, res.writableEnded], [true, true])
+      t.ok(res instanceof responseClass(server))
+      t.notOk(res instanceof Mine)
+      socket.end('behind it')
+      t.equal((await wire.rest()).toString(), 'behind it')
+    })
+  }
+}
+
+t.test('silence leaves a response of the app\'s own class what it is, and asks one that can be silent itself', async t => {
+  class Mine extends ServerResponse { greeting (): string { return 'hello' } }
+  const mine = new Mine(new IncomingMessage(new Socket()))
+  silence(mine)
+  t.equal(mine.greeting(), 'hello')
+  t.ok(mine instanceof Mine)
+  t.equal(mine.write('x'), false)
+  let asked = 0
+  const own = Object.assign(new ServerResponse(new IncomingMessage(new Socket())), { silence: () => { asked++ } })
+  const prototype = Object.getPrototypeOf(own) as unknown
+  silence(own)
+  t.equal(asked, 1)
+  t.equal(Object.getPrototypeOf(own), prototype)
+})
+
+interface About { request: IncomingMessage, response: ServerResponse, socket: Socket, server: unknown }
+
+/** What is published while `run` runs. */
+async function hear (channels: readonly string[], run: () => Promise<unknown> | void): Promise<[channel: string, about: About][]> {
+  const heard: [string, About][] = []
+  const listeners = channels.map(name => {
+    const listener = (about: unknown): void => { heard.push([name, about as About]) }
+    diagnostics.subscribe(name, listener)
+    return () => diagnostics.unsubscribe(name, listener)
+  })
+  await run()
+  for (const stop of listeners) stop()
+  return heard
+}
+
+const START = 'http.server.request.start'
+const FINISH = 'http.server.response.finish'
+
+t.test('Q31 publishStart and publishFinish tell what Node tells of a plain request, each once', async t => {
+  const plain = await listen(t)
+  const nodes = await hear([START, FINISH], async () => {
+    const wire = await plain.connect()
+    const finished = new Promise<void>(resolve => plain.server.once('request', (_req, res) => res.once('close', resolve)))
+    wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+    await finished
+  })
+  t.strictSame(nodes.map(([name]) => name), [START, FINISH])
+  const { connect, server, taken } = await listenAndTake(t, 'tcp')
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const { req, socket } = await taken()
+  const res = new ServerResponse(req)
+  const ours = await hear([START, FINISH], () => {
+    publishStart(res, server)
+    publishFinish(res)
+    publishFinish(res)
+  })
+  t.strictSame(ours.map(([name]) => name), [START, FINISH])
+  for (const [index, [name, about]] of ours.entries()) {
+    t.strictSame(Object.keys(about).sort(), Object.keys((nodes[index] as [string, About])[1]).sort(), name)
+    t.equal(about.request, req)
+    t.equal(about.response, res)
+    t.equal(about.socket, socket)
+    t.equal(about.server, server)
+  }
+})
+
+t.test('publishFinish says nothing of a response whose start nobody was told', async t => {
+  const res = new ServerResponse(new IncomingMessage(new Socket()))
+  publishStart(res, {})
+  t.strictSame(await hear([START, FINISH], () => { publishFinish(res) }), [])
+  const late = new ServerResponse(new IncomingMessage(new Socket()))
+  t.equal((await hear([FINISH], () => {
+    publishStart(late, {})
+    publishFinish(late)
+  })).length, 1, 'a listener for the end alone hears it')
+})

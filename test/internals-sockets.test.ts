@@ -1,0 +1,313 @@
+import t from 'tap'
+import { once } from 'node:events'
+import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
+import { PassThrough, Readable } from 'node:stream'
+import { TLSSocket } from 'node:tls'
+import {
+  allowSetEncoding, bytesInFlight, endIsReset, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd,
+  type HttpSocket
+} from '../lib/internals/sockets.ts'
+import { hasEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
+import { listen, listenAndTake, onBoth, takeOne, turn } from './fixtures/bare.ts'
+import { gate } from './fixtures/server.ts'
+import { connectTcp, connectTls } from './fixtures/wire.ts'
+
+// What lib/internals/sockets.ts and lib/internals/streams.ts rely on, on a bare server.
+
+t.test('socketBeneath is the TCP socket of a TLS socket, whose reset the client sees', async t => {
+  const { wire, socket } = await takeOne(t, 'tls')
+  const beneath = socketBeneath(socket) as HttpSocket
+  t.ok(beneath instanceof Socket)
+  t.not(beneath, socket)
+  t.notOk(beneath instanceof TLSSocket)
+  beneath.destroy = () => {
+    beneath.destroy = Socket.prototype.destroy as typeof beneath.destroy
+    return (beneath as unknown as Socket).resetAndDestroy() as never
+  }
+  socket.destroy()
+  t.equal(await wire.gone(), 'broken')
+  t.equal(wire.error?.code, 'ECONNRESET')
+})
+
+t.test('socketBeneath is nothing for a TCP socket, nor for a stream in memory', async t => {
+  const { link } = await listen(t)
+  t.equal(socketBeneath((await link()).socket), undefined)
+  t.equal(socketBeneath(new PassThrough()), undefined)
+})
+
+onBoth('peerIsGone says so after a reset that no stream tells of, and not after a FIN', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  t.notOk(peerIsGone(socket))
+  socket.allowHalfOpen = true
+  socket.resume()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  t.notOk(peerIsGone(socket))
+  wire.reset()
+  while (!peerIsGone(socket)) await turn()
+  t.pass('and it is seen then')
+})
+
+onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and lets a FIN pass', async (t, carrying) => {
+  for (const how of ['reset', 'end'] as const) {
+    const { wire, socket } = await takeOne(t, carrying)
+    const over = gate<string>()
+    socket.allowHalfOpen = true
+    // Later versions of Node report the reset themselves.
+    socket.on('error', () => over.open('reset'))
+    socket.on('end', () => over.open('end'))
+    tellResetFromEnd(socket, () => over.open('reset'))
+    socket.resume()
+    wire.send('last')
+    wire[how]()
+    t.equal(await over.promise, how)
+  }
+})
+
+onBoth('takeResetForEnd ends tellResetFromEnd, which does not judge the end of a stream that has ended itself', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  const told = (): void => { t.fail('there is no reset') }
+  tellResetFromEnd(socket, told)
+  socket.allowHalfOpen = true
+  socket.resume()
+  socket.end()
+  await wire.rest()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  takeResetForEnd(socket, told)
+  t.ok(socket.readableEnded)
+})
+
+t.test('peerIsGone says no for a stream in memory', async t => {
+  t.notOk(peerIsGone(new PassThrough()))
+})
+
+onBoth('bytesInFlight is what the kernel has not taken, and nothing once it has taken all', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  t.equal(bytesInFlight(socket), 0)
+  wire.socket.pause()
+  wire.socket.removeAllListeners('data')
+  const written = gate()
+  const size = 32 * 1024 * 1024
+  socket.write(Buffer.alloc(size), () => written.open())
+  await turn()
+  const waiting = bytesInFlight(socket)
+  t.ok(waiting > 0, `${waiting} bytes wait`)
+  if (carrying === 'tcp') t.ok(waiting < size, 'fewer than were written')
+  wire.socket.resume()
+  while (bytesInFlight(socket) === waiting) await turn()
+  t.ok(bytesInFlight(socket) < waiting, 'and fewer as the client reads')
+  await written.promise
+  t.equal(bytesInFlight(socket), 0)
+})
+
+t.test('bytesInFlight is 0 for a stream in memory', async t => {
+  t.equal(bytesInFlight(new PassThrough()), 0)
+})
+
+t.test('resetByPeer makes the error that Node itself gives for a reset', async t => {
+  const { link } = await listen(t)
+  const { wire, socket } = await link()
+  const told = once(socket, 'error')
+  socket.resume()
+  wire.reset()
+  const [error] = await told as [Error]
+  t.strictSame({ ...resetByPeer() }, { ...error })
+  t.equal(resetByPeer().message, error.message)
+})
+
+/** What isPassedOn says of the error that a socket is destroyed with. */
+function judgeDestroy (socket: HttpSocket): Promise<[passedOn: boolean, code: unknown]> {
+  const judged = gate<[boolean, unknown]>()
+  const { destroy } = socket
+  socket.destroy = (error?: Error) => {
+    if (error !== undefined) judged.open([isPassedOn(socket, error), (error as { code?: string }).code])
+    return Reflect.apply(destroy, socket, [error]) as HttpSocket
+  }
+  return judged.promise
+}
+
+onBoth('isPassedOn says no to the reset of the socket itself, while it reads', async (t, carrying) => {
+  const { server, taken } = await listenAndTake(t, carrying)
+  // A client of TLS says goodbye before it resets; something between the two does not.
+  const { port } = server.address() as AddressInfo
+  const outward = gate<Socket>()
+  const between = createTcpServer(client => {
+    const onward = connect(port, '127.0.0.1')
+    client.on('error', () => {}).pipe(onward).pipe(client)
+    outward.open(onward)
+  }).listen(0, '127.0.0.1')
+  await once(between, 'listening')
+  const through = (between.address() as AddressInfo).port
+  const wire = carrying === 'tls' ? await connectTls(through) : await connectTcp(through)
+  t.teardown(() => {
+    wire.destroy()
+    between.close()
+  })
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const { socket } = await taken()
+  const judged = judgeDestroy(socket)
+  socket.resume()
+  const onward = await outward.promise
+  // A reset that comes along with data is no more than an end to libuv.
+  wire.send('last')
+  await once(socket, 'data')
+  await turn()
+  onward.resetAndDestroy()
+  t.strictSame(await judged, [false, 'ECONNRESET'])
+})
+
+t.test('isPassedOn says no to the reset of the socket itself, while it writes', async t => {
+  const { wire, socket } = await takeOne(t, 'tcp')
+  const judged = judgeDestroy(socket)
+  socket.allowHalfOpen = true
+  socket.resume()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  wire.reset()
+  while (!peerIsGone(socket)) await turn()
+  socket.write('to nobody')
+  const [passedOn, code] = await judged
+  t.notOk(passedOn)
+  t.match(code, /^(?:ECONNRESET|EPIPE)$/)
+})
+
+onBoth('isPassedOn says yes to the reset of another socket', async (t, carrying) => {
+  const mine = await takeOne(t, carrying)
+  const other = await takeOne(t, 'tcp')
+  const judged = judgeDestroy(mine.socket)
+  other.socket.on('error', error => { mine.socket.destroy(error) })
+  other.socket.resume()
+  other.wire.reset()
+  t.strictSame(await judged, [true, 'ECONNRESET'])
+})
+
+onBoth('allowSetEncoding lifts what HTTP has forbidden on its sockets', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  t.throws(() => socket.setEncoding('utf8'), { code: 'ERR_HTTP_SOCKET_ENCODING' })
+  allowSetEncoding(socket)
+  socket.setEncoding('utf8')
+  wire.send('text')
+  t.equal((await once(socket, 'data'))[0], 'text')
+})
+
+onBoth('iterateWithoutDestroying: the end of a loop leaves the other half open', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  socket.allowHalfOpen = true
+  iterateWithoutDestroying(socket)
+  wire.end('one')
+  let received = ''
+  for await (const chunk of socket) received += String(chunk)
+  t.equal(received, 'one')
+  await turn()
+  t.notOk(socket.destroyed)
+  socket.end('two')
+  t.equal((await wire.rest()).toString(), 'two')
+})
+
+onBoth('iterateWithoutDestroying: after a break the rest is read', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  iterateWithoutDestroying(socket)
+  const one = async (): Promise<string | undefined> => {
+    for await (const chunk of socket) if (String(chunk) !== '') return String(chunk)
+    return undefined
+  }
+  wire.send('one')
+  t.equal(await one(), 'one')
+  await turn()
+  t.notOk(socket.destroyed)
+  wire.send('two')
+  t.equal(await one(), 'two')
+})
+
+onBoth('holdEnd keeps the end of input until somebody reads, and bytes can be put back until then', async (t, carrying) => {
+  for (const read of ['end', 'data', 'iterator'] as const) {
+    const { wire, socket } = await takeOne(t, carrying)
+    socket.allowHalfOpen = true
+    const held = gate()
+    holdEnd(socket, held.open)
+    wire.end()
+    await held.promise
+    for (let n = 0; n < 10; n++) await turn()
+    t.notOk(socket.readableEnded)
+    socket.unshift(Buffer.from('put back'))
+    let received = ''
+    if (read === 'iterator') {
+      iterateWithoutDestroying(socket)
+      for await (const chunk of socket) received += String(chunk)
+    } else {
+      socket.on('end', () => {})
+      if (read === 'data') socket.on('data', chunk => { received += String(chunk) })
+      else socket.resume()
+      await once(socket, 'end')
+    }
+    t.equal(received, read === 'end' ? '' : 'put back', read)
+    t.ok(socket.readableEnded)
+    t.notOk(socket.writableEnded)
+    socket.end('answer')
+    t.equal((await wire.rest()).toString(), 'answer')
+  }
+})
+
+onBoth('holdEnd gives the end away when it is told to', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  socket.allowHalfOpen = true
+  const held = gate()
+  const events = ['newListener', 'resume', 'end']
+  const before = events.map(event => socket.listenerCount(event))
+  const release = holdEnd(socket, held.open)
+  wire.end()
+  await held.promise
+  const ended = once(socket, 'end')
+  release()
+  release()
+  socket.resume()
+  await ended
+  t.strictSame(events.map(event => socket.listenerCount(event)), before)
+})
+
+onBoth('holdEnd holds nothing back once there is a reader', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  socket.allowHalfOpen = true
+  let held = 0
+  holdEnd(socket, () => { held++ })
+  socket.resume()
+  await turn()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  t.equal(held, 0)
+})
+
+t.test('hasEnd tells of an end behind what is buffered, before anybody has read up to it', async t => {
+  const readable = new Readable({ read () {} })
+  t.equal(hasEnd(readable), false)
+  readable.push('bytes')
+  t.equal(hasEnd(readable), false)
+  readable.push(null)
+  t.equal(readable.readableEnded, false)
+  t.equal(hasEnd(readable), true)
+})
+
+onBoth('endIsReset says no to a FIN, and yes where the kernel has no peer any more, before our own end', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  t.notOk(endIsReset(socket))
+  socket.allowHalfOpen = true
+  socket.resume()
+  const ended = once(socket, 'end')
+  wire.end()
+  await ended
+  t.notOk(endIsReset(socket))
+  wire.reset()
+  while (!peerIsGone(socket)) await turn()
+  t.ok(endIsReset(socket))
+  socket.end()
+  t.notOk(endIsReset(socket), 'behind our own end a peer that is gone is no news')
+})
+
+t.test('endIsReset says no in memory', async t => {
+  t.notOk(endIsReset(new PassThrough()))
+})
