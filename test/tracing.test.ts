@@ -1,12 +1,12 @@
-import diagnostics, { type Channel } from 'node:diagnostics_channel'
+import diagnostics from 'node:diagnostics_channel'
 import type { EventEmitter } from 'node:events'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { pipeline } from 'node:stream/promises'
 import { Transform } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
-import * as lib from '../lib/index.ts'
-import type { DuplexClosed, DuplexConnection, DuplexKind } from '../lib/index.ts'
+import { channels } from '../lib/index.ts'
+import type { DuplexAcceptMessage, DuplexCloseMessage, DuplexKind, DuplexRefuseMessage, FastifyDuplexOptions } from '../lib/index.ts'
 import { connectHttp2 } from './fixtures/http2-wire.ts'
 import { ask, everyKind, LAST_CHUNK, take, takeManually } from './fixtures/kinds.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
@@ -60,7 +60,7 @@ for (const when of ['before', 'after'] as const) {
     })
   }
 
-  const refusals: Record<string, { heads: (kind: DuplexKind) => string | undefined, status: number, plugin?: lib.FastifyDuplexOptions }> = {
+  const refusals: Record<string, { heads: (kind: DuplexKind) => string | undefined, status: number, plugin?: FastifyDuplexOptions }> = {
     'a hook': { heads: kind => ask(kind, 'How: hook'), status: 401 },
     'a handler': { heads: kind => ask(kind, 'How: handler'), status: 403 },
     'maxConnections: 0': { heads: kind => ask(kind), status: 503, plugin: { maxConnections: 0 } },
@@ -231,21 +231,14 @@ t.test('Q32 a body under as many listeners of agents as a plain route has room f
 
 // Channels with types.
 
-interface Channels {
-  accept: Channel
-  refuse: Channel
-  close: Channel
-}
-
 t.test('Q39 the channels are exported, and are those of their names', async t => {
-  const { channels } = lib as unknown as { channels: Channels }
   t.equal(channels.accept, diagnostics.channel('fastify-duplex:accept'))
   t.equal(channels.refuse, diagnostics.channel('fastify-duplex:refuse'))
   t.equal(channels.close, diagnostics.channel('fastify-duplex:close'))
   const heard: string[] = []
-  const onAccept = (message: unknown): void => { heard.push(`accept ${(message as { connection: DuplexConnection }).connection.kind}`) }
-  const onClose = (message: unknown): void => { heard.push(`close ${(message as { closed: DuplexClosed }).closed.reason}`) }
-  const onRefuse = (message: unknown): void => { heard.push(`refuse ${(message as { statusCode: number }).statusCode}`) }
+  const onAccept = ({ connection }: DuplexAcceptMessage): void => { heard.push(`accept ${connection.kind}`) }
+  const onClose = ({ closed }: DuplexCloseMessage): void => { heard.push(`close ${closed.reason}`) }
+  const onRefuse = ({ statusCode }: DuplexRefuseMessage): void => { heard.push(`refuse ${statusCode}`) }
   channels.accept.subscribe(onAccept)
   channels.close.subscribe(onClose)
   channels.refuse.subscribe(onRefuse)
