@@ -6,7 +6,7 @@
 //   POST /containers/ID/attach `Upgrade: tcp`: stdin one way, and the other way, without a terminal, stdout and stderr in
 //                              frames of 8 bytes (1 or 2, three zeros, the length) and as much data. The client's half-close
 //                              is the end of stdin.
-//   POST /containers/ID/wait   a message: the head of the response says that the engine waits, the exit code comes later.
+//   POST /containers/ID/wait   a body: the head of the response says that the engine waits, the exit code comes later.
 //
 // Whoever may talk to it may run anything here, as with the real one. So it listens on a Unix socket that
 // is the user's alone; PORT makes it listen on localhost instead, where every user of the machine is let in.

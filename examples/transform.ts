@@ -9,7 +9,7 @@
 // Drive it:   (echo '{"a":1}'; sleep 1; echo '{"a":2}') | curl -sN -T - http://localhost:3000/lines
 //             (echo '{"a":1}'; sleep 1; echo oops) | curl -sN --compressed -T - http://localhost:3000/lines
 //             seq 100000 | sed 's/.*/{"n":&}/' | gzip | curl -sN -H 'Content-Encoding: gzip' -T - http://localhost:3000/lines | tail -n 1
-// A request without a body is not taken over: curl http://localhost:3000/lines answers 404.
+// A GET has no route here: curl http://localhost:3000/lines answers 404. A POST without a body is answered with no lines.
 import type { AddressInfo } from 'node:net'
 import { pipeline } from 'node:stream/promises'
 import { constants, createGunzip, createGzip } from 'node:zlib'

@@ -35,7 +35,7 @@ export interface DuplexAuthority {
  * Why a connection is over.
  *
  * - `end`: both sides ended, everything was flushed.
- * - `abort`: the peer went away: reset, or closed in the middle of a message.
+ * - `abort`: the peer went away: reset, or closed in the middle of a body.
  * - `idle`: no byte in either direction for `idleTimeout`, or none from the peer for `readTimeout`.
  * - `fin`: our side had ended, and the peer neither ended its own nor sent a byte for `finTimeout`.
  * - `half-open`: the peer had ended, and nothing was written for `halfOpenTimeout`.
@@ -128,7 +128,7 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly reply: Reply
   /** How the client opened it. Narrowing `kind` narrows `protocol` and `authority`. */
   readonly kind: K
-  /** The negotiated protocol in the spelling of the route's list; undefined unless `kind` is `upgrade`. */
+  /** The protocol in the spelling of the route's list, with the version that was offered; undefined unless `kind` is `upgrade`. */
   readonly protocol: K extends 'upgrade' ? P : undefined
   /** The target that the client asks for; undefined unless `kind` is `connect`. */
   readonly authority: K extends 'connect' ? DuplexAuthority : undefined
@@ -145,7 +145,7 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
    */
   readonly signal: AbortSignal
   /**
-   * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, or `app.duplex.drain()` is
+   * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, whoever closes it, or `app.duplex.drain()` is
    * called. The streams still work, for at most `drainTimeout`.
    */
   readonly draining: AbortSignal
@@ -231,7 +231,7 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
   readonly accept: DuplexAccept<P, Reply>
   /**
    * Hands over the bare socket to a library that writes its own response head, such as `ws`. The
-   * plugin then only counts it and ends it at shutdown: no timeouts, no flush, no close.
+   * plugin then only counts it and ends it at shutdown: no timeouts, no flush, no close. `allowHalfOpen` is as Node had it.
    *
    * Throws `FST_ERR_DUPLEX_CANNOT_DETACH` on a `body`, which has no connection of its own, and
    * as `accept()` does when it comes too late.

@@ -118,7 +118,7 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
 /** `app.duplex`. */
 export interface FastifyDuplex {
   /**
-   * The live connections of all routes, from when their handler is entered until `closed` settles.
+   * The live connections of all routes, from when their handler is entered until `closed` settles: a view, not a copy.
    * `accepted` tells those that are open from those that are pending.
    */
   readonly connections: ReadonlySet<DuplexConnection | (PendingDuplex & { readonly accepted: false })>

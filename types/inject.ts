@@ -31,7 +31,7 @@ export interface InjectDuplexOptions {
   payload?: string | Uint8Array | object | undefined
   /**
    * Bytes to send in one chunk with the request head (and the payload), before there is an answer: the
-   * first of the stream, or of a body that `headers` declare. Not with a payload that is all of a message, nor, over HTTP/2,
+   * first of the stream, or of a body that `headers` declare. Not with a payload that is all of a body, nor, over HTTP/2,
    * on a request that declares no body.
    */
   early?: string | Uint8Array | undefined
@@ -52,7 +52,7 @@ export interface InjectDuplexResponse {
    * are one.
    */
   readonly readable: Readable
-  /** What the server receives: the body of a message, else the connection itself. `end()` is half of a close. */
+  /** What the server receives: a body, else the connection itself. `end()` is half of a close. */
   readonly writable: Writable
   /**
    * Reads `readable` to its end, then ends `writable`, as a client does that has heard everything. It
@@ -61,7 +61,7 @@ export interface InjectDuplexResponse {
   body (): Promise<Buffer>
   /**
    * Resolves when the connection is closed, and never rejects. As with any socket that is only after
-   * what has arrived was read, or when it breaks. A response with an end of its own (a refusal, a message
+   * what has arrived was read, or when it breaks. A response with an end of its own (a refusal, a body
    * whose request is complete too) is the last on its connection, which then closes by itself. Over HTTP/2 it resolves when
    * the stream is over, whether or not it was read; the connection closes behind it.
    */
@@ -70,7 +70,7 @@ export interface InjectDuplexResponse {
 
 /** How an injected connection ended. */
 export interface InjectDuplexClosed {
-  /** What the server sent came to its end in order: false after a reset, and after a message without its end. */
+  /** What the server sent came to its end in order: false after a reset, and after a body without its end. */
   readonly complete: boolean
   /** What broke it, where it is not complete. */
   readonly error?: Error

@@ -28,7 +28,8 @@ export interface DuplexLimits {
   idleTimeout?: Milliseconds | undefined
   /**
    * Our side has ended, the peer's has not, and it sent no byte for this long: destroyed with
-   * `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for.
+   * `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for. A refusal of which its client
+   * takes nothing for this long is cut; over HTTP/1 after 30 s where this is 0.
    *
    * @default 30_000
    */
@@ -55,23 +56,24 @@ export interface DuplexLimits {
    */
   maxLifetime?: Milliseconds | undefined
   /**
-   * No byte came from the peer for this long, whatever we sent: destroyed, and `closed` says `idle`.
+   * No byte came from the peer for this long, whatever we sent: destroyed with `FST_ERR_DUPLEX_READ_TIMEOUT`, and `closed`
+   * says `idle`. What has come and waits for a reader, or an end of the peer, is no silence.
    *
    * @default 0: off
    */
   readTimeout?: Milliseconds | undefined
   /**
-   * How many bytes may be written that the peer has not taken, a whole number. Above it the connection is destroyed,
-   * and `closed` says `slow`.
+   * How many bytes may be written that the peer has not taken, a whole number. Above it the connection is destroyed
+   * with `FST_ERR_DUPLEX_MAX_BUFFERED`, and `closed` says `slow`.
    *
    * @default 0: off
    */
   maxBuffered?: number | undefined
   /**
    * How many connections there may be at once, a whole number from 0 or Infinity: given to the plugin, of
-   * all routes together; given to a route, of that route. A slot is taken before the handler is entered and is free again when
-   * `closed` settles. The one above the limit gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
-   * `Retry-After`.
+   * all routes together; given to a route, of that route. A slot is taken before the handler is entered. It is free again when
+   * `closed` settles, or, of a request that is refused, when that is decided. The one above the limit gets a 503,
+   * `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with `Retry-After`.
    *
    * @default Infinity
    */
@@ -107,8 +109,8 @@ export type DuplexHeaders = OutgoingHttpHeaders | {
 export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends string = string> extends DuplexLimits {
   /**
    * The kinds of request that the route takes, of those that its method allows: CONNECT is always
-   * `connect`, and no other method is. Others are answered as if the route were not there: 426 where
-   * it takes upgrades with listed protocols, else 404. A request that declares no body, or an empty one, may be
+   * `connect`, and no other method is. Others are answered with 426 where the route
+   * takes upgrades with listed protocols, else with the app's 404. A request that declares no body, or an empty one, may be
    * `hijack` or `body`: where the route takes one of them alone, it is that.
    *
    * A route with `schema.body` takes `upgrade` only; naming `body` or `hijack` beside it fails at
@@ -125,7 +127,8 @@ export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends st
    *
    * `websocket`, `h2c`, `h2`, `HTTP/*` and `TLS/*` have handshakes of their own: they are taken only
    * when they are listed or chosen. Another HTTP, and TLS, are no offer to a route that does not list them: the request is
-   * what it is without them.
+   * what it is without them. What the route could take and does not is refused, unless there is a body for it: with 426, or
+   * with 400, `FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL`, where no protocols are listed.
    *
    * @default the first well-formed token offered that is not one of those
    */
@@ -184,8 +187,9 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    */
   extendedConnect?: boolean | undefined
   /**
-   * What becomes of a connection whose `Upgrade` was ignored, because no duplex route takes it. `close` answers the request and
-   * closes: for apps behind a proxy that joins the connections as soon as it sees an `Upgrade`, whatever the answer is.
+   * What becomes of a connection whose `Upgrade` was ignored, because neither a duplex route nor another owner takes it. `close`
+   * answers the request and closes: for apps behind a proxy that joins the connections as soon as it sees an `Upgrade`,
+   * whatever the answer is.
    *
    * @default 'keep'
    */

@@ -1,3 +1,8 @@
+import type { Milliseconds } from '../../types/index.ts'
+
+/** For a client that does not take a refusal, where no route says how long it waits for the end of its peers. */
+export const UNREAD_FOR: Milliseconds = 30_000
+
 /** How often silence is looked for within the time that it may last. */
 const LOOKS = 8
 
@@ -17,6 +22,7 @@ export class SilenceWatch {
     const every = Math.max(1, Math.ceil(limit / LOOKS))
     this.#counter = counter
     this.#last = counter()
+    // An interval, of which the fake timers of a test make up for every one that passed; their refresh() does nothing.
     this.#timer = setInterval(() => {
       const now = this.#counter()
       if (now !== this.#last) {

@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { SilenceWatch } from '../connection/silence-watch.ts'
+import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How much of what still arrives is read and thrown away, and for how long, before the socket goes. */
@@ -24,9 +24,6 @@ export function lingeringClose (socket: Duplex): void {
   socket.resume()
   socket.end()
 }
-
-/** For a client that does not take a refusal, where no route says how long it waits for the end of its peers. */
-export const UNREAD_FOR: Milliseconds = 30_000
 
 /**
  * A client that takes nothing of what waits for it, for as long as this, is not waited for. An answer that its

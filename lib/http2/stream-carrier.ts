@@ -21,7 +21,7 @@ const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_N
 
 const NOTHING = Buffer.alloc(0)
 
-/** How much of the body of a message that was answered whole is read and thrown away. */
+/** How much of a body that was answered whole is read and thrown away. */
 const MOST_DISCARDED = 1024 * 1024
 
 /** What is added here, and where this is used, for one event. */
@@ -61,7 +61,7 @@ export class StreamCarrier implements Carrier {
   #breaking = false
   /** Our reset is being made, and not yet with Node's session. */
   #resetting = false
-  /** Of a message, how many bytes may have come before the rest is nobody's. */
+  /** Of a body, how many bytes may have come before the rest is nobody's. */
   #mostRead = Infinity
   #release: (() => void) | undefined
   #flushing: NodeJS.Timeout | undefined

@@ -1,5 +1,5 @@
 import { constants, type ServerHttp2Stream } from 'node:http2'
-import { SilenceWatch } from '../connection/silence-watch.ts'
+import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
 import { resetStream } from '../internals/http2.ts'
 import { OutputProgress } from './output-progress.ts'
 import type { Http2Session } from './sessions.ts'
@@ -11,9 +11,9 @@ import type { Milliseconds } from '../../types/index.ts'
  */
 export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, patience: Milliseconds): void {
   session.waitNoLonger(patience)
-  if (patience === 0 || stream.destroyed) return
+  if (stream.destroyed) return
   const progress = new OutputProgress(stream, session, countChunks(stream))
-  const watch = new SilenceWatch(patience, () => {
+  const watch = new SilenceWatch(patience > 0 ? patience : UNREAD_FOR, () => {
     const waits = stream.writableLength > 0 || (stream.writableEnded && !stream.writableFinished)
     return waits ? progress.moved : performance.now()
   }, () => {

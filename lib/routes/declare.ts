@@ -74,7 +74,7 @@ function hasBodySchema (options: RouteOptions): boolean {
   return (options.schema as { body?: unknown } | undefined)?.body !== undefined
 }
 
-/** schema.body is for the body parser, and a message's body does not go there. */
+/** schema.body is for the body parser, and what of kind `body` does not go there. */
 function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSettings {
   if (!hasBodySchema(options)) return settings
   if (settings.kindsNamed) {

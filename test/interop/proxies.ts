@@ -165,14 +165,15 @@ vcl 4.1;
 backend app { .host = "127.0.0.1"; .port = "${app}"; }
 sub vcl_recv {
   if (req.url ~ "^/canary") { return (synth(403)); }
-  if (req.http.upgrade) { return (pipe); }
+  if (req.method == "GET" && req.url ~ "^/(echo|count|fails|refused|ws)(\\?|$)" &&
+      req.http.upgrade ~ "(?i)^(echo|websocket)$" && req.http.connection ~ "(?i)^(keep-alive, ?)?upgrade$") {
+    return (pipe);
+  }
   return (pass);
 }
 sub vcl_pipe {
-  if (req.http.upgrade) {
-    set bereq.http.upgrade = req.http.upgrade;
-    set bereq.http.connection = req.http.connection;
-  }
+  set bereq.http.upgrade = req.http.upgrade;
+  set bereq.http.connection = "Upgrade";
 }
 sub vcl_backend_response { set beresp.do_stream = true; }
 `,
@@ -243,20 +244,51 @@ async function run (lab: Lab): Promise<void> {
       })
     }
     await lab.check(peer, 'what follows a refused upgrade never reaches the app past the rules of the proxy', async () => {
-      const canary = 'GET /canary HTTP/1.1\r\nHost: localhost\r\n\r\n'
       for (const together of [true, false]) {
         const client = await Client.open(front)
-        client.socket.write(`${upgrade('/refused')}${together ? canary : ''}`)
+        client.socket.write(`${upgrade('/refused')}${together ? CANARY : ''}`)
         assert.match(await client.until(/^HTTP\/1\.1 (\d+) [^\r]*\r\n/), / (?:403|4\d\d) /)
-        if (!together) client.socket.write(canary)
+        if (!together) client.socket.write(CANARY)
         // No event tells of what must not come.
         await new Promise(resolve => setTimeout(resolve, 300))
         client.socket.destroy()
       }
       assert.equal(await canaries(), 0)
     })
+    await lab.check(peer, 'nor does what follows an ignored Upgrade', async () => {
+      for (const ignored of IGNORED) {
+        for (const together of [true, false]) {
+          const client = await Client.open(front)
+          client.socket.write(`${ignored}${together ? CANARY : ''}`)
+          await client.until(/^HTTP\/1\.1 (\d+) [^\r]*\r\n/)
+          if (!together) client.socket.write(CANARY)
+          // No event tells of what must not come.
+          await new Promise(resolve => setTimeout(resolve, 300))
+          client.socket.destroy()
+          assert.equal(await canaries(), 0, ignored)
+        }
+      }
+    })
   }
 }
+
+const CANARY = 'GET /canary HTTP/1.1\r\nHost: localhost\r\n\r\n'
+
+const ask = (line: string, ...fields: string[]): string => [`${line} HTTP/1.1`, 'Host: localhost', ...fields, '', ''].join('\r\n')
+
+/** Requests whose Upgrade the app ignores, and answers with a connection that goes on. */
+const IGNORED: readonly string[] = [
+  ask('GET /plain', 'Connection: Upgrade', 'Upgrade: echo'),
+  ask('GET /plain', 'Connection: Upgrade', 'Upgrade: h2c'),
+  ask('GET /plain', 'Upgrade: echo'),
+  ask('HEAD /echo', 'Connection: Upgrade', 'Upgrade: echo'),
+  ask('GET /echo', 'Upgrade: echo'),
+  ask('GET /echo', 'Connection: close, x-upgrade', 'Upgrade: echo'),
+  ask('GET /echo', 'Proxy-Connection: Upgrade', 'Upgrade: echo'),
+  ask('POST /echo', 'Connection: Upgrade', 'Upgrade: other', 'Content-Length: 4') + 'BODY',
+  ask('POST /echo', 'Connection: Upgrade', 'Upgrade: h2c', 'Content-Length: 4') + 'BODY',
+  ask('GET /nowhere', 'Connection: Upgrade', 'Upgrade: echo')
+]
 
 const upgrade = (path: string): string => `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`
 
@@ -431,6 +463,7 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
     duplex: { protocols: ['echo'] },
     onRequest: async () => { throw Object.assign(new Error('not for you'), { statusCode: 403 }) }
   }, echo)
+  app.get('/plain', async () => 'plain')
   let canaries = 0
   app.get('/canary', async () => { canaries++ })
   await app.listen({ port: 0, host: '127.0.0.1' })
@@ -439,6 +472,7 @@ async function serve (lab: Lab, http2: boolean): Promise<{ port: number, canarie
     const before = canaries
     await app.inject('/canary')
     assert.equal(canaries, before + 1, 'it would have been seen')
+    canaries = 0
     return before
   }
   return { port: (app.server.address() as AddressInfo).port, canaries: seen }
