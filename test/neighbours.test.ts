@@ -258,6 +258,7 @@ for (const [how, wrap] of Object.entries(wrappers)) {
         const wire = await shared.connect()
         wire.send(request('GET /theirs', ...UPGRADE) + 'TAIL')
         t.equal((await within('the owner', wire.rest())).toString(), 'theirs TAIL')
+        wire.end()
         t.same(seen, ['/theirs'])
         // What the wrapper leaves to the listeners that it found is ours to answer or to end: nobody else has it.
         const left = await shared.connect()
@@ -315,7 +316,7 @@ for (const event of ['upgrade', 'connect'] as const) {
     await goAway(await ask(), shared)
     const left = await ask()
     await shared.close()
-    await within('the end of what nobody answered', left.gone())
+    await within('the end of what nobody answered', left.remains())
   })
 }
 

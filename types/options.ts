@@ -29,7 +29,7 @@ export interface DuplexLimits {
   /**
    * Our side has ended, the peer's has not, and it sent no byte for this long: destroyed with
    * `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for. A refusal of which its client
-   * takes nothing for this long is cut; over HTTP/1 after 30 s where this is 0.
+   * takes nothing for this long is cut; after 30 s where this is 0.
    *
    * @default 30_000
    */

@@ -34,7 +34,6 @@ function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
   try {
     return appFields(reply.getHeaders() as OutgoingHttpHeaders)
   } catch {
-    dropOddFields(reply)
     return undefined
   }
 }
@@ -75,6 +74,7 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
     try {
       fields = appFields({ ...res.getHeaders(), ...given })
     } catch (error) {
+      dropOddFields(reply)
       fail(error as Error)
       throw error
     }

@@ -154,7 +154,7 @@ class Hub {
         const kept = [...this.events].filter(event => args.length === 0 || args[0] === event)
           .map(event => ({ event, listeners: this.hiddenFor(event) }))
         Reflect.apply(usual, server, args)
-        for (const { event, listeners } of kept) for (const listener of listeners) server.on(event, listener as (...args: unknown[]) => void)
+        for (const { event, listeners } of kept) for (const one of listeners) server.on(event, one as (...args: unknown[]) => void)
         return server
       })
     )
