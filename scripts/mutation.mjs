@@ -5,6 +5,8 @@
 //   npm run test:mutation -- head gate       those whose name, file or line has one of the words in it
 //   npm run test:mutation -- --suite         the whole suite for what the likely files let pass
 //   npm run test:mutation -- --check         only whether each one can still be applied, and compiles
+//   npm run test:mutation -- --border        those that the fuzzer of the borders has to find, by that alone
+//   npm run test:mutation -- --red           goes on where tests fail without a mutation; they kill none then
 //
 // The exit code is 0 when each mutation made a test fail, or is listed with the reason why it does not.
 // A mutation that ends the process of its tests, or that lets them wait for ever, has to be listed as one.
@@ -24,7 +26,7 @@ const SHORTEST = 15_000
 /** A file that is slower than this many times its usual time hangs. */
 const PATIENCE = 3
 /** In milliseconds: what a failed test has to say about itself has come by then. */
-const ACCOUNT = 2000
+const ACCOUNT = 500
 
 const root = new URL('..', import.meta.url).pathname
 const major = Number(process.versions.node.split('.')[0])
@@ -59,20 +61,62 @@ function workshop (name) {
   return directory
 }
 
-/** Runs a program of the copy until its first test fails, or it ends, or its time is over. */
-function run (directory, args, limit) {
+/** `NAME`, or `NAME /REGEX/` for those tests alone whose title matches. */
+function program (test) {
+  const [, name, grep] = /^(\S+)(?: (.*))?$/.exec(test)
+  return { args: [`.build/test/${name}.test.js`], env: grep === undefined ? {} : { TAP_GREP: grep } }
+}
+
+/** The fuzzer. It begins with the same seed each time, and looks for nothing smaller than what it has found. */
+function fuzzer ([themes, minutes]) {
+  return { args: ['.build/test/border/main.js', String(minutes), '1', '--only', themes, '--no-shrink'], env: {} }
+}
+
+/** Of the lines that a program writes: the failures, without those that are known. A finding of the fuzzer is one as well. */
+function failures (known) {
+  const seen = []
+  const titles = new Set()
+  let rest = ''
+  let within = ''
+  const see = line => {
+    const [, finding] = /^# (?!Subtest: |\{ total: |time=)(.*)$/.exec(line) ?? []
+    const [, indent, said] = /^( *)not ok \d+ - (.*)$/.exec(line) ?? []
+    const text = finding ?? said
+    if (/^# Subtest: /.test(line)) within = line.slice('# Subtest: '.length)
+    if (text === undefined) return
+    const title = finding?.replace(/\d+/g, '#') ?? (indent === '' ? text.replace(/ # time=.*/, '') : within)
+    titles.add(title)
+    if (!known.has(title)) seen.push(line)
+  }
+  return {
+    titles,
+    /** The first of them. */
+    get first () { return seen[0] },
+    add (chunk) {
+      const lines = (rest + chunk).split('\n')
+      rest = lines.pop()
+      for (const line of lines) see(line)
+    }
+  }
+}
+
+const NONE = new Set()
+
+/** Runs a program of the copy until its first test fails that does not fail anyway, or it ends, or its time is over. */
+function run (directory, { args, env }, limit, known = NONE, toItsEnd = false) {
   return new Promise(resolve => {
     const from = performance.now()
     const child = spawn(process.execPath, args, {
       cwd: directory,
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
-      env: { ...process.env, TAP_TIMEOUT: String(LONGEST / 1000) }
+      env: { ...process.env, TAP_TIMEOUT: String(LONGEST / 1000), ...env }
     })
     let output = ''
     let errors = ''
     let failed = false
     let late = false
+    const failing = failures(known)
     // With the processes that it has started.
     const stop = () => {
       try {
@@ -84,8 +128,10 @@ function run (directory, args, limit) {
     running.add(stop)
     child.stdout.on('data', chunk => {
       output += chunk
-      if (failed || !/^ *not ok \d+ - .*\n/m.test(output)) return
+      failing.add(chunk)
+      if (failed || failing.first === undefined) return
       failed = true
+      if (toItsEnd) return
       // The first one tells enough, and what comes after it may wait for ever.
       setTimeout(stop, ACCOUNT)
     })
@@ -98,14 +144,19 @@ function run (directory, args, limit) {
       clearTimeout(timer)
       stop()
       running.delete(stop)
-      resolve({ passed: code === 0 && !failed, took: performance.now() - from, ...account(output, late, errors) })
+      // Where tests fail anyway, that is its exit code.
+      const passed = !failed && !late && (code === 0 || (known.size > 0 && code === 1))
+      resolve({ passed, took: performance.now() - from, titles: failing.titles, ...account(output, failing.first, late, errors) })
     })
   })
 }
 
 /** What the first failed test of a TAP stream says. */
-function account (output, late, errors) {
-  const at = /^( *)not ok \d+ - (.*)\n/m.exec(output)
+function account (output, first, late, errors) {
+  if (first?.startsWith('# ')) return { how: 'assertion', title: first.slice(2) }
+  const from = first === undefined ? output.length : output.indexOf(`${first}\n`)
+  const found = /^( *)not ok \d+ - (.*)\n/m.exec(output.slice(from))
+  const at = found === null ? null : Object.assign(found, { index: found.index + from })
   if (at === null) return { how: late ? 'hang' : 'crash', title: late ? 'does not end' : errors.trim().split('\n').at(-1) ?? '' }
   const diagnostics = output.slice(at.index + at[0].length).split(`\n${at[1]}  ...`, 1)[0]
   // The test within which it failed is named by the comment before it.
@@ -133,8 +184,21 @@ function mutate ({ file, find, replace, everywhere }) {
   return diagnostics.length === 0 ? { outputText } : { wrong: 'it does not compile' }
 }
 
+/** By test: how long it takes without a mutation, and what fails then. */
 const usual = new Map()
-const limitOf = file => Math.min(LONGEST, Math.max(SHORTEST, PATIENCE * (usual.get(file) ?? LONGEST)))
+const red = new Map()
+const limitOf = test => Math.min(LONGEST, Math.max(SHORTEST, PATIENCE * (usual.get(test) ?? LONGEST)))
+/** What the fuzzer may take: it goes on until a batch is over, and then waits for what is left. */
+const limitOfFuzzer = ([, minutes]) => minutes * 60_000 + LONGEST
+const nameOf = ([themes, minutes]) => `border: ${themes}, ${minutes} minutes`
+
+/** By what a mutation should be seen. */
+function killers ({ tests, border }) {
+  const byFuzzer = border === undefined ? [] : [{ name: nameOf(border), program: fuzzer(border), limit: limitOfFuzzer(border) }]
+  if (flags.includes('--border')) return byFuzzer
+  const all = flags.includes('--suite') ? [...tests, ...suite.filter(name => !tests.includes(name))] : tests
+  return [...all.map(test => ({ name: test, program: program(test), limit: limitOf(test) })), ...byFuzzer]
+}
 
 async function verdict (directory, mutation) {
   const target = join(directory, '.build/lib', mutation.file.replace(/\.ts$/, '.js'))
@@ -142,11 +206,10 @@ async function verdict (directory, mutation) {
   writeFileSync(target, mutate(mutation).outputText)
   try {
     // What breaks every import proves nothing.
-    if (!(await run(directory, ['.build/lib/index.js'], LONGEST)).passed) return { wrong: 'nothing can be imported any more' }
-    const rest = flags.includes('--suite') ? suite.filter(file => !mutation.tests.includes(file)) : []
-    for (const file of [...mutation.tests, ...rest]) {
-      const { passed, how, title } = await run(directory, [`.build/test/${file}.test.js`], limitOf(file))
-      if (!passed) return { file, how, title }
+    if (!(await run(directory, { args: ['.build/lib/index.js'], env: {} }, LONGEST)).passed) return { wrong: 'nothing can be imported any more' }
+    for (const { name, program, limit } of killers(mutation)) {
+      const { passed, how, title, took } = await run(directory, program, limit, red.get(name))
+      if (!passed) return { file: name, how, title: `${title} (${(took / 1000).toFixed(1)} s)` }
     }
     return {}
   } finally {
@@ -170,7 +233,7 @@ function row (mutation, verdict, by) {
 
 let failed = 0
 const wrongWith = mutation => mutate(mutation).wrong ??
-  (mutation.tests.every(name => suite.includes(name)) ? undefined : 'one of its test files is not there')
+  (mutation.tests.every(test => suite.includes(test.split(' ')[0])) ? undefined : 'one of its test files is not there')
 const stale = mutations.map(mutation => [mutation, wrongWith(mutation)]).filter(([, wrong]) => wrong !== undefined)
 for (const [{ file, breaks, find }, wrong] of stale) console.log(`${file}, ${breaks}: ${wrong}: ${find}`)
 if (stale.length > 0 || flags.includes('--check')) {
@@ -178,24 +241,25 @@ if (stale.length > 0 || flags.includes('--check')) {
   process.exit(stale.length === 0 ? 0 : 1)
 }
 
-const chosen = mutations.filter(({ nodes, file, find, breaks, ci }) => (nodes === undefined || nodes.includes(major)) &&
-  (!inCi || ci === true) && (words.length === 0 || words.some(word => `${file} ${find} ${breaks}`.includes(word))))
-const files = flags.includes('--suite') ? suite : [...new Set(chosen.flatMap(({ tests }) => tests))]
+const chosen = mutations.filter(({ nodes, file, find, breaks, ci, border }) => (nodes === undefined || nodes.includes(major)) &&
+  (!inCi || ci === true) && (!flags.includes('--border') || border !== undefined) && (words.length === 0 || words.some(word => `${file} ${find} ${breaks}`.includes(word))))
+const needed = new Map(chosen.flatMap(killers).map(one => [one.name, one]))
 const workshops = Array.from({ length: JOBS }, (_, at) => workshop(`workshop-${at}`))
 
-await inParallel(files, async (directory, file) => {
-  let result = await run(directory, [`.build/test/${file}.test.js`], LONGEST)
-  if (!result.passed) result = await run(directory, [`.build/test/${file}.test.js`], LONGEST)
-  usual.set(file, result.took)
+await inParallel(needed.values(), async (directory, { name, program }) => {
+  let result = await run(directory, program, LONGEST, NONE, true)
+  if (!result.passed && !flags.includes('--red')) result = await run(directory, program, LONGEST, NONE, true)
+  usual.set(name, result.took)
   if (result.passed) return
   failed++
-  console.log(`${file} fails without any mutation: ${result.title}`)
+  red.set(name, result.titles)
+  console.log(`${name} fails without any mutation: ${[...result.titles].join('\n  ')}`)
 })
-if (failed > 0) {
+if (failed > 0 && !flags.includes('--red')) {
   console.log(`0 passed, ${failed} failed`)
   process.exit(1)
 }
-console.log(`[${seconds()}] ${files.length} test files pass without a mutation; ${chosen.length} mutations, Node ${process.versions.node}`)
+console.log(`[${seconds()}] ${needed.size} programs run without a mutation; ${chosen.length} mutations, Node ${process.versions.node}`)
 
 const totals = { assertion: 0, crash: 0, hang: 0, explained: 0 }
 await inParallel(chosen, async (directory, mutation) => {
@@ -228,5 +292,5 @@ for (const [verdict, file, breaks, by] of rows.sort(([, a], [, b]) => a < b ? -1
 }
 console.log(`${chosen.length} mutations in ${seconds()}: ${totals.assertion} killed by a failing test, ${totals.crash} by the end of the process, ` +
   `${totals.hang} by a test that does not end, ${totals.explained} survive for the reason given`)
-console.log(`${chosen.length - failed} passed, ${failed} failed`)
+console.log(`${chosen.length + red.size - failed} passed, ${failed} failed`)
 process.exitCode = failed === 0 ? 0 : 1

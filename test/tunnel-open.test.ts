@@ -1,8 +1,9 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { spawn } from 'node:child_process'
-import net from 'node:net'
+import net, { type AddressInfo } from 'node:net'
 import { Duplex } from 'node:stream'
+import tls from 'node:tls'
 import type { FastifyError, FastifyInstance } from 'fastify'
 import { dial, tunnel, type DuplexAcceptOptions, type DuplexConnection, type FastifyDuplexOptions, type PendingDuplex, type TunnelEnd, type TunnelOpener, type TunnelResult } from '../lib/index.ts'
 import { ask, everyKind, hear, LAST_CHUNK, piece, statusOf, takeManually } from './fixtures/kinds.ts'
@@ -280,6 +281,20 @@ for (const far of ['tcp', 'tls'] as const) {
 t.test('TU2 Q3 a socket that is refused is a 502, and nothing was accepted', async t => {
   const port = await closedPort()
   const { connect, pending } = await proxy(t, 'tcp', () => net.connect(port, '127.0.0.1'))
+  const client = await connect()
+  client.send(CONNECT)
+  const { status, body } = await client.response()
+  t.equal(status, 502)
+  t.equal(codeOf(body), 'FST_ERR_DUPLEX_DIAL_FAILED')
+  t.equal((await pending).accepted, false)
+})
+
+t.test('TU2 Q3 a server that speaks no TLS is a 502, and nothing was accepted', async t => {
+  const far = net.createServer(socket => socket.on('error', () => {}).end('HTTP/1.0 400 Bad Request\r\n\r\n')).listen(0, '127.0.0.1')
+  t.teardown(() => far.close())
+  await once(far, 'listening')
+  const { port } = far.address() as AddressInfo
+  const { connect, pending } = await proxy(t, 'tcp', () => tls.connect(port, '127.0.0.1'))
   const client = await connect()
   client.send(CONNECT)
   const { status, body } = await client.response()
