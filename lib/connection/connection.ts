@@ -68,7 +68,10 @@ export class Connection implements Owner, Mortal {
     this.#carrier = claim.carrier
     this.#registry = registry
     claim.carrier.owner = this
-    claim.onRefused = () => this.#freeSlots()
+    claim.onRefused = () => {
+      this.#freeSlots()
+      registry.remove(this)
+    }
     registry.add(this)
   }
 

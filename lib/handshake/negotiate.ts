@@ -18,6 +18,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     return
   }
   claim.reply = reply
+  hearReplies(reply)
   if (registry.draining) {
     done(shutDown(reply))
     return
@@ -81,4 +82,27 @@ function unclaimed (route: DuplexRoute, { raw }: FastifyRequest, reply: FastifyR
 function refusedUpgrade ({ route, offered, req }: Claim, reply: FastifyReply): Error {
   const persists = (reply.raw as ServerResponse).shouldKeepAlive && req.httpVersion !== '1.0'
   return upgradeRequired(route, offered, reply, persists)
+}
+
+/** Nothing shows that a reply is on its way, through hooks that take their time, but that it was sent or hijacked. */
+function hearReplies (reply: FastifyReply): void {
+  Object.assign(reply, { send, hijack })
+}
+
+// The same functions for all replies.
+function send (this: FastifyReply, payload?: unknown): FastifyReply {
+  claimOf(this.request.raw)?.step('answer')
+  return usual(this).send.call(this, payload)
+}
+
+function hijack (this: FastifyReply): FastifyReply {
+  claimOf(this.request.raw)?.step('head')
+  return usual(this).hijack.call(this)
+}
+
+function usual (reply: FastifyReply): FastifyReply {
+  let prototype = Object.getPrototypeOf(reply) as FastifyReply
+  // Error hooks run on an object that stands for a reply.
+  while (Object.hasOwn(prototype, 'send') && prototype.send === send) prototype = Object.getPrototypeOf(prototype) as FastifyReply
+  return prototype
 }

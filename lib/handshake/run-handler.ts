@@ -95,7 +95,6 @@ function own (connection: Connection, result: unknown): void {
 }
 
 function runManual (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest, claim: Claim): unknown {
-  hearReplies(connection.reply, claim)
   const done = (value: unknown): unknown => {
     const deciding = connection[kDeciding]
     if (deciding !== undefined) return deciding.then(() => done(value))
@@ -130,19 +129,6 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
   if (claim.accepted || connection[kDeciding] !== undefined) return undefined
   if (result !== undefined) claim.step('answer')
   return result
-}
-
-/** Nothing shows that a reply is on its way, through hooks that take their time, but that it was sent or hijacked. */
-function hearReplies (reply: FastifyReply, claim: Claim): void {
-  const { send, hijack } = reply
-  reply.send = function (this: FastifyReply, payload?: unknown) {
-    claim.step('answer')
-    return Reflect.apply(send, this, [payload]) as FastifyReply
-  }
-  reply.hijack = function (this: FastifyReply) {
-    claim.step('head')
-    return Reflect.apply(hijack, this, []) as FastifyReply
-  }
 }
 
 /** Fastify waits for the answer that is on its way, rather than send one itself. */

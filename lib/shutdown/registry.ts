@@ -74,6 +74,11 @@ export class Registry implements ClaimWatcher {
     this.connections.add(connection)
   }
 
+  /** No connection comes of it any more; its request is still a claim. */
+  remove (connection: Connection): void {
+    if (this.connections.delete(connection)) this.#checkIdle()
+  }
+
   accepted (connection: Connection): void {
     if (channels.accept.hasSubscribers) channels.accept.publish({ connection: connection as never, request: connection.reply.request })
   }
