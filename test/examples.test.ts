@@ -141,7 +141,7 @@ t.test('exec', async t => {
     t.strictSame(await answer(post({ cmd: 'sh' })), [403, '"sh" is not allowed here'])
     t.strictSame(await answer(post({ cmd: 'sort', args: ['-o', '/tmp/x'] })), [403, '"sort -o /tmp/x" is not allowed here'])
     t.strictSame(await answer(post({ args: [] })), [400, "body must have required property 'cmd'"])
-    t.strictSame(await answer(post({ cmd: 'cat' }, '')), [426, 'Upgrade Required'])
+    t.match(await answer(post({ cmd: 'cat' }, '')), [426, /^Upgrade Required/])
     t.strictSame(await answer(post({ cmd: 'no-such-program' })), [500, 'spawn no-such-program ENOENT'])
   })
 
@@ -609,11 +609,9 @@ t.test('h2-chat', async t => {
     t.equal(await status({ ...EXTENDED, ':path': '/chat?name=' }), 400)
     t.equal(await status({ ...EXTENDED, ':path': '/chat?name=ada', ':protocol': 'websocket' }), 400)
     t.equal(await status({ ...EXTENDED, ':path': '/' }), 404)
-    for (const [path, expected] of [['/', 200], ['/chat?name=ada', 426]] as const) {
-      const [response] = await once(https.get({ port, ca: cert, path }), 'response') as [http.IncomingMessage]
-      t.equal(response.statusCode, expected)
-      response.resume()
-    }
+    const [response] = await once(https.get({ port, ca: cert, path: '/' }), 'response') as [http.IncomingMessage]
+    t.equal(response.statusCode, 200)
+    response.resume()
   })
 
   await t.test('tells its clients when it is told to stop', async t => {

@@ -14,7 +14,7 @@ interface Watched {
 
 /** A watch whose time the test sets forward. @param isTime what it is told when it says that the time is over */
 function watch (t: Test, limit: number, isTime: () => boolean = () => true): Watched {
-  mock.timers.enable({ apis: ['setTimeout'] })
+  mock.timers.enable({ apis: ['setInterval'] })
   t.teardown(() => mock.timers.reset())
   let bytes = 0
   let expired = 0

@@ -16,6 +16,7 @@ export class SilenceWatch {
   readonly #counter: () => number
   #last: number
   #quietLooks = 0
+  #over = false
 
   /** @param expired called when it is time; false where it is not, and silence is counted anew */
   constructor (limit: number, counter: () => number, expired: () => boolean) {
@@ -24,6 +25,8 @@ export class SilenceWatch {
     this.#last = counter()
     // An interval, of which the fake timers of a test make up for every one that passed; their refresh() does nothing.
     this.#timer = setInterval(() => {
+      // Fake timers may not let an interval end within its own call.
+      if (this.#over) return
       const now = this.#counter()
       if (now !== this.#last) {
         this.#last = now
@@ -36,6 +39,7 @@ export class SilenceWatch {
   }
 
   stop (): void {
+    this.#over = true
     clearInterval(this.#timer)
   }
 }

@@ -25,37 +25,8 @@ export function authorityPath ({ host, port }: DuplexAuthority): string {
   return `/${encodeURIComponent(host)}/${port}`
 }
 
-const kIsRouted = Symbol('fastify-duplex.isRouted')
-
-interface Routed extends IncomingMessage {
-  [kIsRouted]?: () => void
-  originalUrl?: string | undefined
-}
-
-/**
- * The router wants a path, and reads it off the request. Behind it everybody sees the target as it was sent, logs among them.
- */
+/** The router wants a path, and so do the hooks of plugins; `request.originalUrl` keeps the target as it was sent. */
 export function routeBy (req: IncomingMessage, path: string): void {
-  const target = req.url ?? req.headers[':authority']
-  let url = path
-  let state: 'before' | 'routing' | 'behind' = 'before'
-  ;(req as Routed).originalUrl = target as string
-  ;(req as Routed)[kIsRouted] = () => { if (state === 'before') state = 'routing' }
-  Object.defineProperty(req, 'url', {
-    configurable: true,
-    enumerable: true,
-    get () {
-      if (state === 'behind') return target
-      if (state === 'routing') state = 'behind'
-      return url
-    },
-    set (value: string) {
-      url = value
-    }
-  })
-}
-
-/** The next who reads the URL of this request is the router. */
-export function isRouted (req: IncomingMessage): void {
-  (req as Routed)[kIsRouted]?.()
+  (req as { originalUrl?: string | undefined }).originalUrl = req.url ?? String(req.headers[':authority'])
+  req.url = path
 }

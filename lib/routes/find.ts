@@ -5,7 +5,6 @@ import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type Co
 import { Enquiry, MATCHED, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
 import type { DuplexRoute } from './route.ts'
 import { HostStore, VersionStore } from './stores.ts'
-import { isRouted } from '../handshake/authority.ts'
 
 export { Rank, type Ranking } from './place.ts'
 export type { DuplexRoute } from './route.ts'
@@ -23,7 +22,6 @@ export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
   readonly #claimOf: (req: object) => Claimed | undefined
-  #hasOwnStrategies = false
   readonly #sides = new Map<DuplexRoute, Side>()
   readonly #constraints = new Map<string, Constraint>()
   readonly #findRoute: FastifyInstance['findRoute']
@@ -76,11 +74,7 @@ export class DuplexRoutes {
   /** For a claimed request its route. A request that nobody has judged is routed here all the same, to be told what it lacks. */
   #questionOf (req: IncomingMessage): Question | undefined {
     const claim = this.#claimOf(req)
-    if (claim !== undefined) {
-      // Of the constraints of an app some may read the URL before the router does.
-      if (!this.#hasOwnStrategies) isRouted(req)
-      return new Revealing(req, claim.route)
-    }
+    if (claim !== undefined) return new Revealing(req, claim.route)
     if (this.#plain.has(req)) return undefined
     const found = this.#lookUp(req, req.method as string, req.url as string, () => Rank.UNLESS_PLAIN)
     return typeof found === 'object' ? this.#sides.get(found) : undefined
@@ -103,7 +97,6 @@ export class DuplexRoutes {
     const app = this.#app
     const used = new Set([...this.all].flatMap(({ constraints }) => Object.keys(constraints)))
     const strategies = this.#strategies()
-    this.#hasOwnStrategies = strategies.size > 0
     this.#plainVersions = !strategies.has('version') && app.hasConstraintStrategy('version')
     if (!strategies.has('host') && (used.has('host') || app.hasConstraintStrategy('host'))) {
       this.#constraints.set('host', { must: false, storage: () => new HostStore(), derive: hostOf as Constraint['derive'] })
