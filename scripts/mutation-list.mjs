@@ -342,7 +342,6 @@ export const mutations = [
   { file: 'connection/connection.ts', find: 'warnOfReader(this.#claim.route, this.#carrier, this.reply)', replace: '', breaks: 'Q37 nothing says that a handler resolves while it still reads', tests: ['outside /Q37/'] },
 
   // Limits
-  { file: 'connection/silence-watch.ts', find: '    this.#timer = setInterval(() => {\n      const now = this.#counter()\n      if (now !== this.#last) {\n        this.#last = now\n        this.#quietLooks = 0\n      } else if (++this.#quietLooks >= LOOKS) {', replace: '    let from = performance.now()\n    this.#timer = setInterval(() => {\n      const now = this.#counter()\n      if (now !== this.#last) {\n        this.#last = now\n        from = performance.now()\n      } else if (performance.now() - from >= limit) {', breaks: 'Q40 silence is read from a clock that a test does not set', tests: ['silence-watch', 'limits-more /Q40/'], by: 'hang' },
   { file: 'connection/lifetime.ts', find: '    if (readTimeout > 0) {', replace: '    if (false) {', breaks: 'readTimeout is not armed', tests: ['limits-more /L4 readTimeout/'], by: 'hang', ci: true },
   { file: 'connection/lifetime.ts', find: '    if (maxBuffered > 0) {', replace: '    if (false) {', breaks: 'maxBuffered bounds nothing', tests: ['limits-more /S6/'], by: 'hang', ci: true },
   { file: 'connection/bound-output.ts', find: 'if (!carrier.closed && carrier.unsent > most) exceeded()', replace: 'exceeded()', breaks: 'maxBuffered strikes before the kernel was asked', tests: ['bound-output', 'limits-more /S6/'] },
