@@ -214,7 +214,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const { res } = this
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
-    // Behind others it has no socket yet, and Node destroys that as soon as it gets one.
+    if (!isNext) this.#cutInItsTurn()
     res.destroy(error)
     if (isNext && !this.#socket.destroyed) this.#socket.destroy()
     this.closed = true
@@ -341,7 +341,13 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#check()
   }
 
+  /** Behind others it has no socket yet; up to Node 22 Node itself destroys that as soon as there is one. */
+  #cutInItsTurn (): void {
+    this.res.once('socket', () => this.#socket.destroy())
+  }
+
   readonly #onResponseClose = (): void => {
+    if (!this.outputFlushed && !this.closed && this.res.socket == null && !this.gone) this.#cutInItsTurn()
     if (!this.outputFlushed) this.#lose()
     this.#check()
   }

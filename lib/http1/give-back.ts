@@ -40,13 +40,6 @@ function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line
   return Buffer.from(`${head}${more}\r\n`, 'latin1')
 }
 
-/** The request shows its fields as they came, though the parser has read others. */
-export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
-  req.rawHeaders = original.rawHeaders
-  req.headers = original.headers
-  req.headersDistinct = original.headersDistinct
-}
-
 /** A socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */
 export function waitToGoBack (link: Link): () => void {
   const { socket } = link

@@ -264,3 +264,12 @@ export function tellFinish (res: ServerResponse, nodes: readonly unknown[]): voi
     if (!nodes.includes((listener as { listener?: unknown }).listener ?? listener)) listener.call(res)
   }
 }
+
+/** The request shows the fields of another, as they came, though the parser has read fewer. Node looks at as many as it has counted. */
+export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
+  req.rawHeaders = original.rawHeaders
+  req.headers = original.headers
+  req.headersDistinct = original.headersDistinct
+  const count = Object.getOwnPropertySymbols(req).find(({ description }) => description === 'kHeadersCount')
+  if (count !== undefined) Reflect.set(req, count, original.rawHeaders.length)
+}
