@@ -170,6 +170,8 @@ function offerTo ({ settings }: DuplexRoute, req: IncomingMessage, { offered, ma
 
 /** What the route takes a request for that is no Upgrade to it. A body that is empty is as good as none, and the reverse. */
 function kindWithoutUpgrade ({ settings: { kinds } }: DuplexRoute, req: IncomingMessage): DuplexKind | undefined {
+  // It is no takeover, whatever it declares.
+  if (req.method === 'HEAD') return kinds.find(kind => kind === 'body' || kind === 'hijack')
   const [declared, other] = declaresBody(req) ? ['body', 'hijack'] as const : ['hijack', 'body'] as const
   if (kinds.includes(declared)) return declared
   return kinds.includes(other) && !hasBody(req) ? other : undefined
