@@ -54,7 +54,7 @@ for (const [moment, { manual, handler }] of Object.entries(moments)) {
       const usual = what === 'nothing' || what === 'an upgrade'
       if (!usual && (how !== 'resets' || moment !== 'has read all')) continue
       const title = `a client that ${how} while a body whose handler ${moment} waits its turn, with ${what} behind it`
-      onEach(t, `${what === 'an upgrade' ? 'Q63' : 'Q6'} ${title}`, guarded(async (t, transport: Way) => {
+      onEach(t, `${what === 'an upgrade' ? 'Q63 ' : 'Q6 '}${title}`, guarded(async (t, transport: Way) => {
         const entered = gate()
         const closed: DuplexClosed[] = []
         const aborted: unknown[] = []

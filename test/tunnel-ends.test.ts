@@ -54,7 +54,7 @@ for (const far of fars) {
   }
 }
 
-onEach(t, 'TU1 Q2 a Duplex that does not stay half-open by itself', async (t, transport) => {
+onEach(t, 'Q2 a Duplex that does not stay half-open by itself', async (t, transport) => {
   const asked = new PassThrough()
   const other = new Duplex({
     allowHalfOpen: false,
