@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
 import {
   abortRequest, clearFields, closeResponse, decodeRefusals, endRequest, onWhole, outliveResponse, outliveServerEnd, publishFinish,
-  publishStart, responseClass, silence, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+  publishStart, responseClass, showAsItCame, silence, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -481,4 +481,19 @@ t.test('publishFinish says nothing of a response whose start nobody was told', a
     publishStart(late, {})
     publishFinish(late)
   })).length, 1, 'a listener for the end alone hears it')
+})
+
+t.test('showAsItCame shows the fields of another request, however many the parser has read', async t => {
+  const { connect, taken } = await listenAndTake(t, 'tcp')
+  const ask = async (fields: string) => {
+    const wire = await connect()
+    wire.send(`GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n${fields}\r\n`)
+    return (await taken()).req
+  }
+  const req = await ask('')
+  const original = await ask('X-Twice: 1\r\nX-Twice: 2\r\n')
+  showAsItCame(req, original)
+  t.equal(req.rawHeaders, original.rawHeaders)
+  t.strictSame(req.headers, { host: 'a', connection: 'Upgrade', upgrade: 'foo', 'x-twice': '1, 2' })
+  t.strictSame(req.headersDistinct['x-twice'], ['1', '2'])
 })
