@@ -51,6 +51,12 @@ export class Entry {
     request.raw.once('close', tell)
     reply.raw.once('close', tell)
     reply.raw.once('finish', tell)
+    if (request.routeOptions.handlerTimeout > 0) request.signal.addEventListener('abort', () => this.#timedOut(request.signal, reply))
+  }
+
+  /** Fastify destroys a response that is under way then, on any route. */
+  #timedOut ({ reason }: AbortSignal, { raw }: FastifyReply): void {
+    if ((reason as { code?: string }).code === 'FST_ERR_HANDLER_TIMEOUT' && raw.headersSent && !raw.writableEnded) this.broke = true
   }
 
   enter (connection: DuplexConnection | PendingDuplex): void {
