@@ -88,7 +88,9 @@ export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket
 export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if ((socket as Telling)[kOnReset] !== onReset) return
   ;(socket as Telling)[kOnReset] = undefined
-  if (Object.getOwnPropertyDescriptor(socket, 'push')?.value === pushUnlessReset) Reflect.deleteProperty(socket, 'push')
+  if (Object.getOwnPropertyDescriptor(socket, 'push')?.value !== pushUnlessReset) return
+  Reflect.deleteProperty(socket, 'push')
+  Reflect.deleteProperty(socket, kOnReset)
 }
 
 /** The same function for all sockets. */

@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { DuplexClosed, DuplexConnection, PendingDuplex } from '../../lib/index.ts'
 import { pattern } from './dice.ts'
@@ -8,6 +9,7 @@ export class Entry {
   readonly plan: RequestPlan
   /** How often it came to the hooks. */
   reached = 0
+  socket: Socket | undefined
   /** By `close` of the response, or by `aborted` or `close` of the request. */
   told = false
   reply: FastifyReply | undefined
@@ -46,6 +48,7 @@ export class Entry {
   reach (request: FastifyRequest, reply: FastifyReply): void {
     this.reached++
     this.reply = reply
+    this.socket = request.raw.socket
     const tell = (): void => { this.told = true }
     request.raw.once('aborted', tell)
     request.raw.once('close', tell)
@@ -96,6 +99,11 @@ export class Ledger {
     const entry = new Entry(plan)
     this.entries.set(plan.id, entry)
     return entry
+  }
+
+  /** Those whose connections are open, in words. */
+  left (): string {
+    return [...this.entries.values()].filter(({ socket }) => socket?.destroyed === false).map(entry => `  left    ${entry}`).join('\n')
   }
 
   /** What a request says of itself. */
