@@ -417,3 +417,21 @@ onEach(t, 'Q68 a reset right behind a long poll and an upgrade that is ignored: 
   t.same(polled.told.sort(), ['abort', 'close'])
   await server.baseline()
 }), ['tcp'])
+
+for (const [what, follower] of Object.entries({ ...parted, 'a CONNECT': ask('connect') })) {
+  onEach(t, `Q68 a client that leaves behind a long poll whose Upgrade is ignored, and ${what}: the poll is told`, guarded(async (t, transport: Way) => {
+    let polled!: Poll
+    const server = await serveGuarded(t, { transport }, app => {
+      polled = poll(app)
+      takeovers(app, () => {})
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /poll', ...UPGRADE) + follower)
+    await polled.entered
+    if (what !== 'a CONNECT') wire.end()
+    else wire.reset()
+    await until(() => polled.told.length > 1)
+    t.same(polled.told.sort(), ['abort', 'close'])
+    await server.baseline()
+  }), ['tcp', 'tls'])
+}
