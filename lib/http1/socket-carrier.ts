@@ -5,6 +5,7 @@ import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
+import { endBetweenReads } from '../internals/half-open.ts'
 import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
 import {
   allowSetEncoding, bytesInFlight, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket
@@ -172,6 +173,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
+    if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
   }
 
