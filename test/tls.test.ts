@@ -24,7 +24,7 @@ for (const [kind, request] of Object.entries({ upgrade: UPGRADE, hijack: HIJACK,
           url,
           duplex: true,
           handler: async ({ readable, writable }) => {
-            readable.once('data', () => { writable.end('bye') })
+            readable.once('data', () => { writable.end() })
             readable.on('data', (chunk: Buffer) => { heard.push(chunk) })
             await once(readable, 'end')
           }

@@ -17,8 +17,8 @@ const LINGER: Milliseconds = 2000
 const STILL: Milliseconds = 1000
 const LATEST: Milliseconds = 30_000
 
-/** How often is looked, when the client has said that it goes away, whether a stream of it is over. */
-const LOOK: Milliseconds = 500
+/** How often is looked, when nothing new is begun any more, whether a stream is over on the wire. */
+const LOOK: Milliseconds = 250
 
 interface OpenStream { readonly stream: ServerHttp2Stream }
 interface Handshake { readonly socket: Socket }
@@ -127,15 +127,15 @@ export class Http2Session {
   }
 
   /**
-   * Behind a GOAWAY, Node up to 24 reads a connection no more when all its streams are over on the wire, and so never
-   * hears of its end. One of them that waits for an output that the client has reset would keep the session for ever.
+   * Behind a GOAWAY, of either side, Node up to 24 reads a connection no more when all its streams are over on the wire, and
+   * so never hears of its end. A stream that waits for an output that its client has reset would keep the session for ever.
    */
   readonly #onGoaway = (): void => {
+    if (this.#looking !== undefined || this.socket.destroyed) return
     this.#looking = setInterval(() => {
       if (this.#inFlight > 0) return
       for (const { stream } of this.#open) if (!stream.writableFinished && isOverOnTheWire(stream)) stream.destroy()
     }, LOOK)
-    if (this.socket.destroyed) clearInterval(this.#looking)
   }
 
   /** GOAWAY: what is open goes on to its end, and nothing new is begun. */
@@ -145,6 +145,7 @@ export class Http2Session {
     this.#grace = undefined
     Reflect.deleteProperty(session, 'close')
     if (!session.closed && !session.destroyed) session.close()
+    this.#onGoaway()
   }
 
   readonly #linger = (): void => {

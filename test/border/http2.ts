@@ -106,6 +106,12 @@ export async function runHttp2Round (plan: Http2RoundPlan, index: number, settin
   const streams: Stream[] = []
   let sessionBroken = false
   let sessionClosing = false
+  // Node ends the streams of a session that its own client destroys, as if they were whole.
+  const breakSession = (): void => {
+    sessionBroken = true
+    for (const one of streams) if (!one.closed) one.broken = true
+    session.destroy()
+  }
   for (const op of plan.ops) {
     const one = streams[op.stream]
     const live = one !== undefined && !one.stream.destroyed && !one.done
@@ -137,14 +143,12 @@ export async function runHttp2Round (plan: Http2RoundPlan, index: number, settin
         session.close()
         break
       case 'session-destroy':
-        sessionBroken = true
         transcript.note('client', 'destroys its session')
-        session.destroy()
+        breakSession()
         break
       case 'reset':
-        sessionBroken = true
         transcript.note('client >', 'RST')
-        session.destroy()
+        breakSession()
         raw.resetAndDestroy()
         break
       case 'deaf':
