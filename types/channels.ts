@@ -1,6 +1,6 @@
 import type { FastifyRequest } from 'fastify'
 import type { IncomingMessage } from 'node:http'
-import type { DuplexClosed, DuplexConnection, DuplexKind, PendingDuplex } from './connection.ts'
+import type { DetachedDuplex, DuplexClosed, DuplexConnection, DuplexKind } from './connection.ts'
 
 /** One channel of `node:diagnostics_channel`, with the type of what is published on it. */
 export interface DuplexChannel<Message extends object> {
@@ -11,9 +11,9 @@ export interface DuplexChannel<Message extends object> {
   publish (message: Message): void
 }
 
-/** A connection was accepted, or handed over by `detach()`. */
+/** A connection was accepted, or handed over by `detach()`: then its `writable` is undefined. */
 export interface DuplexAcceptMessage {
-  readonly connection: DuplexConnection | PendingDuplex
+  readonly connection: DuplexConnection | DetachedDuplex
   readonly request: FastifyRequest
 }
 
@@ -26,9 +26,9 @@ export interface DuplexRefuseMessage {
   readonly kind: DuplexKind
 }
 
-/** An accepted connection is over. */
+/** An accepted connection is over, or one that was detached: then its `writable` is undefined. */
 export interface DuplexCloseMessage {
-  readonly connection: DuplexConnection
+  readonly connection: DuplexConnection | DetachedDuplex
   readonly request: FastifyRequest
   readonly closed: DuplexClosed
 }

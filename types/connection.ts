@@ -119,6 +119,9 @@ export interface DetachedSocket {
   readonly head: Buffer
 }
 
+/** What a protocol of a route's list is accepted as: a name without a version takes any, and the version that was offered is kept. */
+export type DuplexNegotiated<P extends string> = P extends `${string}/${string}` ? P : P | `${P}/${string}`
+
 /** What every duplex request has, before and after it was accepted. */
 export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> {
   /**
@@ -129,7 +132,7 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   /** How the client opened it. Narrowing `kind` narrows `protocol` and `authority`. */
   readonly kind: K
   /** The protocol in the spelling of the route's list, with the version that was offered; undefined unless `kind` is `upgrade`. */
-  readonly protocol: K extends 'upgrade' ? P : undefined
+  readonly protocol: K extends 'upgrade' ? DuplexNegotiated<P> : undefined
   /** The target that the client asks for; undefined unless `kind` is `connect`. */
   readonly authority: K extends 'connect' ? DuplexAuthority : undefined
   /** `1.0`, `1.1` or `2.0`. */
@@ -237,6 +240,14 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
    * as `accept()` does when it comes too late.
    */
   detach (): DetachedSocket
+}
+
+/** A connection whose socket was handed over by `detach()`, as the `channels` tell of it: its streams are its new owner's. */
+export interface DetachedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply>
+  extends ClaimedDuplex<K, P, Reply> {
+  readonly accepted: true
+  readonly readable: undefined
+  readonly writable: undefined
 }
 
 /**

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
-import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
+import { Rank, type AnyRank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_CONNECT_BODY,
   FST_ERR_DUPLEX_EXPECTATION_FAILED, FST_ERR_DUPLEX_HEADERS_TOO_LARGE, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_HOST,
@@ -155,7 +155,7 @@ export class Http1Gate {
   }
 }
 
-function takesConnect ({ settings }: DuplexRoute): Rank {
+function takesConnect ({ settings }: DuplexRoute): AnyRank {
   return settings.kinds.includes('connect') ? Rank.AT_ANY_RATE : Rank.NO
 }
 

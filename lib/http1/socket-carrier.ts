@@ -5,9 +5,11 @@ import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
+import { endBetweenReads } from '../internals/half-open.ts'
 import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
 import {
-  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket
+  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd,
+  type HttpSocket
 } from '../internals/sockets.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
@@ -174,6 +176,7 @@ export class SocketCarrier implements Carrier, Watched {
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
     goOnReading(socket)
+    if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
   }
 

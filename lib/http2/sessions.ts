@@ -1,6 +1,7 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import { SilenceWatch } from '../connection/silence-watch.ts'
+import { isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { LiveSet } from '../shutdown/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -15,6 +16,9 @@ const LINGER: Milliseconds = 2000
 /** Behind a drain: how long nothing may move of answers that wait for their client alone, and how long they may take. */
 const STILL: Milliseconds = 1000
 const LATEST: Milliseconds = 30_000
+
+/** How often is looked, when nothing new is begun any more, whether a stream is over on the wire. */
+const LOOK: Milliseconds = 250
 
 interface OpenStream { readonly stream: ServerHttp2Stream }
 interface Handshake { readonly socket: Socket }
@@ -33,6 +37,7 @@ export class Http2Session {
   #ownPatience: Milliseconds | undefined
   #taking: SilenceWatch | undefined
   #grace: NodeJS.Timeout | undefined
+  #looking: NodeJS.Timeout | undefined
   #closing = false
   #cut = false
 
@@ -42,6 +47,7 @@ export class Http2Session {
     this.patience = patience
     // Before Node's own listener, which tells of the request.
     session.prependListener('stream', this.#onStream)
+    session.once('goaway', this.#onGoaway)
     socket.once('close', this.#onSocketClose)
   }
 
@@ -126,6 +132,18 @@ export class Http2Session {
     })
   }
 
+  /**
+   * Behind a GOAWAY, of either side, Node up to 24 reads a connection no more when all its streams are over on the wire, and
+   * so never hears of its end. A stream that waits for an output that its client has reset would keep the session for ever.
+   */
+  readonly #onGoaway = (): void => {
+    if (this.#looking !== undefined || this.socket.destroyed) return
+    this.#looking = setInterval(() => {
+      if (this.#inFlight > 0) return
+      for (const { stream } of this.#open) if (!stream.writableFinished && isOverOnTheWire(stream)) stream.destroy()
+    }, LOOK)
+  }
+
   /** GOAWAY: what is open goes on to its end, and nothing new is begun. */
   readonly #close = (): void => {
     const session = this.#session
@@ -133,6 +151,7 @@ export class Http2Session {
     this.#grace = undefined
     Reflect.deleteProperty(session, 'close')
     if (!session.closed && !session.destroyed) session.close()
+    this.#onGoaway()
   }
 
   readonly #linger = (): void => {
@@ -168,6 +187,7 @@ export class Http2Session {
   readonly #onSocketClose = (): void => {
     this.#taking?.stop()
     clearTimeout(this.#grace)
+    clearInterval(this.#looking)
   }
 }
 

@@ -5,9 +5,10 @@ import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
 import { OutputProgress } from './output-progress.ts'
-import { cutUnlessTaken } from './unread-answer.ts'
+import { cutUnlessTaken, MOST_DISCARDED } from './unread-answer.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
 import { silence } from '../internals/http-messages.ts'
+import { isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
@@ -20,9 +21,6 @@ import type { Milliseconds } from '../../types/index.ts'
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
 
 const NOTHING = Buffer.alloc(0)
-
-/** How much of a body that was answered whole is read and thrown away. */
-const MOST_DISCARDED = 1024 * 1024
 
 /** What is added here, and where this is used, for one event. */
 const OWN_LISTENERS = 6
@@ -236,18 +234,20 @@ export class StreamCarrier implements Carrier {
     if (this.#breaking || stream.destroyed) return proceed(error)
     // Node has ended our side itself where the peer reset the stream before we had.
     if (error === undefined && this.outputFlushed && !stream.aborted && (this.inputEnded || !this.#accepted)) return proceed(undefined)
-    if (error === undefined && this.#accepted && this.#maybeFlushing) {
+    if (error === undefined && this.#maybeFlushing) {
       this.#awaitFlush(proceed)
       return stream
     }
-    if (this.#brokenByPeer) {
-      this.peerError ??= error ?? aborted(stream.rstCode)
-      // Readers and writers are to hear of it: without an error they would see an end.
-      return proceed(this.#accepted ? this.peerError : error)
-    }
+    if (this.#brokenByPeer) return proceed(this.#lost(error))
     this.localError = error
     this.#reset(error, this.#code(error !== undefined && error.name !== 'AbortError'))
     return stream
+  }
+
+  /** @returns what the stream is destroyed with: readers and writers of the pair would see an end without an error */
+  #lost (error?: Error): Error | undefined {
+    this.peerError ??= error ?? aborted(this.stream.rstCode)
+    return this.#accepted ? this.peerError : error
   }
 
   get #brokenByPeer (): boolean {
@@ -271,7 +271,7 @@ export class StreamCarrier implements Carrier {
     const look = (): void => {
       if (this.stream.destroyed) return
       if (this.outputFlushed) proceed(undefined)
-      else if (bytesInFlight(this.#session.socket as unknown as HttpSocket) === 0) proceed(this.peerError = aborted(0))
+      else if (bytesInFlight(this.#session.socket as unknown as HttpSocket) === 0) proceed(this.#lost())
       else this.#flushing = setTimeout(look, FLUSH_LOOK)
     }
     this.#flushing = setTimeout(look, FLUSH_LOOK)
@@ -308,7 +308,11 @@ export class StreamCarrier implements Carrier {
   }
 
   readonly #onInputEnd = (): void => {
-    if (this.inputEnded) return
+    if (this.inputEnded) {
+      // Node pushes an end once more when the stream is over on the wire: what waited for window then is lost.
+      if (!this.outputFlushed && isOverOnTheWire(this.stream)) process.nextTick(() => this.stream.destroy())
+      return
+    }
     if (this.gone) {
       // What Node pushes when it tears a stream down is no END_STREAM. After a reset with the code that means
       // no error it would wait for its being read.

@@ -1,9 +1,14 @@
 import { constants, type ServerHttp2Stream } from 'node:http2'
+import { isRead } from '../connection/reading.ts'
 import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
 import { resetStream } from '../internals/http2.ts'
 import { OutputProgress } from './output-progress.ts'
 import type { Http2Session } from './sessions.ts'
 import type { Milliseconds } from '../../types/index.ts'
+
+/** How much of a body that was answered whole is read and thrown away, and of one that was refused for how long. */
+export const MOST_DISCARDED = 1024 * 1024
+const LINGER: Milliseconds = 2000
 
 /**
  * An answer short of acceptance, of which its client takes nothing for as long as `patience`, is cut. What its app has
@@ -21,6 +26,23 @@ export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session
     return true
   })
   stream.once('close', () => watch.stop())
+  stream.once('finish', () => discardRest(stream))
+}
+
+/**
+ * RFC 9113 section 8.1: the answer is whole, and its client is asked to stop sending. Node does so where nothing has
+ * come yet, and otherwise leaves the stream as it is, with no window for the rest.
+ */
+function discardRest (stream: ServerHttp2Stream): void {
+  if (stream.closed || stream.destroyed || stream.readableEnded || isRead(stream)) return
+  let left = MOST_DISCARDED
+  const stop = (): void => stream.close(constants.NGHTTP2_NO_ERROR)
+  const timer = setTimeout(stop, LINGER)
+  stream.once('close', () => clearTimeout(timer))
+  stream.on('data', (chunk: Buffer) => {
+    left -= chunk.length
+    if (left < 0) stop()
+  })
 }
 
 type Done = (error?: Error | null) => void

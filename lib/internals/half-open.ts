@@ -22,6 +22,15 @@ export function keepHalfOpen (duplex: Duplex): void {
   if (duplex.readableEnded && !duplex.writableEnded && Object.hasOwn(duplex, 'write')) Reflect.deleteProperty(duplex, 'write')
 }
 
+/**
+ * Ends the output of a TLS socket when no bytes are under its reader. OpenSSL gives up reading when it is to send its
+ * close_notify while records wait that it has not opened: an `end()` from within 'data' would cost all that comes behind.
+ */
+export function endBetweenReads (socket: Duplex): void {
+  const { _final } = socket
+  socket._final = done => { setImmediate(() => _final.call(socket, done)) }
+}
+
 /** What a socket emits when it can be used; undefined when it can be used already. */
 export function readyEvent (socket: Socket): 'connect' | 'secureConnect' | undefined {
   if ((socket as Handled).secureConnecting === true) return 'secureConnect'

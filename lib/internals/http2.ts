@@ -1,5 +1,5 @@
 // HTTP/2. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { Http2Stream, ServerHttp2Session } from 'node:http2'
+import { constants, type Http2Stream, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 
 /**
@@ -19,9 +19,21 @@ export function onEndStream (stream: Http2Stream, came: () => void): void {
   }
 }
 
+/**
+ * Whether the stream is over on the wire, while Node keeps it: for its reader, or for an output that has not been told
+ * that it left. Where its peer has reset it with NO_ERROR, what waited for window then never leaves, and Node tells nobody.
+ */
+export function isOverOnTheWire (stream: ServerHttp2Stream): boolean {
+  return stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE
+}
+
 /** RST_STREAM alone. Node would end the output first, and send END_STREAM with it: the peer could take that for the end. */
 export function resetStream (stream: Http2Stream, code: number): void {
-  if (stream.closed || stream.destroyed) return
+  if (stream.destroyed) return
+  if (stream.closed) {
+    stream.destroy()
+    return
+  }
   stream.end = (() => stream) as typeof stream.end
   stream.close(code)
   Reflect.deleteProperty(stream, 'end')

@@ -18,7 +18,13 @@ export interface HttpSocket extends Duplex {
   _parent?: unknown
   /** On a connection in memory, which has no handle. */
   bytesInFlight?: number
-  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number, getAsyncId?: () => number, reading?: boolean, readStart?: () => number } | null
+  _handle?: {
+    writeQueueSize?: number
+    getpeername?: (into: object) => number
+    getAsyncId?: () => number
+    reading?: boolean
+    readStart?: () => number
+  } | null
 }
 
 /** The TCP socket beneath a TLS socket. */

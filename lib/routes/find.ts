@@ -6,7 +6,7 @@ import { Enquiry, MATCHED, Place, Rank, SIDE, Side, VISIT, textOf, type Constrai
 import type { DuplexRoute } from './route.ts'
 import { HostStore, VersionStore } from './stores.ts'
 
-export { Rank, type Ranking } from './place.ts'
+export { Rank, type AnyRank, type Ranking } from './place.ts'
 export type { DuplexRoute } from './route.ts'
 
 /** A request that a duplex route has claimed, on its way through the app's router. */

@@ -56,9 +56,9 @@ export const Rank = {
   AT_ANY_RATE: 3
 } as const
 
-export type Rank = typeof Rank[keyof typeof Rank]
+export type AnyRank = typeof Rank[keyof typeof Rank]
 
-export type Ranking = (route: DuplexRoute) => Rank
+export type Ranking = (route: DuplexRoute) => AnyRank
 
 interface Index {
   /** Those with the most constraints last. */
@@ -97,7 +97,7 @@ export class Place {
   }
 
   /** Of the routes that match and want the request most, the one with the most constraints; of equal ones the last. */
-  choose (values: Readonly<Record<string, unknown>>, ranking: Ranking): { route: DuplexRoute | undefined, rank: Rank } {
+  choose (values: Readonly<Record<string, unknown>>, ranking: Ranking): { route: DuplexRoute | undefined, rank: AnyRank } {
     this.#index ??= this.#build()
     const { routes, stores } = this.#index
     let matching = -1
@@ -107,7 +107,7 @@ export class Place {
       matching &= must && value !== undefined ? matches : matches | free
     }
     let chosen: DuplexRoute | undefined
-    let highest: Rank = Rank.NO
+    let highest: AnyRank = Rank.NO
     for (let at = routes.length - 1; at >= 0; at--) {
       if ((matching & (1 << at)) === 0) continue
       const route = routes[at] as DuplexRoute

@@ -93,6 +93,7 @@ function again (batch: number, round: number): string {
 
 console.log(`${minutes} minutes, seed ${seed}, Node ${process.versions.node}${bare ? ', without the plugin' : ''}`)
 const readTimeout = await knows('readTimeout')
+// The app of this question is none of those that are watched.
 watchTimers()
 const { batch: single } = values
 const chosen = values.round === undefined ? undefined : [Number(values.round)]
