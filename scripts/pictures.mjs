@@ -98,7 +98,7 @@ function flow (title, lines) {
       anchor = 'start'
     } else {
       path = `M${a.cx} ${a.cy + down * BOX.height / 2}V${b.cy}H${b.cx - sideways * (BOX.width / 2 + 1)}`
-      at = [a.cx + 6 , a.cy + down * (BOX.height / 2 + 18)]
+      at = [a.cx + 6, a.cy + down * (BOX.height / 2 + 18)]
       anchor = 'start'
     }
     shapes.push(`<path class="line" d="${path}" marker-end="url(#tip)"/>`)
