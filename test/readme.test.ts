@@ -76,9 +76,9 @@ t.test('Q39 every id in the title of a test is in docs/behaviours.md', async t =
 })
 
 /** Starts a program of a page in a directory of its own. */
-async function run (t: Test, name: string, source: string, more: Record<string, string> = {}): Promise<{ served: Program, directory: string }> {
+async function run (t: Test, name: string, source: string): Promise<{ served: Program, directory: string }> {
   const directory = t.testdir()
-  project(directory, { [name]: source, ...more })
+  project(directory, { [name]: source })
   return { served: await start(t, pathToFileURL(join(directory, name))), directory }
 }
 
