@@ -7,7 +7,7 @@
 //
 //   flow TITLE
 //   box NAME COLUMN ROW [STYLE] LINE | LINE     a box on a grid; STYLE is plain, app, good, bad or free (no frame)
-//   arrow FROM TO [LABEL]                       a straight arrow, or one with a corner when both differ
+//   arrow FROM TO [LABEL]                       a straight arrow, or one with a corner if column and row differ
 //
 //   wire TITLE
 //   > LINE     a line from the client       >~ LINE   the same, as part of the stream
@@ -95,6 +95,10 @@ function flow (title, lines) {
     } else if (sideways === 0) {
       path = `M${a.cx} ${a.cy + down * BOX.height / 2}V${b.cy - down * (BOX.height / 2 + 1)}`
       at = [a.cx + 6, (a.cy + b.cy) / 2 + 4]
+      anchor = 'start'
+    } else if (down < 0) {
+      path = `M${a.cx + sideways * BOX.width / 2} ${a.cy}H${b.cx}V${b.cy + BOX.height / 2 + 1}`
+      at = [b.cx + 8, a.cy - 6]
       anchor = 'start'
     } else {
       path = `M${a.cx} ${a.cy + down * BOX.height / 2}V${b.cy}H${b.cx - sideways * (BOX.width / 2 + 1)}`
