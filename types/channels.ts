@@ -11,15 +11,15 @@ export interface DuplexChannel<Message extends object> {
   publish (message: Message): void
 }
 
-/** A connection was accepted, or handed over by `detach()`. */
+/** A connection was accepted, or `detach()` gave its socket away. */
 export interface DuplexAcceptMessage {
   readonly connection: DuplexConnection | PendingDuplex
   readonly request: FastifyRequest
 }
 
-/** A request for a connection was answered in another way. */
+/** A request at a duplex route was answered in another way. */
 export interface DuplexRefuseMessage {
-  /** Undefined where it was refused before Fastify had it. */
+  /** Undefined if the request was refused before Fastify had it. */
   readonly request: FastifyRequest | undefined
   readonly raw: IncomingMessage
   readonly statusCode: number | undefined

@@ -3,8 +3,8 @@ import type { Http2Stream, ServerHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 
 /**
- * Calls once when the peer has ended a stream of HTTP/2, when all that it sent is there to be read. Node pushes the
- * same end into a stream that it tears down.
+ * Calls back once, when the peer has ended an HTTP/2 stream by END_STREAM. Node pushes the same end into a stream that
+ * it tears down, and that does not count.
  */
 export function onEndStream (stream: Http2Stream, came: () => void): void {
   const { push } = stream
@@ -19,7 +19,7 @@ export function onEndStream (stream: Http2Stream, came: () => void): void {
   }
 }
 
-/** RST_STREAM alone. Node would end the output first, and send END_STREAM with it: the peer could take that for the end. */
+/** Sends RST_STREAM alone. Node would end the output first, and send END_STREAM, which the peer could take for the end. */
 export function resetStream (stream: Http2Stream, code: number): void {
   if (stream.closed || stream.destroyed) return
   stream.end = (() => stream) as typeof stream.end
@@ -28,7 +28,7 @@ export function resetStream (stream: Http2Stream, code: number): void {
   stream.destroy()
 }
 
-/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the peer. */
+/** Gives the session of a connection in memory the address of its peer. Node's own stand-in for the socket knows none. */
 export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
   Object.assign(session.socket, {
     _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },
