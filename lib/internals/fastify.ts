@@ -195,6 +195,18 @@ export function rewriteOnce (rewriteUrl: NonNullable<RoutingOptions['rewriteUrl'
   }
 }
 
+/** Another reply to the same request, in the same state. What is set on one from now on is not set on the other. */
+export function copyReply (reply: FastifyReply): FastifyReply {
+  const copy = Object.create(Object.getPrototypeOf(reply) as object, Object.getOwnPropertyDescriptors(reply)) as FastifyReply
+  for (const name of ['fastify.reply.headers', 'fastify.reply.trailers']) {
+    const symbol = symbolNamed(reply, name)
+    if (symbol === undefined) continue
+    const fields: unknown = Reflect.get(reply, symbol)
+    if (fields !== null) Reflect.set(copy, symbol, { ...fields as object })
+  }
+  return copy
+}
+
 function symbolNamed (target: object, name: string): symbol | undefined {
   for (let object: object | null = target; object !== null; object = Object.getPrototypeOf(object)) {
     const found = Object.getOwnPropertySymbols(object).find(symbol => symbol.description === name)
