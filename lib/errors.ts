@@ -25,7 +25,7 @@ export const FST_ERR_DUPLEX_ASYNC_CONSTRAINT = createError<[string, string]>(
 export const FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME = createError<[string]>(
   'FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME', 'fastify-duplex does not work on this runtime: %s', 500)
 
-/** Answered to a client that asked for a takeover which cannot be. */
+/** Answered to a client whose request cannot be taken over. */
 export const FST_ERR_DUPLEX_UPGRADE_REQUIRED = createError<[string, string]>(
   'FST_ERR_DUPLEX_UPGRADE_REQUIRED', 'Upgrade Required: this route speaks %s, and the request offers %s', 426)
 export const FST_ERR_DUPLEX_BAD_UPGRADE = createError(
@@ -58,7 +58,7 @@ export const FST_ERR_DUPLEX_SHUTDOWN = createError(
 export const FST_ERR_DUPLEX_ROUTING_FAILED = createError(
   'FST_ERR_DUPLEX_ROUTING_FAILED', 'Routing the request failed', 500)
 
-/** Thrown to, or answered for, the code of the app. */
+/** Thrown to the code of the app, or answered if that code has a fault. */
 export const FST_ERR_DUPLEX_NOT_ACCEPTED = createError(
   'FST_ERR_DUPLEX_NOT_ACCEPTED', 'The handler neither accepted the connection nor sent a reply', 500)
 export const FST_ERR_DUPLEX_ALREADY_ACCEPTED = createError(
@@ -106,7 +106,7 @@ export const FST_ERR_DUPLEX_HANDLER_FAILED = createError(
 export const FST_ERR_DUPLEX_DESTROYED = createError(
   'FST_ERR_DUPLEX_DESTROYED', 'The connection was destroyed', 500)
 
-/** `dial()` rejects with these, and `tunnel()` answers with the second when its upstream is lost before acceptance. */
+/** `dial()` rejects with these. `tunnel()` rejects with the second if its upstream breaks before acceptance. */
 export const FST_ERR_DUPLEX_DIAL_FORBIDDEN = createError<[ErrorOptions?]>(
   'FST_ERR_DUPLEX_DIAL_FORBIDDEN', 'No address of the upstream may be connected to', 403)
 export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(

@@ -31,7 +31,7 @@ export interface RouteSettings extends Limits {
   /** The kinds were named on the route itself. */
   kindsNamed: boolean
   protocols: readonly string[] | undefined
-  /** The same, to look up what a client offers. */
+  /** The same protocols, as a map to look up the client's offer. */
   listed: ListedProtocols | undefined
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
@@ -66,13 +66,13 @@ const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
 
 type Loose = Record<string, unknown>
 
-/** Where the options were given, to be told in an error. */
+/** Where the options were given, for the message of an error. */
 type Place = { route?: string }
 
 export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   const given = options as Loose
   for (const name of ROUTE_ONLY) if (given[name] !== undefined) throw invalidOption(name, 'set on a route', given[name])
-  // `prefix` and the log options belong to register() and are in the same object.
+  // `prefix` and the log options are for register(), and come in the same object.
   checkNames(given, [...SHARED, ...PLUGIN_ONLY], ['prefix', 'logLevel', 'logSerializers'], {})
   checkDuration('drainTimeout', given.drainTimeout)
   const { extendedConnect, ignoredUpgrades } = given
@@ -202,7 +202,7 @@ function where (route: string | undefined): string {
   return route === undefined ? '' : ` on route ${route}`
 }
 
-/** The known name that a mistyped one is meant to be, if it is near enough. */
+/** The known name that is most like a mistyped one, if there is one. */
 function nearest (name: string, known: readonly string[]): string | undefined {
   let found: string | undefined
   let least = Math.max(2, Math.floor(name.length / 3)) + 1

@@ -53,7 +53,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
       await registry.drain(timeout)
     }
   })
-  // A server that has closed is watched no more, and answers an injection with a 503 all the same.
+  // After the server has closed it is not watched. It is watched again here, so that an injection gets a 503.
   app.decorate('injectDuplex', injector(app, () => servers.watch(app.server as Server)))
 
   app.addHook('onRoute', function (this: FastifyInstance, route: RouteOptions) {
@@ -67,20 +67,20 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   showLikePlainRoutes(app, routes)
-  // The drain only starts here. A hook that waited would run into the plugin timeout, and make close()
-  // reject; that the connections end is what closing the server waits for.
+  // The drain only starts here. A hook that waited could exceed the plugin timeout, and close() would
+  // reject. To close the server waits until all connections have ended.
   app.addHook('preClose', function (done) {
     registry.shutDown()
     done()
   })
   app.addHook('onClose', async () => {
-    // Nobody else waits for connections that did not come by a listening server.
+    // If the server does not listen, nothing else waits for its connections.
     if (!(app.server as Server).listening) await registry.drained
     void registry.drained.then(() => setImmediate(() => servers.leave()))
   })
 }
 
-/** Lenient parsing leaves it to the client what is a body and what the next request. */
+/** Throws for lenient parsing, with which a client may decide what is a body and what is the next request. */
 function assertSafe (server: Server): void {
   const { insecureHTTPParser } = server as Server & { insecureHTTPParser?: boolean }
   const flag = '--insecure-http-parser'
@@ -89,7 +89,7 @@ function assertSafe (server: Server): void {
 }
 
 const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, done) => {
-  // What a plugin throws here would end the process: Fastify hears of it through its callback alone.
+  // An error that is thrown here would end the process. Fastify is told of it by the callback.
   let failure: Error | undefined
   try {
     setUp(app, options)

@@ -14,14 +14,14 @@ export interface Gates {
 }
 
 /**
- * The servers of one app, each watched until it has closed: then all is off it again, and another app may start on it.
+ * The servers of one app. Each is watched until it has closed. Then everything is taken off it, and another app may start on it.
  */
 export class Servers {
   readonly #app: FastifyInstance
   readonly #gates: Gates
   readonly #registry: Registry
   readonly #settings: PluginSettings
-  /** By a server that is watched, what takes all off it. */
+  /** For each server that is watched, the function that takes everything off it. */
   readonly #watched = new Map<Server, () => void>()
   readonly #closed = new WeakSet<Server>()
 
@@ -41,11 +41,11 @@ export class Servers {
     }
     const { closings, takeOff } = watchServer(server, this.#app, this.#gates, this.#registry, this.#settings, undo)
     this.#watched.set(server, undo)
-    // What has closed before has no drain of its own any more.
+    // A server that has closed before takes no part in the drain.
     if (!this.#closed.has(server)) for (const closing of closings) this.#registry.addServer(closing)
   }
 
-  /** The app has closed. A server that goes on is another app's. */
+  /** The app has closed. A server that still listens belongs to another app. */
   leave (): void {
     for (const [server, undo] of [...this.#watched]) if (server.listening) undo()
   }
@@ -61,11 +61,11 @@ function watchServer (
 ): Watching {
   const streams = speaksHttp2(server) ? new Http2Streams(server, app, gates.http2, registry, settings.finTimeout) : undefined
   if (settings.extendedConnect && speaksHttp2(server)) server.updateSettings({ enableConnectProtocol: true })
-  // With allowHTTP1 a server speaks both; connections that speak HTTP/2 have no parser of HTTP/1.
+  // With allowHTTP1 a server speaks both versions. Its HTTP/2 connections have no HTTP/1 parser.
   const connections = new Http1Server(server, app.server as Server, app, gates.http1, registry, settings.ignoredUpgrades, {
     ...streams?.interceptors,
-    // Node emits it when the last sockets are destroyed, before they have closed: onClose hooks and the end of app.close()
-    // would overtake `closed`, the onResponse hooks and the log line of these connections.
+    // Node emits 'close' when the last sockets are destroyed, before they have closed. Then the onClose hooks and the end of
+    // app.close() would come before `closed`, the onResponse hooks and the log line of these connections.
     close: () => {
       void registry.drained.then(() => {
         undo()
@@ -74,10 +74,10 @@ function watchServer (
       return true
     }
   })
-  // Whoever closes the server: Fastify, or a library that was given it.
+  // Fastify may close the server, or a library that was given the server.
   const closing = override(server, 'close', usual => function (this: Server, ...args: Parameters<Server['close']>) {
     const result = usual.apply(server, args)
-    // One that is shared with another app may go on.
+    // A server that another app shares may go on.
     if (!server.listening) {
       registry.shutDown()
       connections.close()

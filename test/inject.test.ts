@@ -1,10 +1,7 @@
 import t from 'tap'
-import { spawnSync } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
 import { getEventListeners, once } from 'node:events'
-import { readFileSync } from 'node:fs'
 import { createServer, Socket } from 'node:net'
-import { join } from 'node:path'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setFlagsFromString } from 'node:v8'
@@ -882,37 +879,6 @@ onBothVersions(t, 'I1 a thousand injections leave no listener and no memory', as
   t.ok(least < 250, `${Math.round(least)} bytes each`)
   t.equal(count(), listeners)
   t.same(warnings, [])
-})
-
-t.test('I1 the tests in the README pass, each under its own runner', async t => {
-  const readme = readFileSync(new URL('../../README.md', import.meta.url), 'utf8')
-  const chapter = /^## Testing\n(.*?)^## /ms.exec(readme)?.[1] ?? ''
-  const programs = [...chapter.matchAll(/^```ts\n(.*?)^```/gms)].map(([, source]) => source as string)
-  const dir = t.testdir({
-    'app.js': `
-      import { pipeline } from 'node:stream/promises'
-      import Fastify from ${JSON.stringify(import.meta.resolve('fastify'))}
-      import duplex from ${JSON.stringify(new URL('../lib/index.js', import.meta.url).href)}
-      export async function build () {
-        const app = Fastify()
-        await app.register(duplex)
-        app.addHook('onRequest', async ({ headers }, reply) => {
-          if (headers.authorization === 'none') return reply.code(401).send({ error: 'Unauthorized' })
-        })
-        const handler = ({ readable, writable }) => pipeline(readable, writable)
-        app.route({ method: ['GET', 'POST'], url: '/echo', duplex: true, handler })
-        app.get('/fails', { duplex: true }, async () => { throw new Error('on purpose') })
-        return app
-      }`,
-    ...Object.fromEntries(programs.map((source, n) => [`${n}.test.js`, source]))
-  })
-  const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(?:_?TAP|NODE_TEST|NODE_OPTIONS)/.test(name)))
-  t.equal(programs.length, 2)
-  for (const n of programs.keys()) {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [join(dir, `${n}.test.js`)], { env, encoding: 'utf8', timeout: 30_000 })
-    t.equal(status, 0, stdout + stderr)
-    t.match(stdout, /^# (?:\{ total: 6, pass: 6 \}|pass 2)$|^ℹ pass 2$/m)
-  }
 })
 
 t.test('I1 a payload that has no JSON is a coded rejection', async t => {

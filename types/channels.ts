@@ -17,9 +17,9 @@ export interface DuplexAcceptMessage {
   readonly request: FastifyRequest
 }
 
-/** A request for a connection was answered in another way. */
+/** A request at a duplex route was answered in another way. */
 export interface DuplexRefuseMessage {
-  /** Undefined where it was refused before Fastify had it. */
+  /** Undefined if the request was refused before Fastify had it. */
   readonly request: FastifyRequest | undefined
   readonly raw: IncomingMessage
   readonly statusCode: number | undefined

@@ -20,31 +20,31 @@ export interface DialPath {
 /**
  * Whether an address may be connected to.
  *
- * @param address an IP address as it was resolved, or as `host` says it
- * @param host what the target says
- * @returns whether it may; anything but `true` is no. What it throws is what `dial()` rejects with
+ * @param address a resolved IP address, or `host` itself if that is an address
+ * @param host the host of the target, as it was given
+ * @returns whether the address may be dialled; anything but `true` means no. If it throws, `dial()` rejects with that error
  */
 export type DialCheck = (address: string, host: string) => boolean | PromiseLike<boolean>
 
 /** How `dial()` connects. */
 export interface DialOptions {
-  /** Ends the attempt; `dial()` then rejects with its reason. Once there is a socket it has no effect any more. */
+  /** Ends the attempt: `dial()` rejects with its reason. It has no effect once there is a socket. */
   signal?: AbortSignal | undefined
   /**
-   * How long resolving, `check`, connecting and the handshake of TLS may take together. 0 is for ever.
+   * How long resolving, `check`, connecting and the TLS handshake may take together. 0 is for ever.
    *
    * @default 10_000
    */
   timeout?: Milliseconds | undefined
   /**
-   * Asked for every resolved address. Only those that pass are dialled; the name is not resolved again. It is
-   * asked for a `path` as well, with the path in place of address and host: `publicOnly` refuses it.
+   * It is asked for every resolved address. Only addresses that pass are dialled, and the name is not resolved again. For
+   * a `path` it gets the path in place of address and host: `publicOnly` refuses that.
    *
-   * @default every address may
+   * @default every address passes
    */
   check?: DialCheck | undefined
   /**
-   * Speaks TLS to the target: true, or options of `tls.connect()`, but for those that say where to.
+   * Speaks TLS to the target: true, or options of `tls.connect()`, except those that name the target.
    *
    * @default false
    */

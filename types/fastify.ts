@@ -22,7 +22,7 @@ import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.t
 
 /**
  * The handler of a route with `duplex: true`. Its promise owns the connection: see
- * {@link DuplexConnection}. What it resolves with is ignored.
+ * {@link DuplexConnection}. The value of the promise is ignored.
  */
 export type DuplexHandler<
   RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -41,8 +41,8 @@ export type DuplexHandler<
 ) => unknown
 
 /**
- * The handler of a route with `duplex: { accept: 'manual' }`. Until it accepts, what it returns is
- * the response, as on any route; afterwards it is ignored.
+ * The handler of a route with `duplex: { accept: 'manual' }`. If it does not accept, what it returns is
+ * the response, as on any route. After acceptance that is ignored.
  */
 export type ManualDuplexHandler<
   RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -118,16 +118,16 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
 /** `app.duplex`. */
 export interface FastifyDuplex {
   /**
-   * The live connections of all routes, from when their handler is entered until `closed` settles: a view, not a copy.
-   * `accepted` tells those that are open from those that are pending.
+   * The live connections of all routes. A connection is in it from when its handler is entered until `closed` settles.
+   * It is a view, not a copy. `accepted` says whether a connection is open or pending.
    */
   readonly connections: ReadonlySet<DuplexConnection | (PendingDuplex & { readonly accepted: false })>
   /**
    * Refuses new connections from now on (503, `FST_ERR_DUPLEX_SHUTDOWN`), aborts `draining` on the live
-   * ones, and after `ms` destroys those that are left. `app.close()` does this by itself.
+   * ones, and after `ms` breaks off those that are left. `app.close()` does the same.
    *
    * @param ms how long the handlers have to finish; the plugin's `drainTimeout` if left out
-   * @returns when no connection is left
+   * @returns a promise that resolves when no connection is left
    */
   drain (ms?: Milliseconds): Promise<void>
 }
@@ -140,8 +140,8 @@ type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string> =
   A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
 
 /**
- * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler that is
- * annotated for something else must not compile.
+ * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler with an
+ * annotation for something else must not compile.
  */
 type HandlerOf<
   A extends Acceptance,
@@ -163,12 +163,12 @@ type HandlerOf<
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
 
 /**
- * What `app.get()` and its like are for duplex routes: one signature with the handler apart, and one with the handler
+ * The signatures of `app.get()` and its like for duplex routes: one has the handler as an argument of its own, and one has it
  * inside the options. Each is needed for `auto` and for `manual`.
  *
- * When no signature matches, TypeScript reports up to three in order, or only the last of more. A call with the handler
- * apart can match three, with Fastify's own, and the other four: so `auto`, the usual case, is the
- * first of those and the last of these.
+ * The order decides which errors users see. If no signature matches, TypeScript reports all of them up to three, and only
+ * the last of four or more. With the handler as an argument there are three candidates, Fastify's own among them; with the
+ * handler inside there are four. `auto` is the usual case: so it is the first of the former, and the last of the latter.
  */
 export interface DuplexShorthandMethod<
   Apart extends Acceptance,
@@ -212,12 +212,12 @@ declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
      * `true` or settings make it a duplex route: the handler gets a `DuplexConnection`, or a
-     * `PendingDuplex`, and the request. It must be known at compile time which.
+     * `PendingDuplex`, and the request. The compiler must know which: a `boolean` variable is an error.
      */
     duplex?: false | undefined
   }
 
-  // Inherited signatures come behind Fastify's own, so that what is wrong in a plain route is told first.
+  // Inherited signatures come after Fastify's own: so a mistake in a plain route is reported against those first.
   interface RouteShorthandMethod<
     RawServer extends RawServerBase = RawServerDefault,
     RawRequest extends RawRequestDefaultExpression<RawServer> = RawRequestDefaultExpression<RawServer>,
@@ -233,15 +233,15 @@ declare module 'fastify' {
 
     /**
      * `inject` for duplex routes: a request on a connection in memory, through Node's own HTTP and all
-     * hooks; nothing listens. It waits for `ready()`, and speaks HTTP/2 where the server does, else HTTP/1.1.
+     * hooks. Nothing listens. It waits for `ready()`. It speaks HTTP/2 if the server does, else HTTP/1.1.
      *
-     * @returns the response, an acceptance or a refusal; rejects where there is none
+     * @returns the response, which is an acceptance or a refusal; rejects if there is none
      */
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /**
-     * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
-     * alone, so that a plain route could not serve one.
+     * Declares a CONNECT route. It is always a duplex route: only acceptance answers a CONNECT with a 2xx,
+     * so a plain route could not serve one.
      */
     connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>

@@ -3,77 +3,80 @@ import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteG
 import type { DuplexKind, Milliseconds } from './connection.ts'
 
 /**
- * Limits of a connection. Given to the plugin they are the defaults of all routes; a route overrides
- * them one by one. Every time is a whole number of milliseconds up to 2 ** 31 - 1, and 0 switches it
- * off. Anything else, and any name that is not listed, fails at boot with
- * `FST_ERR_DUPLEX_INVALID_OPTION`.
+ * Limits of a connection. Options of the plugin are the defaults of all routes, and a route overrides
+ * them one by one. A time is a whole number of milliseconds up to 2 ** 31 - 1; 0 switches it
+ * off. Any other value, and any other name, fails at boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
+ *
+ * Timeouts are checked every eighth of their length, so they may fire up to 12.5 % late.
  *
  * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
  * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection.
  */
 export interface DuplexLimits {
   /**
-   * From the request head to acceptance, hooks and body included. Then the client gets a 503,
-   * `FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT`, and the handler is not entered, or its `accept()` rejects.
+   * How long a request may take from its head to acceptance, hooks and body included. After that the client gets a 503,
+   * `FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT`. The handler is not entered, or its `accept()` rejects.
    *
    * @default the route's `handlerTimeout`, else 0: off
    */
   handshakeTimeout?: Milliseconds | undefined
   /**
-   * No byte in either direction for this long: `signal` aborts with `FST_ERR_DUPLEX_IDLE_TIMEOUT`, the
-   * connection is destroyed, and `closed` says `idle`.
+   * How long there may be no byte in either direction. After that the connection is broken off with
+   * `FST_ERR_DUPLEX_IDLE_TIMEOUT`, and `closed` says `idle`.
    *
    * @default 0: off
    */
   idleTimeout?: Milliseconds | undefined
   /**
-   * Our side has ended, the peer's has not, and it sent no byte for this long: destroyed with
-   * `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for. A refusal of which its client
-   * takes nothing for this long is cut; after 30 s where this is 0.
+   * How long the peer may send nothing when our side has ended and its side has not. After that the connection is broken off
+   * with `FST_ERR_DUPLEX_FIN_TIMEOUT`, and `closed` says `fin`. A peer that still sends is waited for.
+   *
+   * It is also how long a client may take nothing of a refusal before its connection is cut. If it is 0, that is 30 s.
    *
    * @default 30_000
    */
   finTimeout?: Milliseconds | undefined
   /**
-   * The peer has ended its side, the handler still works, and no byte was written for this long:
-   * destroyed with `FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT`, and `closed` says `half-open`.
+   * How long nothing may be written when the peer has ended its side and the handler still works. After that the connection
+   * is broken off with `FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT`, and `closed` says `half-open`.
    *
    * @default 0: off
    */
   halfOpenTimeout?: Milliseconds | undefined
   /**
-   * The delay of the first TCP keep-alive probe (`socket.setKeepAlive`, RFC 9293 section 3.8.4), set
-   * when the connection is taken over, so that peers which vanished are found.
+   * The delay of the first TCP keep-alive probe (`socket.setKeepAlive`, RFC 9293 section 3.8.4). It is set
+   * at acceptance, and finds peers that have vanished.
    *
    * @default 60_000
    */
   tcpKeepAlive?: Milliseconds | undefined
   /**
-   * The longest that a connection may live, whatever it does: then it is destroyed with
+   * How long a connection may live, whatever it does. After that it is broken off with
    * `FST_ERR_DUPLEX_MAX_LIFETIME`, and `closed` says `lifetime`.
    *
    * @default 0: off
    */
   maxLifetime?: Milliseconds | undefined
   /**
-   * No byte came from the peer for this long, whatever we sent: destroyed with `FST_ERR_DUPLEX_READ_TIMEOUT`, and `closed`
-   * says `idle`. What has come and waits for a reader, or an end of the peer, is no silence.
+   * How long the peer may send nothing, whatever we send. After that the connection is broken off with
+   * `FST_ERR_DUPLEX_READ_TIMEOUT`, and `closed` says `idle`. It does not fire while bytes of the peer wait for a reader, nor
+   * after the peer has ended its side.
    *
    * @default 0: off
    */
   readTimeout?: Milliseconds | undefined
   /**
-   * How many bytes may be written that the peer has not taken, a whole number. Above it the connection is destroyed
+   * How many bytes may wait for the peer to take them, a whole number. Above it the connection is broken off
    * with `FST_ERR_DUPLEX_MAX_BUFFERED`, and `closed` says `slow`.
    *
    * @default 0: off
    */
   maxBuffered?: number | undefined
   /**
-   * How many connections there may be at once, a whole number from 0 or Infinity: given to the plugin, of
-   * all routes together; given to a route, of that route. A slot is taken before the handler is entered. It is free again when
-   * `closed` settles, or, of a request that is refused, when that is decided. The one above the limit gets a 503,
-   * `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with `Retry-After`.
+   * How many connections there may be at once: a whole number, or Infinity. On the plugin it is the number of
+   * all routes together; on a route, of that route. A request above it gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
+   * `Retry-After`. A slot is taken before the handler is entered. It is freed when `closed` settles, or as soon as
+   * a refusal is decided.
    *
    * @default Infinity
    */
@@ -87,9 +90,9 @@ export type DuplexRequest = FastifyRequest<RouteGenericInterface, RawServerBase,
  * Chooses the protocol of an upgrade, after the `onRequest` hooks and before the body is parsed.
  *
  * It gets the well-formed tokens of the `Upgrade` header (RFC 9110 section 7.8; over HTTP/2 the
- * `:protocol`, RFC 8441) in the client's order and spelling, reserved ones included, and returns one
+ * `:protocol`, RFC 8441) in the client's order and spelling, reserved ones included. It returns one
  * of them, or false to refuse. A token that was not offered is a 500,
- * `FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED`; what it throws is answered as what a hook throws.
+ * `FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED`. An error that it throws is answered like an error of a hook.
  */
 export type DuplexProtocolChooser<P extends string = string> = {
   // A method, so that a request annotated for the app's own server or route generics is accepted.
@@ -97,8 +100,8 @@ export type DuplexProtocolChooser<P extends string = string> = {
 }['choose']
 
 /**
- * Fields of the accept head, or a function of the request that returns them. A field that was set on the reply by then
- * stays as it is. What the function throws is answered as what a hook throws.
+ * Fields of the accept head, or a function of the request that returns them. A field that is already on the reply
+ * is kept. An error that the function throws is answered like an error of a hook.
  */
 export type DuplexHeaders = OutgoingHttpHeaders | {
   // A method, so that a request annotated for the app's own server or route generics is accepted.
@@ -108,27 +111,27 @@ export type DuplexHeaders = OutgoingHttpHeaders | {
 /** What a route takes, whether it accepts by itself or not. */
 export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends string = string> extends DuplexLimits {
   /**
-   * The kinds of request that the route takes, of those that its method allows: CONNECT is always
-   * `connect`, and no other method is. Others are answered with 426 where the route
-   * takes upgrades with listed protocols, else with the app's 404. A request that declares no body, or an empty one, may be
-   * `hijack` or `body`: where the route takes one of them alone, it is that.
+   * The kinds of request that the route takes, among those that its method allows: a CONNECT is always
+   * `connect`, and no other method is. A request of another kind gets a 426 if the route
+   * lists protocols for upgrades, else the app's 404. A request without a body, or with an empty one, can be
+   * `hijack` or `body`: if the route takes only one of them, it is that one.
    *
-   * A route with `schema.body` takes `upgrade` only; naming `body` or `hijack` beside it fails at
+   * A route with `schema.body` takes `upgrade` only. To name `body` or `hijack` there fails at
    * boot with `FST_ERR_DUPLEX_BODY_SCHEMA`.
    *
    * @default the `kinds` of the plugin, else all
    */
   kinds?: readonly K[] | undefined
   /**
-   * The protocols of an upgrade. As a list: the first token that the client offers and the list
-   * has, without regard to case, is taken; `foo` also stands for `foo/2`. The 101 and
-   * `connection.protocol` have the spelling of the list, with the version that was offered. As a function: see
-   * {@link DuplexProtocolChooser}. No more than 32 tokens of a request are looked at.
+   * The protocols of an upgrade. As a list: the first token that the client offers and that is in the list is
+   * taken, without regard to case. `foo` also stands for `foo/2`. The 101 and
+   * `connection.protocol` have the spelling of the list, with the version that the client offered. As a function: see
+   * {@link DuplexProtocolChooser}. Only the first 32 tokens of a request are looked at.
    *
    * `websocket`, `h2c`, `h2`, `HTTP/*` and `TLS/*` have handshakes of their own: they are taken only
-   * when they are listed or chosen. Another HTTP, and TLS, are no offer to a route that does not list them: the request is
-   * what it is without them. What the route could take and does not is refused, unless there is a body for it: with 426, or
-   * with 400, `FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL`, where no protocols are listed.
+   * if they are listed or chosen. `h2c`, `h2`, `HTTP/*` and `TLS/*` are ignored by a route that does not list them. Any other
+   * token that the route does not take is refused, unless the request is a `body` that the route takes: with a 426, or with
+   * a 400, `FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL`, if the route lists no protocols.
    *
    * @default the first well-formed token offered that is not one of those
    */
@@ -140,14 +143,14 @@ export interface DuplexRouteBase<K extends DuplexKind = DuplexKind, P extends st
 /**
  * The `duplex` option of a route whose connections are accepted before the handler is entered.
  *
- * `kinds` and `protocols` are inferred as literals, and type the connection. Wrong values, empty lists
- * among them, fail at boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
+ * `kinds` and `protocols` are inferred as literals, and give the connection its type. A wrong value, such as an
+ * empty list, fails at boot with `FST_ERR_DUPLEX_INVALID_OPTION`.
  */
 export interface DuplexRouteSettings<K extends DuplexKind = DuplexKind, P extends string = string>
   extends DuplexRouteBase<K, P> {
   /**
-   * `auto`: the `onSend` hooks run and the accept head is sent, then the handler gets a
-   * `DuplexConnection`. `manual`: it gets a `PendingDuplex` and decides.
+   * `auto`: the `onSend` hooks run, the accept head is sent, and then the handler gets a
+   * `DuplexConnection`. `manual`: the handler gets a `PendingDuplex` and decides.
    *
    * @default 'auto'
    */
@@ -158,8 +161,8 @@ export interface DuplexRouteSettings<K extends DuplexKind = DuplexKind, P extend
 export interface ManualDuplexRouteSettings<K extends DuplexKind = DuplexKind, P extends string = string>
   extends DuplexRouteBase<K, P> {
   /**
-   * The handler gets a `PendingDuplex`: it calls `accept()`, or answers as on any route. Done with
-   * neither: a 500, `FST_ERR_DUPLEX_NOT_ACCEPTED`.
+   * The handler gets a `PendingDuplex`. It calls `accept()`, or answers as on any route. If it does
+   * neither, the client gets a 500, `FST_ERR_DUPLEX_NOT_ACCEPTED`.
    */
   accept: 'manual'
 }
@@ -167,29 +170,29 @@ export interface ManualDuplexRouteSettings<K extends DuplexKind = DuplexKind, P 
 /** The options of `app.register(duplex, options)`. */
 export interface FastifyDuplexOptions extends DuplexLimits {
   /**
-   * The kinds that routes take which do not say.
+   * The kinds that a route takes if it names none.
    *
    * @default all: ['upgrade', 'connect', 'hijack', 'body']
    */
   kinds?: readonly DuplexKind[] | undefined
   /**
-   * How long the handlers have to finish, in milliseconds, from the moment `draining` aborts. Then
-   * every connection left is destroyed with `FST_ERR_DUPLEX_SHUTDOWN`.
+   * How long the handlers have to finish, in milliseconds, after `draining` has aborted. Then
+   * every connection that is left is broken off with `FST_ERR_DUPLEX_SHUTDOWN`.
    *
    * @default 10_000
    */
   drainTimeout?: Milliseconds | undefined
   /**
-   * Advertise extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL) on HTTP/2 servers. Off by
-   * default, because browsers that see it move their WebSockets to HTTP/2.
+   * Offers extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL) on HTTP/2 servers. It is off by
+   * default, because browsers that see the offer move their WebSockets to HTTP/2.
    *
    * @default false
    */
   extendedConnect?: boolean | undefined
   /**
-   * What becomes of a connection whose `Upgrade` was ignored, because neither a duplex route nor another owner takes it. `close`
-   * answers the request and closes: for apps behind a proxy that joins the connections as soon as it sees an `Upgrade`,
-   * whatever the answer is.
+   * What happens to a connection whose `Upgrade` was ignored, because neither a duplex route nor another owner takes it. `close`
+   * answers the request and closes. It is for apps behind a proxy that joins the two connections as soon as it sees an
+   * `Upgrade`, whatever the answer is.
    *
    * @default 'keep'
    */

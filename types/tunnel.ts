@@ -1,6 +1,6 @@
 import type { Duplex, Readable, Writable } from 'node:stream'
 
-/** A side of a tunnel that comes as two streams; a `DuplexConnection` is one. */
+/** One side of a tunnel, as two streams. A `DuplexConnection` is one. */
 export interface StreamPair {
   readonly readable: Readable
   readonly writable: Writable
@@ -10,10 +10,10 @@ export interface StreamPair {
 export type TunnelEnd = StreamPair | Duplex
 
 /**
- * Gives `tunnel()` its upstream, such as `signal => dial(pending.authority, { signal })`.
+ * Opens the upstream of a `tunnel()`, such as `signal => dial(pending.authority, { signal })`.
  *
  * @param signal aborts when the client leaves, at `handshakeTimeout`, at the end of the drain, and when the tunnel fails.
- * It stays valid for as long as the tunnel: `spawn(command, { signal })` ends with its client
+ * It is valid as long as the tunnel lives: so `spawn(command, { signal })` ends with its client
  */
 export type TunnelOpener = (signal: AbortSignal) => TunnelEnd | PromiseLike<TunnelEnd>
 

@@ -4,8 +4,8 @@ import type { Carrier } from './carrier.ts'
 type Write = (this: Writable, ...args: unknown[]) => boolean
 
 /**
- * Calls when more than `most` bytes are written that the peer has not taken. What the kernel takes at once is never
- * counted: a look comes one turn behind each write.
+ * Calls back when more than `most` bytes wait for the peer. It looks one turn of the event loop after each write, so that bytes
+ * which the kernel takes at once do not count.
  */
 export function boundOutput (carrier: Pick<Carrier, 'writable' | 'closed' | 'unsent'>, most: number, exceeded: () => void): void {
   const { writable } = carrier

@@ -11,30 +11,30 @@ export interface Handshake {
   answerBegins (): void
   /** The last byte of it did. */
   answerEnds (): void
-  /** Nothing more comes of this request: both its messages are over, or its client is gone. */
+  /** This request is over: its request and its response have ended, or its client is gone. */
   carrierEnds (): void
 }
 
 /** What a carrier tells the connection that was made of the claim. */
 export interface Owner {
-  /** One of the sides has ended, or all is over. */
+  /** One of the sides may have ended, or the connection is over. */
   [kProgressed] (): void
 }
 
 /**
- * What carries one request and the pair that may become of it: a socket, a request and its response, or a stream of
- * HTTP/2. It is made together with the claim, watches all that it is made of, and is the only one to do so. It knows
- * the wire and decides nothing.
+ * A carrier stands for what a request came in on, and for the pair of its connection: a socket, a request with its response,
+ * or a stream of HTTP/2. It is made together with the claim. Only the carrier listens to these objects. It knows the wire and
+ * decides nothing.
  */
 export interface Carrier {
-  /** Who hears of the answer, and of the end. */
+  /** It is told of the answer, and of the end. */
   handshake: Handshake | undefined
-  /** Who hears of the two sides. An object, not a function: one for each connection would be kept for as long as that. */
+  /** It is told what the two sides do. An object and not a function, because a function for each connection would cost memory. */
   owner: Owner | undefined
 
   // Before acceptance
 
-  /** The response, for everything short of acceptance. */
+  /** The response, for every answer that is no acceptance. */
   readonly res: ServerResponse | undefined
   /** The client left, or the connection was destroyed. */
   readonly gone: boolean
@@ -42,26 +42,26 @@ export interface Carrier {
   impliesTakeover (status: number): boolean
   /** RFC 9110 section 10.1.1: sends the 100 that the client waits for, where Node has not. */
   promise100 (): void
-  /** An answer that is no acceptance was decided. A client that does not take it is not waited for. */
+  /** A refusal was decided. If the client does not read it, the connection is cut after a while. */
   refusing (): void
-  /** The client left before there was an answer: the request, its hooks and its response hear of it. */
+  /** The client left before there was an answer. This tells the request, its hooks and its response. */
   tellGone (): void
-  /** At the end of a drain, whatever became of the request. */
+  /** Ends the connection at the end of a drain, in whatever state the request is. */
   cut (): void
-  /** What carries the bodies of the request and the response in its place, where an upgrade was not wanted. */
+  /** The carrier that takes over from this one if the chooser refused the upgrade of a request with a body. */
   asBody (): Carrier
 
   // Acceptance
 
   /** How each kind is accepted on this version of HTTP. */
   readonly heads: Readonly<Record<DuplexKind, KindHead>>
-  /** Reads from this in place of the request body: what the last preParsing hook made of it. */
+  /** From now on `readable` is this stream: the last preParsing hook returned it in place of the request body. */
   readFrom (body: Readable): void
-  /** Sends the accept head; what throws has sent nothing. */
+  /** Sends the accept head. If it throws, nothing was sent. */
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void
   /** Nothing that is sent through the response reaches the wire any more. */
   leaveHttp (status: number): void
-  /** From now on nothing is accepted any more but the streams: set by acceptance. */
+  /** The connection is accepted: prepares the streams for the handler. */
   start (): void
   /** Gives the socket away. */
   detach (): DetachedSocket
@@ -72,35 +72,35 @@ export interface Carrier {
   readonly writable: Writable
   /** The bytes that came with the head, which are in `readable` already. */
   readonly head: Buffer
-  /** Bytes in each direction, of the pair alone: no head, no framing where it can be told apart. */
+  /** The bytes of the pair in each direction. The heads do not count, nor does framing where it can be told apart. */
   readonly bytesRead: number
   readonly bytesWritten: number
   /**
-   * Changes as bytes leave, and only then: what is written and has to wait changes nothing. It is no
-   * number of bytes, since the stream counts a write until the kernel has taken all of it.
+   * Changes when bytes leave, and only then. A write that has to wait does not change it. It is not a
+   * number of bytes, because a stream counts a write as waiting until the kernel has taken all of it.
    */
   readonly sent: number
   /** Bytes that are written and that the peer has not taken. */
   readonly unsent: number
   /** The peer has ended its side. */
   readonly inputEnded: boolean
-  /** Our side has ended and everything before its end has left. */
+  /** Our side has ended, and everything that was written has left. */
   readonly outputFlushed: boolean
-  /** What the peer or the network did to the streams; errors of our own side are not kept here. */
+  /** The error that the peer or the network caused. Errors of our own side are in `localError`. */
   readonly peerError: Error | undefined
-  /** What a stream of the pair was destroyed with, if not by the peer. */
+  /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
-  /** Asks the kernel to look for a peer that has vanished. */
+  /** Switches TCP keep-alive on, which finds a peer that has vanished. */
   keepAlive (delay: Milliseconds): void
   /** Flush, then end. */
   end (): void
-  /** The handler has returned, and nothing will tell when it has finished. */
+  /** The handler has returned no promise, so nothing tells when it has finished. */
   leave (): void
-  /** Nobody reads any more: discard input, so that its end is seen. */
+  /** Nobody reads any more: throws input away, so that its end is seen. */
   discardInput (): void
-  /** At once, and so that the peer cannot take it for an end. `failed`: our side is at fault. */
+  /** Ends the connection at once, such that the peer sees no clean end. `failed`: our side is at fault. */
   breakOff (error: Error | undefined, failed: boolean): void
-  /** All is over: Fastify takes the request for completed when its response tells. */
+  /** The connection is over. The response emits its last events, by which Fastify completes the request. */
   complete (error: Error | undefined): void
 }

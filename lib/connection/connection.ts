@@ -26,27 +26,27 @@ import type {
 } from '../../types/index.ts'
 
 /**
- * `pending`: the handshake goes on, and its claim says how. `open`: accepted, the pair is the handler's. `ending`: our
- * side is ended or about to be, the peer's is waited for. `closed`: over.
+ * `pending`: the handshake goes on, and its claim has the details. `open`: accepted, and the handler has the pair. `ending`: our
+ * side has ended or is about to end, and the peer's end is waited for. `detached`: the socket was given away. `closed`: over.
  */
 type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
 
-/** Why a connection will be over, known before it is. */
+/** Why a connection is being ended. It is known before the connection is closed. */
 interface Cause {
   reason: DuplexCloseReason
   error: Error
 }
 
-/** One takeover, from the moment the handler is entered: what handlers know as `DuplexConnection` and `PendingDuplex`. */
+/** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
 export class Connection implements Owner, Mortal {
   readonly kind: DuplexKind
   readonly reply: FastifyReply
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
-  /** Made when there is something to watch: mostly that is not before one side has ended. */
+  /** Made when there is a limit to watch. For most connections that is when one side has ended. */
   #lifetime: Lifetime | undefined
-  /** The request's async context, for what happens at the end: the event that tells of it has another. */
+  /** The async context of the request. The end runs in it: the event that tells of the end has another context. */
   readonly #scope = new AsyncResource('DuplexConnection')
   #state: State = 'pending'
   #cause: Cause | undefined
@@ -55,9 +55,9 @@ export class Connection implements Owner, Mortal {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** It counts against the limits of its route and of the plugin. */
+  /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
-  /** The handler has returned, and no promise. */
+  /** The handler has returned, without a promise. */
   #left = false;
   [kDeciding]: Promise<void> | undefined
 
@@ -75,7 +75,7 @@ export class Connection implements Owner, Mortal {
     registry.add(this)
   }
 
-  /** The pair, from acceptance on; of a body its input can be read before. */
+  /** The pair, from acceptance on. The input of a body can be read before. */
   get readable (): Carrier['readable'] | undefined { return this.#isOpen || this.kind === 'body' ? this.#carrier.readable : undefined }
   get writable (): Carrier['writable'] | undefined { return this.#isOpen ? this.#carrier.writable : undefined }
 
@@ -87,7 +87,7 @@ export class Connection implements Owner, Mortal {
   get bytesRead (): number { return this.#carrier.bytesRead }
   get bytesWritten (): number { return this.accepted ? this.#carrier.bytesWritten : 0 }
 
-  /** Plugins that wrap the handlers of all routes take their first argument for a request. */
+  /** Some plugins wrap the handlers of all routes, and read this of the first argument, which they take for a request. */
   get raw (): unknown { return this.#claim.req }
 
   get signal (): AbortSignal {
@@ -138,7 +138,7 @@ export class Connection implements Owner, Mortal {
     const detached = this.#carrier.detach()
     this.#claim.step('detach')
     this.#state = 'detached'
-    // Its new owner writes the head; this is what it will say if all goes well.
+    // Its new owner writes the head. This is the status that it will have if all goes well.
     this.#leaveHttp(this.#carrier.heads[this.kind].status)
     return detached
   }
@@ -189,7 +189,7 @@ export class Connection implements Owner, Mortal {
       warnOfReader(this.#claim.route, this.#carrier, this.reply)
       this.#end()
     } else if (this.#state !== 'detached') {
-      // A body is over as soon as it has arrived; what of it was not read is in nobody's way then.
+      // The rest of a body is read and thrown away, because its connection goes on behind it.
       this.#carrier.discardInput()
     }
   }
@@ -202,14 +202,14 @@ export class Connection implements Owner, Mortal {
 
   [kHandlerFailed] (error: unknown): void {
     const { log } = this.reply
-    // A pipeline() that failed has destroyed the streams with the error of the handler, before it rejects with that.
+    // A pipeline() destroys the streams with the handler's error before it rejects with that error.
     const own = this.#cause?.reason === 'error' && this.#cause.error === error
     if (!own && (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed')) {
-      // The streams broke under the handler: `closed` tells, and this is only the echo.
+      // The handler failed because its streams broke. `closed` has told that already.
       say(log, 'debug', { err: error }, 'duplex handler failed after its connection was over')
       return
     }
-    // First of all: a logger or a hook may throw.
+    // This comes first, because a logger or a hook may throw.
     this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
     say(log, 'error', { err: error }, 'duplex handler failed')
     try {
@@ -262,7 +262,7 @@ export class Connection implements Owner, Mortal {
     throw error
   }
 
-  /** The hooks are through, so that Fastify has no answer any more to a head that Node does not take. */
+  /** If Node refuses the head, Fastify cannot answer that any more, because the hooks have run. */
   #openOrRefuse (status: number, fields: HeadFields): void {
     const claim = this.#claim
     this.#mayOpen(claim.may('open'))
@@ -328,7 +328,7 @@ export class Connection implements Owner, Mortal {
 
   [kProgressed] (): void {
     if (this.#state === 'closed') return
-    // Once a request was refused, its connection is HTTP's alone, whatever becomes of it.
+    // After a refusal the connection belongs to HTTP, and what happens to it does not matter here.
     const refused = !this.accepted && this.#claim.state === 'answered'
     if (this.#carrier.closed || refused) this.#scope.runInAsyncScope(this.#settle, this)
     else if (this.#state === 'open' || this.#state === 'ending') this.#watched.progress()
@@ -356,7 +356,7 @@ export class Connection implements Owner, Mortal {
     try {
       if (claim.accepted) this.#tellEnd(this.#result)
     } finally {
-      // Whatever a logger, or a listener on the response, may throw. Who waits for `closed` comes before who waits for the drain.
+      // A logger, or a listener on the response, may have thrown. `closed` resolves before the drain does.
       this.#resolveClosed?.(this.#result)
       this.#registry.closed(this, this.#result)
     }
@@ -369,7 +369,7 @@ export class Connection implements Owner, Mortal {
     this.#registry.slots.free()
   }
 
-  /** The request is completed now: its onResponse hooks hang on this event, as does its last log line. */
+  /** Completes the request: the onResponse hooks and the last log line depend on an event of `complete()`. */
   #tellEnd (result: DuplexClosed): void {
     const { kind, protocol } = this
     const { reason, error, bytesRead, bytesWritten, duration } = result
@@ -381,10 +381,10 @@ export class Connection implements Owner, Mortal {
   #causeOnTheWire (): Cause | undefined {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
-    // The handler is done, and all that it had to say has left: how the peer goes then is its own business.
+    // The handler is done, and all of its output has left. It does not matter how the peer goes after that.
     if ((this.#state === 'ending' || this.#left) && outputFlushed) return undefined
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
-    // How a detached socket ends in order is its new owner's business, and a refusal is an end too.
+    // The new owner of a detached socket decides how it ends, and a refusal is an end, too.
     if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.#claim.state === 'answered')) return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
   }
@@ -399,7 +399,7 @@ function byName (fields: HeadFields): Map<string, string | string[]> {
   return values
 }
 
-/** An error that the logger cannot serialise must not cost more than its details: nobody is there to catch another. */
+/** If the logger cannot serialise the error, the line is written without it. Nobody could catch what a logger throws here. */
 function say (log: FastifyBaseLogger, level: 'debug' | 'info' | 'error', facts: Record<string, unknown>, message: string): void {
   try {
     log[level](facts, message)

@@ -17,17 +17,17 @@ interface Counted extends Writable {
 }
 
 /**
- * Adds to `of.bytesWritten` what goes into a stream that does not count it itself.
+ * Adds the bytes that are written into a stream to `of.bytesWritten`, for streams that do not count them.
  *
- * @param inBytes strings go in as Buffers. Over HTTP/2 Node (seen on 20 to 26) sends memory that nobody meant
- * to send in place of a string that is written together with an empty chunk behind it; Buffers have no such fault.
+ * @param inBytes strings are written as Buffers. Over HTTP/2, if an empty chunk is written together with a string before it,
+ * Node (seen on 20 to 26) sends unrelated memory in place of that string. Buffers do not have this fault.
  */
 export function countOutput (writable: Writable, of: { bytesWritten: number }, inBytes = false): void {
   const counting: Counting = { of, inBytes, write: writable.write as Write, end: writable.end as unknown as Write }
   Object.assign(writable, { [kCounting]: counting, write, end })
 }
 
-// The same functions for all streams: such of their own would be kept for as long as each.
+// The same functions for all streams: a closure for each would cost memory as long as the stream lives.
 function write (this: Counted, chunk?: unknown, encoding?: unknown, callback?: unknown): boolean {
   return count(this, this[kCounting].write, chunk, encoding, callback)
 }

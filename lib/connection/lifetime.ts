@@ -11,7 +11,7 @@ import { SilenceWatch } from './silence-watch.ts'
 import { kExpired } from './symbols.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
-/** What a limit ends. */
+/** What a limit can end. */
 export interface Mortal {
   [kExpired] (reason: DuplexCloseReason, error: Error): void
 }
@@ -47,7 +47,7 @@ export class Lifetime {
     }
     if (readTimeout > 0) {
       this.#read = new SilenceWatch(readTimeout, () => carrier.bytesRead, () => {
-        // What has come and is not read is no silence of the peer, nor is that behind its end.
+        // The peer is not silent if its bytes wait for a reader, or if it has ended its side.
         if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
@@ -71,22 +71,22 @@ export class Lifetime {
   #watchFin (): void {
     const { finTimeout } = this.#limits
     if (finTimeout === 0 || this.#fin !== undefined || this.#carrier.closed) return
-    // Until the last byte has left, the peer's reading of it is progress too.
+    // As long as output has to leave, the peer makes progress by taking it.
     this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
-      // A handler reads at its own pace what is there.
+      // A handler may take its time to read what has arrived.
       if (!this.#over && this.#isBeingRead()) return false
       this.#connection[kExpired]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       return true
     })
   }
 
-  /** All has come, and somebody has begun to read it. */
+  /** The whole input has arrived, and somebody has begun to read it. */
   #isBeingRead (): boolean {
     const { inputEnded, readable } = this.#carrier
     return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || isRead(readable))
   }
 
-  /** One of the sides has ended, maybe. */
+  /** One of the sides may have ended. */
   progress (): void {
     const { inputEnded, outputFlushed } = this.#carrier
     const { halfOpenTimeout } = this.#limits

@@ -1,15 +1,15 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** For a client that does not take a refusal, where no route says how long it waits for the end of its peers. */
+/** How long a client may take nothing of a refusal, if its route has no finTimeout. */
 export const UNREAD_FOR: Milliseconds = 30_000
 
-/** How often silence is looked for within the time that it may last. */
+/** How often the counter is read within the limit. */
 const LOOKS = 8
 
 /**
- * Counts silence by looking at a byte counter now and then: traffic itself costs nothing. Time is what the looks take, and no
- * clock is read. So what arrives while the event loop stands still is seen before it is missed, and a test that sets
- * the timers forward sets the silence forward with them. A limit may be overrun by an eighth of its length.
+ * Finds silence by reading a byte counter eight times within the limit, so that traffic itself costs nothing. It counts its
+ * own readings, and asks no clock. So bytes that arrive while the event loop is blocked are seen before the limit fires, and
+ * fake timers of a test move the limit, too. It may fire up to an eighth of the limit late.
  */
 export class SilenceWatch {
   readonly #timer: NodeJS.Timeout
@@ -18,14 +18,14 @@ export class SilenceWatch {
   #quietLooks = 0
   #over = false
 
-  /** @param expired called when it is time; false where it is not, and silence is counted anew */
+  /** @param expired called when the limit is over; it returns false if the silence does not count, and counting begins again */
   constructor (limit: number, counter: () => number, expired: () => boolean) {
     const every = Math.max(1, Math.ceil(limit / LOOKS))
     this.#counter = counter
     this.#last = counter()
-    // An interval, of which the fake timers of a test make up for every one that passed; their refresh() does nothing.
+    // An interval and no timeout with refresh(): fake timers run each interval that passed, and ignore refresh().
     this.#timer = setInterval(() => {
-      // Fake timers may not let an interval end within its own call.
+      // Fake timers may call an interval again after it was cleared within its own call.
       if (this.#over) return
       const now = this.#counter()
       if (now !== this.#last) {

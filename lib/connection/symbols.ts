@@ -1,4 +1,4 @@
-// What the plugin needs of a connection, out of sight of its users.
+// Members of a connection that the plugin needs and that its users do not see.
 
 /** One of the sides has ended, or all is over. */
 export const kProgressed = Symbol('fastify-duplex.progressed')
@@ -8,9 +8,9 @@ export const kExpired = Symbol('fastify-duplex.expired')
 export const kDrain = Symbol('fastify-duplex.drain')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
-/** Accepts without waiting when no hook makes it wait. */
+/** Accepts, in the same tick if no hook is asynchronous. */
 export const kAcceptNow = Symbol('fastify-duplex.acceptNow')
-/** Settles, and never rejects, when the onSend hooks of an `accept()` are through. */
+/** A promise that resolves when the onSend hooks of an `accept()` have run. It never rejects. */
 export const kDeciding = Symbol('fastify-duplex.deciding')
 /** The handler's promise resolved. */
 export const kHandlerDone = Symbol('fastify-duplex.handlerDone')

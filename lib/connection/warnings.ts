@@ -3,7 +3,7 @@ import type { DuplexRoute } from '../routes/route.ts'
 import type { Carrier } from './carrier.ts'
 import { isRead } from './reading.ts'
 
-/** Routes that were warned of already, each of one thing once. */
+/** Routes that have had each of the two warnings. */
 const late = new WeakSet<DuplexRoute>()
 const unawaited = new WeakSet<DuplexRoute>()
 
@@ -18,8 +18,8 @@ interface Late extends FastifyReply {
 }
 
 /**
- * On a route that accepts by itself the head is on the wire before the handler is entered: what it sets on the reply is
- * too late, and nothing else would say so.
+ * On a route with automatic acceptance the head is sent before the handler is entered. What the handler sets on the reply
+ * then comes too late, and nothing but this warning says so.
  */
 export function warnOfLateHead (route: DuplexRoute, reply: FastifyReply): void {
   if (late.has(route)) return
@@ -37,7 +37,7 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
   return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
 }]))
 
-/** The promise of the handler resolved, and so ends the connection, while somebody is still reading from it. */
+/** The promise of the handler resolved, which ends the connection, while somebody still reads from it. */
 export function warnOfReader (route: DuplexRoute, { readable, writable, inputEnded }: Carrier, reply: FastifyReply): void {
   if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
   unawaited.add(route)

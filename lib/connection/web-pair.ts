@@ -2,8 +2,8 @@ import { finished, type Readable, type Writable } from 'node:stream'
 import type { DuplexWebPair } from '../../types/index.ts'
 
 /**
- * Each half by itself. `Readable.toWeb()` and `Writable.toWeb()` wait for the end of both halves of a
- * socket: a read is not done on Node 20 and 22, and a `close()` not over on any version, until then.
+ * Converts each half on its own. `Readable.toWeb()` and `Writable.toWeb()` wait until both halves of a
+ * socket have ended: on Node 20 and 22 a read is not done before that, and on all versions `close()` is not.
  */
 export function webPair (readable: Readable, writable: Writable): DuplexWebPair {
   return { readable: webReadable(readable), writable: webWritable(writable) }

@@ -2,15 +2,15 @@ import { STATUS_CODES, validateHeaderName, validateHeaderValue, type OutgoingHtt
 import { FST_ERR_DUPLEX_INVALID_HEADER } from '../errors.ts'
 import type { KindHead } from './kinds/index.ts'
 
-/** Fields that frame or switch: on an accept head they are the plugin's. */
+/** Fields that frame a body or switch the protocol: on an accept head only the plugin sets them. */
 const OURS = /^(?:connection|upgrade|content-length|transfer-encoding|keep-alive|trailer)$/i
 
-/** One field after the other; a list of values is one field for each. */
+/** The fields in order. A list of values becomes one field for each value. */
 export type HeadFields = [name: string, value: string][]
 
 /**
- * The fields of the app that may be on an accept head, checked: a name or value with CR, LF, NUL or
- * anything else that HTTP does not allow throws while nothing is on the wire (RFC 9112 section 11.1).
+ * The fields of the app that may be on an accept head. They are checked: a name or value with CR, LF, NUL or
+ * anything else that HTTP does not allow throws, before anything is on the wire (RFC 9112 section 11.1).
  */
 export function appFields (headers: OutgoingHttpHeaders): HeadFields {
   const fields: HeadFields = []
@@ -19,7 +19,7 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
     const value: OutgoingHttpHeader | undefined = headers[name]
     if (value === undefined) continue
     for (const one of Array.isArray(value) ? value : [value]) {
-      // Once: what is no string may be another the next time.
+      // It is converted only once: the `toString()` of an object may return another text the next time.
       const text = String(one)
       try {
         validateHeaderName(name)
@@ -35,7 +35,7 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
 
 let latest: { status: number, kind: KindHead, protocol: string | undefined, date: string, head: string } | undefined
 
-/** The head that turns an HTTP/1 connection over to the handler. Without fields of the app it is the same for a second. */
+/** The accept head of HTTP/1, as text. Without fields of the app it is the same for a second, and is kept that long. */
 export function serialiseHead (status: number, fields: HeadFields, kind: KindHead, protocol: string | undefined): string {
   if (fields.length > 0) return headOf(status, fields, kind, protocol)
   if (latest?.date !== date() || latest.kind !== kind || latest.protocol !== protocol || latest.status !== status) {

@@ -25,7 +25,7 @@ export function authorityPath ({ host, port }: DuplexAuthority): string {
   return `/${encodeURIComponent(host)}/${port}`
 }
 
-/** The router wants a path, and so do the hooks of plugins; `request.originalUrl` keeps the target as it was sent. */
+/** The router and the hooks of plugins need a path. `request.originalUrl` keeps the target as it was sent. */
 export function routeBy (req: IncomingMessage, path: string): void {
   (req as { originalUrl?: string | undefined }).originalUrl = req.url ?? String(req.headers[':authority'])
   req.url = path

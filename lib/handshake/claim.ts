@@ -10,7 +10,7 @@ import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type Hand
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
 
-/** What a duplex route has to say to a request that it cannot take over. */
+/** How a duplex route answers a request that it cannot take over. */
 export type Instead = 'upgrade-required' | 'not-found' | 'head'
 
 /** What the head of a request tells about it. */
@@ -18,7 +18,7 @@ export interface ClaimFacts {
   route: DuplexRoute
   req: IncomingMessage
   kind: DuplexKind
-  /** The request is the route's, but is answered and not taken over. */
+  /** The request belongs to the route, but gets an ordinary answer. */
   instead?: Instead
   offered?: readonly string[]
   protocol?: string | undefined
@@ -27,19 +27,20 @@ export interface ClaimFacts {
   hasBody?: boolean
 }
 
-/** Who hears of all claims. */
+/** It is told of all claims. */
 export interface ClaimWatcher {
-  /** An answer that is no acceptance is on the wire. */
+  /** A refusal is on the wire. */
   refused (claim: Claim): void
-  /** Nothing more comes of the request. */
+  /** The request is over. */
   ended (claim: Claim): void
 }
 
 /**
- * A duplex route's hold on one request, from the request head to acceptance, an answer, or the end of its client.
+ * A claim ties one request to its duplex route: from the request head until the request is accepted or answered, or
+ * its client leaves.
  *
- * Whether it is answered, and by whom, is in one place: `state`, which only `step()` changes. Timers, the drain, late
- * replies and the connection ask it and nothing else.
+ * Only `state` says whether the request is answered, and only `step()` changes it. Timers, the drain, late
+ * replies and the connection all ask it.
  */
 export class Claim implements Handshake {
   readonly route: DuplexRoute
@@ -52,11 +53,11 @@ export class Claim implements Handshake {
   readonly hasBody: boolean
   readonly since = performance.now()
   carrier: Carrier
-  /** Known from the onRequest hook of the route on. */
+  /** Known once the onRequest hook of the route has run. */
   reply: FastifyReply | undefined
-  /** The onSend hooks of the accept head run, and this ends them in favour of another answer. */
+  /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
   hooks: { fail (error: Error): void } | undefined
-  /** Called when it is decided that no connection comes of it. */
+  /** Called when it is decided that the request will not become a connection. */
   onRefused: (() => void) | undefined
   readonly #watcher: ClaimWatcher
   #state: HandshakeState = 'claimed'
@@ -78,7 +79,7 @@ export class Claim implements Handshake {
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
 
-  /** What it has come to. Answers that Fastify and its users make by themselves are noticed here. */
+  /** The current state. Before it is told, it is brought up to date with answers that Fastify or the app made on their own. */
   get state (): HandshakeState {
     this.#look()
     return this.#state
@@ -88,21 +89,21 @@ export class Claim implements Handshake {
   get gone (): boolean { return this.#state === 'gone' || this.carrier.gone }
   get res (): ServerResponse | undefined { return this.carrier.res }
 
-  /** Whether a connection may still come of it. */
+  /** Whether the request may still become a connection. */
   get undecided (): boolean { return isUndecided(this.state) }
 
-  /** What would be done about it now. */
+  /** What the event would lead to now, without changing the state. */
   may (event: HandshakeEvent): HandshakeAction {
     return next(this.state, event).action
   }
 
-  /** The one place where it changes. */
+  /** The only function that changes the state. */
   step (event: HandshakeEvent): HandshakeAction {
     const { state, action } = next(this.#state, event)
     const wasUndecided = isUndecided(this.#state)
     this.#state = state
     if (isUndecided(state)) return action
-    // An answer whose hooks do not come to an end is not waited for either.
+    // While the hooks of an answer still run, the timer stays: they may never end.
     if (state !== 'late' && state !== 'answering') this.stopTimer()
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
@@ -142,19 +143,19 @@ export class Claim implements Handshake {
     if (this.#timedOutByFastify) this.step('handler-timeout')
   }
 
-  /** From now until acceptance: then the client gets a 503. */
+  /** Starts the time limit of the handshake. When it is over, the client gets a 503. */
   startTimer (): void {
     const { handshakeTimeout, handshakeYields } = this.route
     if (handshakeTimeout > 0 && !handshakeYields) this.#wait(handshakeTimeout)
   }
 
-  /** Fastify has begun with the request, and with its handlerTimeout, which ends once a body was read. */
+  /** Fastify has started to handle the request, and its handlerTimeout runs. Fastify stops that once a body was read. */
   routed (): void {
     const { handshakeTimeout, handshakeYields } = this.route
     if (handshakeTimeout === 0 || !handshakeYields || !this.undecided) return
-    // Started later, with the same delay, it comes after Fastify's, which is the one to strike if it still runs.
+    // This timer started after Fastify's, with the same delay. So Fastify's fires first if it still runs.
     this.#timer = setTimeout(() => {
-      // In hooks before those of the route no body was read yet, and only Fastify has the reply.
+      // Without a reply the hooks before those of the route still run: no body was read, so Fastify's timer still runs.
       if (this.reply !== undefined) setImmediate(() => { if (this.undecided || this.#state === 'answering') this.#strike(handshakeTimeout) })
     }, handshakeTimeout)
   }
@@ -173,10 +174,10 @@ export class Claim implements Handshake {
     const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
     switch (this.step('timeout')) {
       case 'answer-late':
-        // An error handler of the app that takes as long again is not waited for.
+        // The error handler of the app gets the same time again, and no more.
         this.#wait(delay)
         if (this.reply === undefined) {
-          // Before the route's own hooks there is no reply: the answer goes out without the error handler.
+          // Before the route's own hooks there is no reply. So the answer is sent without the error handler.
           this.refuseBare(error)
         } else {
           const late = this.#takeReply(this.reply)
@@ -209,13 +210,13 @@ export class Claim implements Handshake {
     }
   }
 
-  /** An answer in place of one whose hooks are still running. They cannot run again, and nothing comes of them. */
+  /** Answers in place of an answer whose hooks are still running. They cannot run again, and their result is dropped. */
   interrupt (error: RefusalError): void {
     this.hooks?.fail(error)
     this.refuseBare(error)
   }
 
-  /** An answer without the app, and without what the app has set for another. Without a response it is for later. */
+  /** Answers without the app, and without the fields that the app has set. If there is no response yet, the answer waits for it. */
   refuseBare (error: RefusalError): void {
     this.step('answer')
     const { res } = this
@@ -232,10 +233,10 @@ export class Claim implements Handshake {
     }
   }
 
-  /** What is answered as soon as there is a response to do it with. */
+  /** The error to answer with as soon as there is a response. */
   refusal: RefusalError | undefined
 
-  /** The chooser of an upgrade with a body wants none: the pair is that body and the response. */
+  /** The chooser refused an upgrade that has a body: it becomes a `body`. */
   becomesBody (): void {
     this.kind = 'body'
     this.carrier = this.carrier.asBody()

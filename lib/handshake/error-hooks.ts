@@ -4,8 +4,8 @@ import { FST_ERR_DUPLEX_HANDLER_FAILED } from '../errors.ts'
 import { silence } from '../internals/http-messages.ts'
 
 /**
- * The onError hooks of the route, without the error handler that would answer: a reply that has not
- * been hijacked runs them, and the plugin's own hook, which is the last, goes no further.
+ * Runs the onError hooks of the route, without the error handler, which would answer. Fastify runs them for a reply that
+ * is not hijacked, so they get a stand-in for the reply. The plugin's own hook is the last, and stops there.
  */
 export function runErrorHooks (reply: FastifyReply, error: unknown): void {
   const raw = Object.create(reply.raw) as ServerResponse

@@ -11,7 +11,7 @@ import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void
 
-/** The last onRequest hook: what the head alone could not decide. */
+/** The last onRequest hook. It decides what the request head alone could not decide. */
 export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
   const claim = claimOf(request.raw)
   if (claim === undefined) {
@@ -44,7 +44,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
   }
 }
 
-/** Where the stream comes after a request body, that is waited for; a body is Node's, and so is its 100. */
+/** On an upgrade with a body the plugin sends the 100 that the client waits for. On a `body` Node does. */
 function promise100 ({ kind, carrier }: Claim): void {
   if (kind === 'upgrade') carrier.promise100()
 }
@@ -55,7 +55,7 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
   if (choice !== false) {
     const protocol = typeof choice === 'string' ? offeredAs(choice, claim.offered) : undefined
     if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(String(choice))
-    // Only now is it known that this body stands before a stream, which needs its exact length.
+    // Only now it is known that a stream follows this body. So the body needs an exact length.
     if (claim.req.headers['transfer-encoding'] !== undefined) throw new FST_ERR_DUPLEX_LENGTH_REQUIRED()
     claim.protocol = protocol
     promise100(claim)
@@ -67,7 +67,7 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
   }
 }
 
-/** A request that did not come by a connection of the plugin's: injected, or handed on by another owner of 'upgrade'. */
+/** A request that the plugin has not seen on a connection: `app.inject()` made it, or another owner of 'upgrade' passed it on. */
 function unclaimed (route: DuplexRoute, { raw }: FastifyRequest, reply: FastifyReply): Error {
   const { upgrade } = raw.headers
   const { kinds, listed, chooser } = route.settings
@@ -79,13 +79,13 @@ function unclaimed (route: DuplexRoute, { raw }: FastifyRequest, reply: FastifyR
   return new FST_ERR_DUPLEX_NO_CONNECTION()
 }
 
-/** Node closes for a client that wants it only where its own field, or that of the reply, says so. */
+/** Whether the connection persists after the refusal decides which `Connection` field it needs. */
 function refusedUpgrade ({ route, offered, req }: Claim, reply: FastifyReply): Error {
   const persists = (reply.raw as ServerResponse).shouldKeepAlive && req.httpVersion !== '1.0'
   return upgradeRequired(route, offered, reply, persists)
 }
 
-/** Nothing shows that a reply is on its way, through hooks that take their time, but that it was sent or hijacked. */
+/** A reply that was sent may wait for slow hooks, and nothing shows that. So `send()` and `hijack()` tell the claim. */
 function hearReplies (reply: FastifyReply): void {
   Object.assign(reply, { send, hijack })
 }
@@ -113,7 +113,7 @@ function isHandlerTimeout ({ request }: FastifyReply, payload: unknown): payload
 
 function usual (reply: FastifyReply): FastifyReply {
   let prototype = Object.getPrototypeOf(reply) as FastifyReply
-  // Error hooks run on an object that stands for a reply.
+  // The error hooks run on a stand-in for a reply, whose prototype has our functions, too.
   while (Object.hasOwn(prototype, 'send') && prototype.send === send) prototype = Object.getPrototypeOf(prototype) as FastifyReply
   return prototype
 }

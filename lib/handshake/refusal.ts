@@ -12,7 +12,7 @@ function errorBody (error: RefusalError): string {
   return JSON.stringify({ statusCode, code: error.code, error: STATUS_CODES[statusCode], message: error.message })
 }
 
-/** Answers without the app: for requests that name no route, and where its hooks cannot run any more. */
+/** Answers without the app: for requests without a route, and when the hooks cannot run any more. */
 export function sendRefusal (res: ServerResponse, error: RefusalError): void {
   const body = errorBody(error)
   res.writeHead(error.statusCode ?? 500, {
@@ -23,7 +23,7 @@ export function sendRefusal (res: ServerResponse, error: RefusalError): void {
   res.end(body)
 }
 
-/** The connection serves nobody any more after this reply; over HTTP/2 that is not for a reply to say. */
+/** The connection closes after this reply. Over HTTP/2 a reply cannot say that. */
 export function sayClose (reply: FastifyReply): void {
   if (reply.request.raw.httpVersionMajor < 2) reply.header('connection', 'close')
 }

@@ -7,13 +7,13 @@ import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
 import { sayClose } from './refusal.ts'
 
-/** A handler as Fastify and its hooks see it; the types of a duplex one are the user's side of it. */
+/** A handler as Fastify and its hooks see it. Users see the types of a duplex handler. */
 export type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown
 
 /** Seconds after which a client that found all slots taken may try again. */
 const RETRY_AFTER = 1
 
-/** The handler of the Fastify route: makes the connection, accepts it, and lets the user's handler own it. */
+/** The handler of the Fastify route. It makes the connection, accepts it, and calls the user's handler, which then owns it. */
 export function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest, reply: FastifyReply, registry: Registry): unknown {
   const claim = claimOf(request.raw) as Claim
   const { route } = claim
@@ -21,7 +21,7 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
     reply.hijack()
     return undefined
   }
-  // A timeout has struck, and its answer is on its way through the onSend hooks.
+  // A time limit was over, and the onSend hooks of its answer still run.
   if (!claim.undecided) return undefined
   if (registry.draining) throw refused(claim, shutDown(reply))
   if (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded) {
@@ -39,7 +39,7 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
     : runAuto(app, handler, connection, request, claim)
 }
 
-/** A body would keep its connection, which nobody may use any more. */
+/** The error for a request that comes during the drain. The reply closes the connection, which a `body` would keep. */
 export function shutDown (reply: FastifyReply): Error {
   sayClose(reply)
   return new FST_ERR_DUPLEX_SHUTDOWN()
@@ -79,7 +79,7 @@ function runAccepted (app: FastifyInstance, handler: Handler, connection: Connec
   own(connection, result)
 }
 
-/** When a hook threw Fastify answers; when the client went away there is nobody to answer. */
+/** If a hook threw, Fastify answers. If the client went away, nobody is left to answer. */
 function notAccepted (claim: Claim, error: unknown): unknown {
   if (claim.undecided) throw refused(claim, error)
   return elsewhere(claim)
@@ -131,7 +131,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
   return result
 }
 
-/** Fastify waits for the answer that is on its way, rather than send one itself. */
+/** By returning the reply, Fastify waits for the answer that is under way, and sends none of its own. */
 function elsewhere (claim: Claim): unknown {
   return claim.gone || claim.reply?.sent === true ? undefined : claim.reply
 }

@@ -5,7 +5,7 @@ import { appFields, type HeadFields } from './accept-head.ts'
 import type { Claim } from './claim.ts'
 import type { DuplexHeaders } from '../../types/index.ts'
 
-/** The fields that the route has for its accept head, but for those that the app has set for this request. */
+/** Adds the fields of `duplex: { headers }` to the reply. A field that the app has set for this request is kept. */
 export function addRouteHeaders (reply: FastifyReply, headers: DuplexHeaders | undefined): void {
   if (headers === undefined) return
   const fields = typeof headers === 'function' ? headers(reply.request as never) : headers
@@ -16,10 +16,10 @@ export function addRouteHeaders (reply: FastifyReply, headers: DuplexHeaders | u
 }
 
 /**
- * Runs the onSend hooks of the route as they run for any response, and stops where Fastify would write
- * it. `reply.send()` without a payload does all that; a response whose `writeHead` and `end` are ours
- * turns it into the fields of the accept head. Without asynchronous hooks all of it happens in this
- * tick. When a hook throws, Fastify answers that as on any route, and so it does with a field that is none.
+ * Runs the onSend hooks of the route as for any response, and stops before Fastify would write it.
+ * `reply.send()` without a payload runs them, and then calls `writeHead` and `end` of the response. These are
+ * replaced here, and give the fields of the accept head. Without asynchronous hooks all of that happens in this
+ * tick. If a hook throws, or a field is invalid, Fastify answers as on any route.
  */
 export function runSendHooks (claim: Claim, reply: FastifyReply, status: number): HeadFields | Promise<HeadFields> {
   const res = reply.raw as ServerResponse
@@ -28,7 +28,7 @@ export function runSendHooks (claim: Claim, reply: FastifyReply, status: number)
   return fieldsWithoutHooks(reply) ?? runThem(claim, reply, res, statusCode)
 }
 
-/** Where the plugin's own hook is the only one there is nothing to run. */
+/** If the plugin's own hook is the only one, there is nothing to run. */
 function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
   if (sendHooks(reply)?.length !== 1) return undefined
   try {
@@ -38,7 +38,7 @@ function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
   }
 }
 
-/** What is no text may be another each time that it is made one, and the error is to be answered with the rest. */
+/** A value that is no text may be converted to another text each time. It is dropped, so that the error can be answered. */
 function dropOddFields (reply: FastifyReply): void {
   const isText = (value: unknown): boolean => typeof value === 'string' || typeof value === 'number'
   for (const [name, value] of Object.entries(reply.getHeaders())) {
@@ -65,7 +65,7 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
     settle?.()
   }
   claim.hooks = { fail }
-  // A payload and trailers are dropped: there is no body yet that they could belong to.
+  // A payload and trailers are dropped, because an accept head has no body of its own.
   res.write = () => true
   res.addTrailers = () => {}
   res.end = (() => res) as typeof end
@@ -84,7 +84,7 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
   reply.send()
   const outcome = (): HeadFields => {
     if (failure !== undefined) throw failure
-    // Only now: Fastify has called end() by this time, in the tick of writeHead().
+    // Not before, because Fastify calls end() in the same tick as writeHead().
     restore()
     return fields as HeadFields
   }
@@ -92,7 +92,7 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
   return new Promise<void>(resolve => { settle = resolve }).then(outcome)
 }
 
-/** The last onSend hook of a duplex route: no payload while a connection is being accepted. */
+/** The last onSend hook of a duplex route. It drops the payload while a connection is being accepted. */
 export function dropPayload (claim: Claim | undefined, payload: unknown): unknown {
   if (claim?.hooks === undefined) return payload
   const stream = payload as { destroy?: () => void, cancel?: () => Promise<void> } | null | undefined

@@ -3,25 +3,25 @@
  *
  * - `claimed`: nobody has answered or accepted.
  * - `deciding`: `accept()` was called, and the onSend hooks run for the accept head.
- * - `late`: the time for the handshake is over, and the 503 for that is being made.
- * - `answering`: an answer that is no acceptance was decided; nothing of it is on the wire.
- * - `sending`: its head is on the wire, or whoever hijacked the reply writes it.
- * - `answered`: all of it is.
+ * - `late`: the time limit of the handshake is over, and its 503 is being made.
+ * - `answering`: a refusal was decided. Nothing of it is on the wire.
+ * - `sending`: the head of the refusal is on the wire, or the owner of a hijacked reply writes it.
+ * - `answered`: the whole refusal is on the wire.
  * - `accepted`: the handler owns the connection.
- * - `gone`: the client left before there was an end.
+ * - `gone`: the client left before any of these.
  */
 export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'sending' | 'answered' | 'accepted' | 'gone'
 
 /**
- * What may happen to it.
+ * What may happen to a handshake.
  *
  * - `accept`: `accept()` was called.
- * - `detach`: the socket is given to somebody who answers himself.
+ * - `detach`: the socket is given away, and its new owner answers.
  * - `open`: the accept head is about to be written.
  * - `fail`: a hook of the accept head threw, and Fastify answers that.
  * - `answer`: a reply was sent, thrown or returned; its hooks run.
- * - `head`: the head of an answer went onto the wire, by whomever; or the reply was hijacked, whose owner answers by hand.
- * - `end`: the last byte of an answer did.
+ * - `head`: the head of an answer went onto the wire, or the reply was hijacked, and its owner answers by hand.
+ * - `end`: the last byte of an answer went onto the wire.
  * - `timeout`: the time for the handshake is over.
  * - `handler-timeout`: Fastify's own timer struck, and sends the answer for that.
  * - `leave`: the client is gone.
@@ -29,11 +29,11 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
 export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'leave'
 
 /**
- * What is to be done about it.
+ * What the caller has to do.
  *
  * - `none`: nothing.
- * - `proceed`: what was asked for may go on.
- * - `already-accepted`, `already-sent`, `aborted`: it may not, for this reason.
+ * - `proceed`: go on with what was asked for.
+ * - `already-accepted`, `already-sent`, `aborted`: refuse it, for this reason.
  * - `answer-late`: answer with the 503 of the time limit.
  * - `interrupt`: the same, in place of an answer whose hooks are still running.
  * - `tell`: the request and its hooks hear that the client is gone.
@@ -42,7 +42,7 @@ export type HandshakeAction = 'none' | 'proceed' | 'already-accepted' | 'already
 
 type Row = Partial<Record<HandshakeEvent, readonly [HandshakeState, HandshakeAction]>>
 
-/** An answer that has begun, by whomever, is an answer: no timer and no acceptance touches it any more. */
+/** Once an answer has begun, no timer and no acceptance touches it, whoever began it. */
 const TABLE: Readonly<Record<HandshakeState, Row>> = {
   claimed: {
     accept: ['deciding', 'proceed'],
@@ -73,7 +73,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     open: ['late', 'already-sent'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
-    // The error handler of the app does not come to an end either.
+    // The error handler of the app takes too long, too.
     timeout: ['late', 'interrupt'],
     leave: ['gone', 'tell']
   },
@@ -111,13 +111,13 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   }
 }
 
-/** What becomes of a handshake. An event that a state does not know changes nothing. */
+/** The state after an event, and what to do. An event that a state does not list changes nothing. */
 export function next (state: HandshakeState, event: HandshakeEvent): { state: HandshakeState, action: HandshakeAction } {
   const [to, action] = TABLE[state][event] ?? [state, 'none']
   return { state: to, action }
 }
 
-/** Whether a connection may still come of it. */
+/** Whether the request may still become a connection. */
 export function isUndecided (state: HandshakeState): boolean {
   return state === 'claimed' || state === 'deciding'
 }

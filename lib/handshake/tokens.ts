@@ -1,10 +1,10 @@
 /** One member of an `Upgrade` header: `name[/version]`, RFC 9110 section 7.8. */
 const TOKEN = /^[!#$%&'*+.^_`|~0-9A-Za-z-]+(?:\/[!#$%&'*+.^_`|~0-9A-Za-z-]+)?$/
 
-/** Tokens with a handshake of their own, that no route takes unless it lists them. */
+/** Tokens with a handshake of their own. A route takes them only if it lists them. */
 const RESERVED = /^(?:websocket|h2c|h2|http\/.*|tls\/.*)$/i
 
-/** Reserved tokens that ask for another HTTP: no owner of 'upgrade' can mean them. */
+/** Reserved tokens that ask for another version of HTTP, or for TLS. No owner of 'upgrade' serves them. */
 const OTHER_HTTP = /^(?:h2c|h2|http\/.*|tls\/.*)$/i
 
 /** How many members of an `Upgrade` header are looked at. Clients offer one or two. */
@@ -13,11 +13,11 @@ const MOST_TOKENS = 32
 export interface OfferedTokens {
   /** The well-formed tokens, in the client's order and spelling. */
   readonly offered: readonly string[]
-  /** A member was no token at all. Empty members are none, RFC 9110 section 5.6.1. */
+  /** A member of the list was malformed. Empty members do not count, RFC 9110 section 5.6.1. */
   readonly malformed: boolean
 }
 
-/** The protocols that a route lists: each in the route's spelling, by its lower-case form. */
+/** The protocols that a route lists. The key is in lower case, the value has the route's spelling. */
 export type ListedProtocols = ReadonlyMap<string, string>
 
 let latest: { header: string, tokens: OfferedTokens } | undefined
@@ -64,7 +64,7 @@ export function asksForOtherHttp (offered: readonly string[]): boolean {
   return offered.length > 0 && offered.every(token => OTHER_HTTP.test(token))
 }
 
-/** The tokens that a route may take: another HTTP, and TLS, are offers to it only where it lists them. */
+/** The tokens that a route may take. Tokens for another HTTP, or for TLS, count only if the route lists them. */
 export function meantForRoute (offered: readonly string[], listed: ListedProtocols | undefined): readonly string[] {
   return offered.filter(token => !OTHER_HTTP.test(token) || (listed !== undefined && listedAs(token, listed) !== undefined))
 }
@@ -95,7 +95,7 @@ function listedAs (token: string, listed: ListedProtocols): string | undefined {
   return name === undefined ? undefined : name + token.slice(slash)
 }
 
-/** What a choice is called on the wire: itself, with the version that was offered. Undefined where it was not offered. */
+/** The name of a choice on the wire: the choice, with the version that was offered. Undefined if it was not offered. */
 export function offeredAs (choice: string, offered: readonly string[]): string | undefined {
   const wanted = listProtocols([choice])
   for (const token of offered) {

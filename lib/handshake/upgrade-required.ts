@@ -2,13 +2,13 @@ import type { FastifyReply } from 'fastify'
 import { FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL, FST_ERR_DUPLEX_UPGRADE_REQUIRED } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 
-/** What a route speaks, for a client that asked for something else. */
+/** The protocols of a route, as text for a client that asked for another. */
 function spokenBy ({ settings: { protocols, chooser } }: DuplexRoute): string {
   if (protocols !== undefined) return protocols.join(', ')
   return chooser === undefined ? 'any protocol but websocket, h2c, h2, HTTP/* and TLS/*' : 'the protocol that it chooses'
 }
 
-/** No more of it than fits a line. */
+/** The offer of the client, cut to one line. */
 function told (offered: readonly string[]): string {
   const text = offered.length === 0 ? 'none' : offered.join(', ')
   return text.length > 200 ? `${text.slice(0, 200)}...` : text
@@ -20,12 +20,12 @@ export function unsupportedProtocol (route: DuplexRoute, offered: readonly strin
   return new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL(spokenBy(route), told(offered))
 }
 
-/** Whether the route has protocols to name: RFC 9110 section 15.5.22 wants them in a 426. */
+/** Whether the route lists protocols: RFC 9110 section 15.5.22 demands them in a 426. */
 export function canRequireUpgrade ({ settings: { kinds, protocols } }: DuplexRoute): boolean {
   return kinds.includes('upgrade') && protocols !== undefined
 }
 
-/** The answer to a request that is no upgrade for the route. `persists`: the connection goes on behind it. */
+/** The error for a request that is no upgrade for the route. `persists`: the connection stays open after it. */
 export function upgradeRequired (route: DuplexRoute, offered: readonly string[], reply: FastifyReply, persists: boolean): Error {
   // RFC 9113 section 8.6: HTTP/2 has no Upgrade, which a 426 would have to name.
   if (reply.request.raw.httpVersionMajor > 1 || !canRequireUpgrade(route)) return unsupportedProtocol(route, offered)

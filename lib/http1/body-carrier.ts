@@ -28,17 +28,17 @@ interface Carried extends IncomingMessage {
 }
 
 export interface BodySettings {
-  /** How long a client is waited for that neither takes an answer nor sends the rest of its body, in milliseconds. */
+  /** How many milliseconds a client may neither take the answer nor send the rest of its body. */
   readonly silentFor: Milliseconds
-  /** The request is a duplex route's, and is taken as a pair of bodies if it is accepted. */
+  /** The route takes the kind `body`. Otherwise it only answers the request. */
   readonly takes: boolean
-  /** The response is Node's, which goes on with the connection behind it. */
+  /** The response is Node's own, and Node goes on with the connection after it. */
   readonly ofNode: boolean
 }
 
 /**
- * A request body and the response that is sent while it arrives, on a connection that stays Node's. It watches the
- * connection as well: the response to a pipelined request has no socket yet, and is not told when that closes.
+ * The carrier of a request body and of the response that is sent meanwhile, on a connection that Node keeps. It watches the
+ * connection, too: the response to a pipelined request has no socket yet, and is not told when the connection closes.
  */
 export class BodyCarrier implements Carrier, Waiting, Watched {
   readonly heads = kindsOverHttp1
@@ -51,17 +51,17 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   readable: Readable
   bytesRead = 0
   bytesWritten = 0
-  /** As the response told: up to Node 22 one that was destroyed, and ended then, says of itself that it has finished. */
+  /** Set by 'finish' alone: up to Node 22 `writableFinished` is true of a response that was destroyed and then ended. */
   outputFlushed = false
-  /** The request has arrived whole, whoever read of it. A utility that lets go of it may have destroyed it before. */
+  /** The whole request has arrived, whether it was read or not. A utility may have destroyed the request before. */
   inputEnded = false
   closed = false
   peerError: Error | undefined
   localError: Error | undefined
-  /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
+  /** The `push()` that ours replaces. */
   usualPush: IncomingMessage['push'] | undefined
   readonly #settings: BodySettings
-  /** Kept here: a `pipeline` that fails sets the `socket` of the request to null. */
+  /** Kept here, because a `pipeline()` that fails sets `request.socket` to null. */
   readonly #socket: Socket
   #accepted = false
   #discarding = false
@@ -73,9 +73,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #dropped = 0
   #destroyedHere = false
   #arrived: (() => void) | undefined
-  /** Who listened for the end of the response before anybody else could. */
+  /** Node's own listeners for the end of the response. */
   #nodes: readonly unknown[] = []
-  /** What the socket's timeout was before it stopped to apply. */
+  /** The timeout of the socket, while it does not apply. */
   #timeout: number | undefined
 
   constructor (link: Link, req: IncomingMessage, settings: BodySettings) {
@@ -86,7 +86,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#socket = link.socket as unknown as Socket
   }
 
-  /** This is its response, and from here on there is something to watch. */
+  /** Gives it its response, and starts to watch both. */
   attach (res: ServerResponse): void {
     const { req, link } = this
     this.res = res
@@ -95,7 +95,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       link.latestBody = this
     }
     if (this.#settings.takes && this.#settings.ofNode) {
-      // Node would read without bound what is left of the body of a refused request, or reset what it has not read.
+      // After a refusal Node would read the rest of the body without bound, or reset the connection.
       this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable), this.#onFinish)
     }
     ;(req as Carried)[kBody] = this
@@ -134,7 +134,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const watch = (): void => {
       if (!this.outputFlushed && !this.gone) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
     }
-    // Behind others it has no socket, and what they have to say is not its own.
+    // Behind other responses it has no socket yet, and their bytes do not count.
     if (this.res.socket == null) this.res.once('socket', watch)
     else watch()
   }
@@ -143,7 +143,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     abortRequest(this.req)
   }
 
-  /** Answered without acceptance, in a row with others: Node does the rest. */
+  /** Node goes on with the response. */
   leaveHttp (): void {}
 
   cut (): void {
@@ -164,7 +164,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const { res } = this
     clearFields(res)
     const set = new Set(fields.map(([name]) => name.toLowerCase()))
-    // Not as an argument of writeHead(): on Node 20 the last of several fields would win there.
+    // Not as an argument of writeHead(), where on Node 20 the last of several fields with one name wins.
     for (const [name, value] of fields) res.appendHeader(name, value)
     for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
     res.writeHead(status)
@@ -187,7 +187,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (!res.writableEnded && !res.destroyed) res.end()
   }
 
-  /** As Node does it: what nobody has begun to read when the response is over, nobody wants. */
+  /** When the response is over and nobody has begun to read, the rest is thrown away, as Node does it. */
   leave (): void {
     if (this.outputFlushed) this.discardInput()
     else this.res.once('finish', () => this.discardInput())
@@ -197,7 +197,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const { req } = this
     if (req.readableEnded || req.destroyed) return
     if (this.#discarding) {
-      // A handler that pauses what it has closed would leave the rest on the wire.
+      // If the handler has paused the stream, the rest would stay on the wire.
       if (!this.#lingering) req.resume()
       return
     }
@@ -206,7 +206,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     discardBody(req, () => this.outputFlushed, () => this.#linger())
   }
 
-  /** The last chunk is never sent. What others have to say before this response is not cut short. */
+  /** Cuts the response, so that its last chunk is never sent. Responses before it are sent whole. */
   breakOff (error: Error | undefined): void {
     if (this.#broken) return
     this.#broken = true
@@ -222,7 +222,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   complete (): void {
-    // Behind a response that was cut short Node has no 'finish', on which the end of the request hangs.
+    // Node emits no 'finish' for a response that was cut, and Fastify completes the request by that event.
     if (!this.outputFlushed) tellFinish(this.res, this.#nodes)
   }
 
@@ -230,7 +230,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     throw new FST_ERR_DUPLEX_CANNOT_DETACH()
   }
 
-  /** A client that has half-closed behind its request is read no further, so that Node sees no reset. */
+  /** Node does not read from a client that has half-closed, and so does not see its reset. */
   lookForPeer (): void {
     const socket = this.link.socket
     if (peerIsGone(socket)) socket.destroy(resetByPeer())
@@ -253,7 +253,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     return (this.usualPush as IncomingMessage['push']).call(req, chunk, encoding)
   }
 
-  /** A utility let go of the request and spared the connection. The rest is still on the wire, in front of what follows. */
+  /** A utility has destroyed the request and left the connection. The rest of the body still comes, and the next request behind it. */
   #drop (bytes: number): boolean {
     this.#dropped += bytes
     if (this.#dropped <= MOST_DISCARDED) return true
@@ -283,14 +283,14 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.#settings.takes && !this.outputFlushed && !this.gone) watchPeer(this)
   }
 
-  /** The connection is gone before all was said. */
+  /** The connection is gone before both sides had ended. */
   #lose (): void {
     if (this.closed || (this.outputFlushed && this.inputEnded)) return
     if (!this.#destroyedHere) this.peerError ??= Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
     this.closed = true
   }
 
-  /** The one place where it ends. */
+  /** The only function that ends the carrier. */
   #check (): void {
     if (this.outputFlushed && this.inputEnded) this.closed = true
     if (this.closed && !this.#over) {
@@ -304,7 +304,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   readonly #onRequestError = (error: Error & { code?: string }): void => {
-    // A utility that lets go of a request takes its socket from it first: nothing is broken by that.
+    // A utility that destroys a request sets its socket to null first. The connection is not broken then.
     if (this.req.socket !== null) this.#onError(error)
   }
 
@@ -324,7 +324,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
         discardRefused(this.req, this.#socket, this.#settings.silentFor)
       }
     } else if (!this.inputEnded) {
-      // Node has set the timeout of an idle connection, which this one is not yet.
+      // Node has set the timeout for idle connections, but the request still arrives.
       this.#stopTimeout()
     } else {
       this.#restoreTimeout()
@@ -334,14 +334,14 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
 
   readonly #onRequestClose = (): void => {
     const { req } = this
-    // A stream between the body and its reader does not learn by itself that the body broke off.
+    // A stream between the body and its reader is not told that the body broke off.
     if (this.readable !== req && (!req.complete || req.aborted)) {
       this.readable.destroy(this.peerError ?? this.localError ?? Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
     }
     this.#check()
   }
 
-  /** Behind others it has no socket yet; up to Node 22 Node itself destroys that as soon as there is one. */
+  /** Behind other responses it has no socket yet. Up to Node 22 Node itself destroys the socket then. */
   #cutInItsTurn (): void {
     this.res.once('socket', () => this.#socket.destroy())
   }
@@ -352,7 +352,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#check()
   }
 
-  /** The timers of HTTP do not apply to what was taken over. */
+  /** The timeouts of HTTP do not apply after acceptance. */
   #stopTimeout (): void {
     const socket = this.#socket
     if (socket.timeout === undefined || socket.timeout === 0) return
@@ -366,14 +366,14 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#timeout = undefined
   }
 
-  /** Tells a stream that the app destroyed from one that the peer broke: then its socket is gone already. */
+  /** Notes who destroyed a stream. If the peer broke it, its socket is gone before that. */
   #watchDestroy (): void {
     const { res, readable } = this
     const socket = this.#socket
     for (const stream of new Set<Readable | ServerResponse>([res, readable, this.req])) {
       const destroy = stream.destroy as (error?: Error) => never
       stream.destroy = (error?: Error) => {
-        // A stream that has been read to its end destroys itself.
+        // A stream destroys itself after its end was read.
         const letGo = stream === this.req && this.req.socket === null
         if (!letGo && !this.closed && !socket.destroyed && (stream as { readableEnded?: boolean }).readableEnded !== true) {
           this.#destroyedHere = true
@@ -383,7 +383,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       }
     }
     if (res.chunkedEncoding) return
-    // HTTP/1.0 has no chunks: the end of the connection is the end of the response, and must not come before it.
+    // HTTP/1.0 has no chunks. There the end of the connection ends the response, so a cut one needs a reset.
     const { destroy } = socket
     socket.destroy = (error?: Error) => {
       socket.destroy = destroy

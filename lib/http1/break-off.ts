@@ -3,20 +3,20 @@ import type { Duplex } from 'node:stream'
 import { socketBeneath } from '../internals/sockets.ts'
 
 /**
- * Destroys a socket in such a way that the peer cannot take it for an end: with a TCP reset. A plain
- * `destroy(error)` looks like one. Sockets that know no reset, those of Unix among them, are closed.
+ * Destroys a socket with a TCP reset, so that the peer cannot take it for a clean end. A plain
+ * `destroy(error)` looks like a clean end. Sockets without a reset, such as Unix sockets, are closed.
  */
 export function breakOff (socket: Duplex, error: Error | undefined): void {
   if (socket.destroyed) return
-  // While a FIN is leaving the kernel's reset is refused with EINVAL, and Node then never closes the socket.
+  // While a FIN is being sent, the kernel refuses a reset with EINVAL, and Node then never closes the socket.
   if (socket.writableEnded && !socket.writableFinished && socket.writableLength === 0) {
     socket.once('finish', () => breakOff(socket, error))
     return
   }
   const beneath = socketBeneath(socket)
   if (beneath instanceof Socket) {
-    // On TLS a reset works only on the TCP socket beneath. TLS destroys that itself, and then waits until
-    // it is closed; gone before TLS knows, it would take OpenSSL's state away in the middle of a read.
+    // On TLS a reset works only on the TCP socket beneath. TLS destroys that socket itself, and waits until
+    // it is closed. If it were gone before that, OpenSSL's state would disappear in the middle of a read.
     beneath.destroy = () => {
       beneath.destroy = Socket.prototype.destroy
       reset(beneath)

@@ -11,18 +11,18 @@ import { hasLostFields, sawUpgrade, upgradeCallback } from '../internals/http-pa
 import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../handshake/tokens.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
-/** What becomes of a connection after a request head. */
+/** What happens to a connection after a request head. */
 export type Verdict =
-  /** Node goes on; a claim says that the request is a duplex route's all the same. */
+  /** Node goes on. With facts, the request is a duplex route's, and is claimed. */
   | { then: 'http', facts?: ClaimFacts }
-  /** The connection leaves HTTP here, or after the request's body. */
+  /** The connection leaves HTTP behind the head, or behind the request's body. */
   | { then: 'take', facts: ClaimFacts }
   | { then: 'take-after-body', facts: ClaimFacts }
   /** Answered without the app, and closed. */
   | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
-  /** The URL is malformed or too long for every route: the app's router answers that, and then it is closed. */
+  /** The URL is malformed, or too long. The app's router answers, and the connection closes. */
   | { then: 'unroutable' }
-  /** The Upgrade is ignored: the request is an ordinary one. */
+  /** The Upgrade is ignored, and the request is an ordinary one. */
   | { then: 'ignore-upgrade' }
   /** Another owner of 'upgrade' or 'connect' on this server gets it. */
   | { then: 'hand-over' }
@@ -34,16 +34,16 @@ const HAND_OVER: Verdict = { then: 'hand-over' }
 /** Methods whose body Fastify never parses, whatever the app adds. */
 const BODYLESS = new Set(['GET', 'HEAD', 'TRACE'])
 
-/** What an Upgrade is to one route. */
+/** How one route sees an Upgrade. */
 type Offer =
-  /** The route takes it. For a function that chooses, the first token stands for its choice. */
+  /** The route takes it. If a function chooses, the first token stands for its choice. */
   | { for: 'taking', protocol: string }
   /** The route could take such an Upgrade, and does not take this one. */
   | { for: 'refusing' }
-  /** The route can never take it, so that the request is what it is without it: RFC 9110 section 7.8. */
+  /** The route can never take it. So it is ignored, RFC 9110 section 7.8. */
   | { for: 'nothing' }
 
-/** Decides, when a request head has been parsed and nothing after it was, whose the connection is. */
+/** Decides who owns a connection, when a request head was parsed and nothing behind it. */
 export class Http1Gate {
   readonly #routes: DuplexRoutes
   readonly #wantsHost: boolean
@@ -62,10 +62,10 @@ export class Http1Gate {
     if (before !== undefined && this.#routes.comesAgain(req, before)) return ORDINARY
     if (sawUpgrade(req)) {
       if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
-      // The parser takes Proxy-Connection for Connection.
+      // Node's parser reads Proxy-Connection like Connection.
       return asksForUpgrade(req) ? this.#upgrade(req, hasOthers) : ignore(req)
     }
-    // With a body it is that: the parser, which stops behind the head alone, would go on behind the body.
+    // An Upgrade that the parser did not see, with a body, is a `body`: the parser would go on behind the body.
     return asksForUpgrade(req) && !hasBody(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
@@ -75,11 +75,11 @@ export class Http1Gate {
     const route = path === undefined ? undefined : this.#routes.find(req, 'CONNECT', path, takesConnect)
     if (typeof route !== 'object' && hasOthers('connect')) return HAND_OVER
     if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
-    // RFC 9110 section 9.3.6: there is no content that such a message could have.
+    // RFC 9110 section 9.3.6: a CONNECT has no content.
     if (hasBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
-    // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
+    // It never reaches a route of another kind, or a notFound handler: a 2xx of these would open a tunnel.
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
     routeBy(req, path as string)
     return { then: 'take', facts: { route, req, kind: 'connect', authority } }
@@ -142,7 +142,7 @@ export class Http1Gate {
     return { then: 'take', facts: { route, req, kind: 'hijack' } }
   }
 
-  /** RFC 9112 section 3.2; Node checks some of it, and only for requests that it answers itself. */
+  /** RFC 9112 section 3.2. Node checks a part of it, and only for requests that do not leave HTTP. */
   #hasHost (req: IncomingMessage): boolean {
     if (req.httpVersion === '1.0') return true
     let hosts = 0
@@ -168,23 +168,23 @@ function offerTo ({ settings }: DuplexRoute, req: IncomingMessage, { offered, ma
   return { for: meant.length > 0 || malformed ? 'refusing' : 'nothing' }
 }
 
-/** What the route takes a request for that is no Upgrade to it. A body that is empty is as good as none, and the reverse. */
+/** The kind of a request that is no upgrade for the route. An empty body and no body are the same. */
 function kindWithoutUpgrade ({ settings: { kinds } }: DuplexRoute, req: IncomingMessage): DuplexKind | undefined {
-  // It is no takeover, whatever it declares.
+  // A HEAD is no takeover, whatever it declares.
   if (req.method === 'HEAD') return kinds.find(kind => kind === 'body' || kind === 'hijack')
   const [declared, other] = declaresBody(req) ? ['body', 'hijack'] as const : ['hijack', 'body'] as const
   if (kinds.includes(declared)) return declared
   return kinds.includes(other) && !hasBody(req) ? other : undefined
 }
 
-/** An Upgrade that is not taken is ignored where there is a body for the route, and refused where there is none. */
+/** An Upgrade that the route does not take is ignored if the request has a body that the route takes. Else it is refused. */
 function bodyBesideUpgrade ({ settings: { kinds } }: DuplexRoute, req: IncomingMessage): 'body' | undefined {
   return declaresBody(req) && kinds.includes('body') ? 'body' : undefined
 }
 
 /**
- * Whether another owner of 'upgrade' gets what no duplex route takes. An app that decides that by itself, for its
- * server, is asked; else whatever asks for another HTTP is for none of them.
+ * Whether another owner of 'upgrade' gets an Upgrade that no duplex route takes. If the app has a `shouldUpgradeCallback` of
+ * its own, that decides. Otherwise they get all but those that ask for another version of HTTP.
  */
 function isForOthers (req: IncomingMessage, { offered }: OfferedTokens, hasOthers: (event: 'upgrade') => boolean): boolean {
   if (!hasOthers('upgrade')) return false
@@ -196,7 +196,7 @@ function refusal (error: Error & { code: string, statusCode?: number }): Verdict
   return { then: 'refuse', error }
 }
 
-/** The head is made anew without the Upgrade, which cannot be where fields of it were lost. */
+/** To ignore an Upgrade, the head is written again without it. That is impossible if fields were lost. */
 function ignore (req: IncomingMessage): Verdict {
   return hasLostFields(req) ? refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE()) : IGNORE
 }
@@ -206,16 +206,16 @@ function declaresBody (req: IncomingMessage): boolean {
 }
 
 /**
- * The parser takes a list of empty members for an Upgrade, and one without a value for none; RFC 9110 section 5.6.1:
- * both are empty. It overlooks the option of Connection where a tab follows it, which is white space like any
- * other, RFC 9110 section 5.6.3.
+ * The parser's own answer differs in two cases. It takes a list of empty members for an Upgrade, and RFC 9110 section 5.6.1
+ * says that such a list is empty. And it overlooks the option of Connection if a tab follows it, which is white space, RFC 9110
+ * section 5.6.3.
  */
 function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage): boolean {
   if (upgrade === undefined || connection === undefined || !/[^\t ,]/.test(upgrade)) return false
   return connection.split(',').some(option => option.trim().toLowerCase() === 'upgrade')
 }
 
-/** `Content-Length: 0` is none. */
+/** `Content-Length: 0` is no body. */
 function hasBody (req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0
 }

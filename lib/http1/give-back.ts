@@ -10,10 +10,10 @@ export function headAsItCame (req: IncomingMessage): Buffer {
 }
 
 /**
- * The head without field names and values that ask for the upgrade which is ignored, RFC 9110 section 7.8. The rest
- * stays as it was, order and repetition included.
+ * The head without the fields and options that ask for the ignored upgrade, RFC 9110 section 7.8. Everything else
+ * stays as it was, also the order and repeated fields.
  *
- * @param close nothing behind the request is ever parsed
+ * @param close adds `Connection: close`, so that nothing behind the request is ever parsed
  */
 export function headWithoutUpgrade (req: IncomingMessage, close: boolean): Buffer {
   return headOf(req, (name, value) => {
@@ -21,7 +21,7 @@ export function headWithoutUpgrade (req: IncomingMessage, close: boolean): Buffe
       case 'upgrade':
       case 'http2-settings':
         return ''
-      // The parser takes this field for the other.
+      // Node's parser reads this field like the next one.
       case 'proxy-connection':
       case 'connection': {
         const options = value.split(',').map(option => option.trim())
@@ -41,7 +41,7 @@ function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line
   return Buffer.from(`${head}${more}\r\n`, 'latin1')
 }
 
-/** A socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */
+/** Prepares a socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */
 export function waitToGoBack (link: Link): () => void {
   const { socket } = link
   const onError = (): void => {}
@@ -68,7 +68,7 @@ export function waitToGoBack (link: Link): () => void {
 /** The same function for all sockets. */
 function onReset (this: HttpSocket): void { this.destroy(resetByPeer()) }
 
-/** Returns a socket to HTTP, whose parser starts anew with what was put back. */
+/** Gives a socket back to HTTP. A new parser starts with the bytes that were put back. */
 export function giveBack (server: Server, link: Link): void {
   speakHttp(server, link.socket)
 }

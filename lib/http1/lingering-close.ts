@@ -4,13 +4,13 @@ import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How much of what still arrives is read and thrown away, and for how long, before the socket goes. */
+/** How many bytes are read and thrown away, and for how many milliseconds, before the socket is destroyed. */
 const MOST_BYTES = 1024 * 1024
 const LONGEST = 2000
 
 /**
- * Closes after a refusal, RFC 9112 section 9.6: our side is ended, what still arrives is discarded
- * and never parsed, and a client that does not close in its turn is not waited for.
+ * Closes after a refusal, RFC 9112 section 9.6: it ends our side, throws away what still arrives, parses nothing of it,
+ * and destroys the socket if the client does not close in time.
  */
 export function lingeringClose (socket: Duplex): void {
   if (socket.destroyed) return
@@ -26,10 +26,10 @@ export function lingeringClose (socket: Duplex): void {
 }
 
 /**
- * A client that takes nothing of what waits for it, for as long as this, is not waited for. An answer that its
- * app has not made yet is not the client's silence.
+ * Destroys the socket if bytes wait for the client, and it takes none of them for `limit`. As long as nothing waits, because
+ * the app has not written its answer yet, the limit does not run.
  *
- * @returns what is to be stopped when the answer is taken, or the connection gone
+ * @returns a watch to stop when the answer is taken, or the connection is gone
  */
 export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): SilenceWatch {
   return new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {

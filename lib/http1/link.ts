@@ -8,34 +8,34 @@ interface Linked extends HttpSocket {
   [kLink]?: Link | undefined
 }
 
-/** Something that waits on a connection, for an answer or for its end. */
+/** A request that is not over, on a connection that may close. */
 export interface Waiting {
   /** The connection has closed. */
   linkClosed (): void
 }
 
 /**
- * One connection of an HTTP/1 server, from when the server has it until it closes, with all that the plugin has on it.
- * Node tells only the response whose turn it is that the connection closed; this tells everybody.
+ * A link stands for one connection of an HTTP/1 server, from its arrival until it closes, with everything that the plugin has on it.
+ * When a connection closes, Node tells only the response whose turn it is. A link tells all of them.
  *
  * A socket may be given to another server while the first still counts it, as intercepting proxies do. The links of one
- * socket are a stack, and each hears of its end.
+ * socket form a stack, and each is told of its end.
  */
 export class Link {
   readonly socket: HttpSocket
   /** The link of a server that had this socket before. */
   readonly below: Link | undefined
-  /** What the socket left HTTP for. */
+  /** The carrier that the socket left HTTP with. */
   takeover: SocketCarrier | undefined
   /** The latest request whose body is a duplex route's. */
   latestBody: BodyCarrier | undefined
-  /** It left HTTP behind unfinished responses, and waits for them. */
+  /** The socket has left HTTP, and waits for responses to earlier requests. */
   parked = false
-  /** It goes on when its client half-closes, for a body, and this takes that back. */
+  /** Set while a half-close of the client does not end the responses, for a `body`. Calling it restores Node's way. */
   toleratesHalfClose: (() => void) | undefined
-  /** To be called when Node lets go of the socket behind a request body. */
+  /** Called when Node lets go of the socket behind a request body. */
   hasLeft: (() => void) | undefined
-  /** Another owner has it, and this is what had been written to it by then. */
+  /** Set if another owner has the socket: the number of bytes that had been written to it by then. */
   handedOver: number | undefined
   readonly #closed: (link: Link) => void
   readonly #waiting: Waiting[] = []
@@ -54,7 +54,7 @@ export class Link {
     return (socket as Linked)[kLink]
   }
 
-  /** Whether something of a duplex route is on it that must not be cut short. */
+  /** Whether a duplex route uses the connection, so that it must not be cut. */
   get live (): boolean {
     return this.takeover !== undefined || this.#waiting.length > 0
   }
@@ -74,14 +74,14 @@ export class Link {
   }
 
   hasClosed (): void {
-    // Whatever a logger or a hook of one of them may throw, the others hear of it.
+    // If a logger or a hook of one of them throws, the others are told all the same.
     const ends = this.#waiting.splice(0).map(waiting => () => waiting.linkClosed())
     ends.push(() => this.takeover?.linkClosed(), () => this.#closed(this))
     inTurn(ends)
   }
 }
 
-/** The same function for all sockets: one of its own would be kept for as long as each. */
+/** The same function for all sockets: a closure for each would cost memory as long as the socket lives. */
 function onClose (this: Linked): void {
   for (let link = this[kLink]; link !== undefined; link = link.below) link.hasClosed()
 }

@@ -5,13 +5,13 @@ import type { HttpSocket } from '../internals/sockets.ts'
 import type { Link } from './link.ts'
 
 /**
- * Waits for the responses to earlier requests of the connection, RFC 9112 section 9.3.2: what was
- * pipelined behind them must not overtake. Node has let go of the socket by now, so that what it did
- * for them, telling them of 'drain' and of a vanished client, is done here until then.
+ * Waits for the responses to earlier requests of the connection, RFC 9112 section 9.3.2: a pipelined takeover
+ * must not overtake them. Node has let go of the socket, and no longer tells these responses of 'drain' or
+ * of a client that vanished. So that is done here meanwhile.
  *
- * @param nodes Node's own listeners, as they were
- * @param timeouts whether the server's timeout goes on to apply
- * @returns what is to be called when Node lets go of the socket only later
+ * @param nodes Node's own listeners, before Node took them off
+ * @param timeouts whether the server's timeout still applies
+ * @returns a function to call if Node lets go of the socket only later
  */
 export function afterEarlierResponses (
   link: Link, nodes: NodesListeners | undefined, timeouts: boolean, proceed: () => void
@@ -30,10 +30,10 @@ export function afterEarlierResponses (
     if (waiting && nodes !== undefined) takeOff = restoreListeners(socket, nodes, timeouts)
   }
   restore()
-  // The end of a response has the async context of its request, which is not that of the next.
+  // 'finish' is emitted in the async context of the earlier request.
   const proceedInContext = AsyncResource.bind(proceed)
   const next = (): void => {
-    // Node's own listener came first: the next response, if there is one, has the socket now.
+    // Node's own listener ran before this one. It has given the socket to the next response, if there is one.
     const following = unfinishedResponse(socket)
     if (following !== undefined) {
       following.once('finish', next)
@@ -54,7 +54,7 @@ export function afterEarlierResponses (
   }
 }
 
-/** Tells the response that has the socket of 'drain'. Returns what ends that. */
+/** Passes 'drain' on to the response that has the socket. Returns a function that ends that. */
 export function forwardDrain (socket: HttpSocket): () => void {
   const onDrain = (): void => {
     const response = unfinishedResponse(socket)

@@ -2,27 +2,27 @@ import { ServerResponse, type IncomingMessage, type OutgoingHttpHeader, type Out
 import { closeResponse, publishFinish } from '../internals/http-messages.ts'
 import type { HttpSocket } from '../internals/sockets.ts'
 
-/** Who hears what becomes of such a response. */
+/** It is told what happens to such a response. */
 export interface Answerer {
-  /** The head of an answer, which was no acceptance, is on the wire. */
+  /** The head of a refusal is on the wire. */
   answerBegins (): void
-  /** All of it is. */
+  /** The whole refusal is on the wire. */
   answerEnds (): void
 }
 
 /**
- * A response on a connection that left HTTP, for everything short of acceptance. Nothing that follows
- * the request is ever parsed, so it always says `Connection: close` and is always followed by it: a
- * proxy may have opened its pipe on the mere intent (RFC 9931).
+ * A response on a connection that left HTTP, for every answer that is no acceptance. Nothing that follows
+ * the request is ever parsed. So it always says `Connection: close`, and the connection always closes: a
+ * proxy may have joined its two connections when it saw the request (RFC 9931).
  */
 export interface TakeoverResponse extends ServerResponse {
-  /** Whether this status would tell the client of a takeover, which is acceptance's alone to do. */
+  /** Whether the client would take this status for an acceptance. */
   impliesTakeover (status: number): boolean
-  /** The socket is the stream's now: nothing of this response reaches it any more. */
+  /** The handler has the socket now: this response writes nothing to it any more. */
   release (statusCode: number): void
-  /** The connection that it stood for is over: 'finish', then 'close', as behind every response. */
+  /** The connection is over: emits 'finish' and then 'close', as every response does. */
   complete (): void
-  /** Nothing reaches the wire by it any more. */
+  /** From now on it writes nothing to the wire. */
   silence (): void
 }
 
@@ -30,7 +30,7 @@ type Constructor = new (req: IncomingMessage, socket: HttpSocket, answerer: Answ
 
 const classes = new WeakMap<object, Constructor>()
 
-/** The class of such responses on top of the one that the app's server makes its own of. */
+/** The class of such responses. It extends the class that the app's server uses. */
 export function takeoverResponse (base: typeof ServerResponse): Constructor {
   let made = classes.get(base)
   if (made === undefined) {
@@ -41,7 +41,7 @@ export function takeoverResponse (base: typeof ServerResponse): Constructor {
 }
 
 const kAnswerer = Symbol('fastify-duplex.answerer')
-/** What is derived from a response is silent with it, which a private field would not be. */
+/** A symbol and no private field, so that objects derived from a silent response are silent, too. */
 const kSilent = Symbol('fastify-duplex.silent')
 const kCompleted = Symbol('fastify-duplex.completed')
 
@@ -97,7 +97,7 @@ function extend (Base: typeof ServerResponse): Constructor {
       return this
     }
 
-    /** Up to Node 24 another name for the same, which would go past ours. */
+    /** Up to Node 24 this is another name for writeHead(), which would not call ours. */
     writeHeader (statusCode: number, ...rest: unknown[]): this {
       return this.writeHead(statusCode, ...rest)
     }
@@ -139,7 +139,7 @@ function extend (Base: typeof ServerResponse): Constructor {
       if (!this[kSilent] && written !== undefined) Reflect.apply(written, this, args)
     }
   }
-  // Accessors of Node's, which TypeScript takes for fields that no class may override.
+  // These are accessors in Node, but TypeScript declares them as fields, which a class cannot override.
   return withAccessors(Response as never, Base) as unknown as Constructor
 }
 
@@ -148,7 +148,7 @@ interface Silenced {
   [kCompleted]: boolean
 }
 
-/** What a response that is silent, or complete without a socket, says of itself. */
+/** The state that a silent response, or one that is complete without a socket, shows. */
 function withAccessors<T extends typeof ServerResponse> (Response: T, Base: typeof ServerResponse): T {
   const said = (name: string, when: (res: Silenced) => boolean): PropertyDescriptor => ({
     configurable: true,
@@ -164,7 +164,7 @@ function withAccessors<T extends typeof ServerResponse> (Response: T, Base: type
 
 type Headers = OutgoingHttpHeaders | OutgoingHttpHeader[]
 
-/** The fields of an answer, which say that its connection ends. */
+/** The fields of a refusal, which say that its connection closes. */
 function closingHeaders (res: ServerResponse, headers: Headers | undefined): Headers {
   let upgrade = res.hasHeader('upgrade')
   res.removeHeader('connection')
@@ -187,7 +187,7 @@ function closingHeaders (res: ServerResponse, headers: Headers | undefined): Hea
 
 const kDrain = Symbol('fastify-duplex.drain')
 
-/** Node tells a response of it, and has let go of this socket. */
+/** Node has let go of this socket, so it does not tell the response of 'drain' any more. */
 function tellDrain (res: ServerResponse & { [kDrain]?: boolean }): void {
   const { socket } = res
   if (socket === null || res[kDrain] === true) return
@@ -207,6 +207,6 @@ function onFinish (this: ServerResponse): void {
   response[kCompleted] = true
   publishFinish(this)
   answerer.answerEnds()
-  // As Node does behind every response.
+  // Node does the same after every response.
   process.nextTick(closeResponse, this)
 }

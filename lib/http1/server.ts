@@ -21,14 +21,14 @@ import { Link } from './link.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { SocketCarrier } from './socket-carrier.ts'
 
-/** On a raw request: what to do with its connection, which Node is about to let go of. */
+/** On a raw request: what to do with its connection when Node lets go of it. */
 const kVerdict = Symbol('fastify-duplex.verdict')
 
 interface Leaving extends IncomingMessage {
   [kVerdict]?: { verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined } | undefined
 }
 
-/** On a link: the request whose Upgrade was ignored, until its head has been read anew. */
+/** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
 const kIgnored = Symbol('fastify-duplex.ignored')
 
 interface Rereading extends Link {
@@ -40,13 +40,13 @@ type TakenVerb = 'upgrade' | 'connect'
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
 export class Http1Server implements ClaimWatcher {
   readonly #server: Server
-  /** The second server of `localhost` passes 'upgrade' on to the first, and has no owners of its own. */
+  /** The second server of `localhost` passes 'upgrade' on to this one, the first. Other owners of 'upgrade' listen here alone. */
   readonly #main: Server
   readonly #app: FastifyInstance
   readonly #gate: Http1Gate
   readonly #registry: Registry
   readonly #links = new LiveSet<Link>()
-  /** Over TLS, connections whose handshakes are not through. */
+  /** Over TLS, connections whose handshake is not complete. */
   readonly #handshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
@@ -58,7 +58,7 @@ export class Http1Server implements ClaimWatcher {
   /** Connections on which nothing more is served. */
   readonly #closing = new WeakSet<object>()
 
-  /** @param others what else is done with the events of this server */
+  /** @param others further interceptors for the events of this server */
   constructor (
     server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry, ignoredUpgrades: 'close' | 'keep', others: Interceptors
   ) {
@@ -70,7 +70,7 @@ export class Http1Server implements ClaimWatcher {
     this.#ignoredUpgrades = ignoredUpgrades
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakenVerb) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
-      // Emitted past the interceptors, to all listeners alike.
+      // Somebody has emitted it past the interceptors.
       if ((req as Leaving)[kVerdict] === undefined && !this.#others.has(req)) this.#adopt(event, req, socket, head)
     }
     const { expect, pass, undo } = intercept(server, {
@@ -94,13 +94,13 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  /** The server closes: connections that carry nothing are ended. */
+  /** The server closes. This ends the connections that carry nothing. */
   close (): void {
     this.#endIdle(false)
     for (const socket of this.#handshakes) socket.destroy()
   }
 
-  /** The time for that is over. */
+  /** The drain is over. */
   cut (): void {
     for (const link of this.#links) {
       const waits = unfinishedResponse(link.socket) !== undefined && !link.parked
@@ -121,12 +121,12 @@ export class Http1Server implements ClaimWatcher {
     this.#registry.ended(claim)
     const { carrier } = claim
     if (!(carrier instanceof BodyCarrier) || !this.#registry.draining || this.#server.listening) return
-    // A closing server ends connections that are idle, but not those that become so later.
+    // A closing server ends idle connections once, and not those that become idle later.
     const { socket } = carrier.link
     if (unfinishedResponse(socket) === undefined) (socket as unknown as Socket).destroySoon?.()
   }
 
-  /** @param forced also those that wait for an answer of a plain route */
+  /** @param forced also ends connections that wait for the answer of a plain route */
   #endIdle (forced: boolean): void {
     for (const link of this.#links) {
       if (link.live || isOthers(link)) continue
@@ -146,7 +146,7 @@ export class Http1Server implements ClaimWatcher {
   #onConnection (socket: HttpSocket): void {
     const beneath = socketBeneath(socket)
     if (beneath !== undefined) this.#handshakes.delete(beneath)
-    // On a port that speaks HTTP/2 as well.
+    // A connection that speaks HTTP/2, on a port for both versions, has no such parser.
     if (socket.parser == null) return
     const link = new Link(socket, link => {
       this.#links.delete(link)
@@ -176,7 +176,7 @@ export class Http1Server implements ClaimWatcher {
       if (takes) link.toleratesHalfClose ??= tolerateHalfClose(socket, this.#server, () => isAnswering(link))
       return undefined
     }
-    // Node is about to take its own listeners off.
+    // Node takes its own listeners off after this.
     link.toleratesHalfClose?.()
     link.toleratesHalfClose = undefined
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
@@ -197,12 +197,12 @@ export class Http1Server implements ClaimWatcher {
     return new Claim(facts, carrier, this)
   }
 
-  /** @param before the same request with its Upgrade, which was ignored */
+  /** @param before the same request as it came, with the Upgrade that was ignored */
   #judge (req: IncomingMessage, before: IncomingMessage | undefined): Verdict {
     try {
       return this.#gate.judge(req, event => this.#hasOthers(event), before)
     } catch (err) {
-      // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
+      // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
       this.#app.log.error({ err }, 'routing of a request head failed')
       return sawUpgrade(req) ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
@@ -214,7 +214,7 @@ export class Http1Server implements ClaimWatcher {
     if (claim === undefined || claim.res !== undefined || !(claim.carrier instanceof BodyCarrier)) return undefined
     this.#registry.addClaim(claim)
     claim.carrier.attach(res)
-    // Not before: Node answers some requests itself, and then nobody would stop it.
+    // Not before, because Node answers some requests itself, and then nothing would stop the timer.
     claim.startTimer()
     this.#pass('request', req, res)
     claim.routed()
@@ -222,13 +222,14 @@ export class Http1Server implements ClaimWatcher {
   }
 
   /**
-   * Node's own answer to a parse error must not stand in the middle of a response that is being streamed, whose body it would
-   * be taken for, nor behind it while the request still comes, where it would be the response to another.
+   * Node answers a parse error with a 400. That must not be written into a response that is being streamed, because the client
+   * would take it for a part of the body. Nor may it follow a response whose request still arrives, because the client would
+   * take it for the next response.
    */
   #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
     const link = Link.of(socket)
     if (link === undefined || !this.#links.has(link)) return undefined
-    // What follows the last request is no error of its client; Fastify would answer it in the middle of the response.
+    // Bytes behind the last request are no error. Fastify would answer them in the middle of the response.
     if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
     const received = claimOf(link.latestBody?.req ?? {})
@@ -237,7 +238,7 @@ export class Http1Server implements ClaimWatcher {
     return true
   }
 
-  /** Node has let go of a connection, or somebody says so. */
+  /** Node has let go of a connection, or somebody emitted that event. */
   #onTaken (event: TakenVerb, req: Leaving, socket: HttpSocket, head: Buffer): boolean | undefined {
     const leaving = req[kVerdict]
     if (leaving === undefined) {
@@ -275,14 +276,14 @@ export class Http1Server implements ClaimWatcher {
         this.#ignoreUpgrade(link, req, head, nodes)
         return true
       case 'hand-over':
-        // Its owner may take his time, or never answer.
+        // Until its owner listens, or if he never does, a reset must not end the process.
         socket.on('error', () => {})
         link.handedOver = (socket as unknown as Socket).bytesWritten
     }
     return undefined
   }
 
-  /** It is the turn of a request that left HTTP. */
+  /** The earlier responses are sent, and it is the turn of a request that left HTTP. */
   #enter (link: Link, claim: Claim): void {
     const carrier = claim.carrier as SocketCarrier
     const res = carrier.respond(responseClass(this.#server))
@@ -295,7 +296,7 @@ export class Http1Server implements ClaimWatcher {
     claim.routed()
   }
 
-  /** Through the event, as every request: tracers and the app's own listeners are on that. */
+  /** Hands the request to Fastify, by the event that tracers and the app listen to. */
   #lifecycle (req: IncomingMessage, res: ServerResponse): boolean {
     try {
       this.#server.emit('request', req, res)
@@ -306,7 +307,7 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  /** Without a route: answered by the plugin, or by the app's router for a URL that no route can have. */
+  /** Refuses a request without a route. The plugin answers, or the app's router if no route can have the URL. */
   #refuse (carrier: SocketCarrier, error: RefusalError | undefined): void {
     const { req } = carrier
     carrier.releaseEnd()
@@ -325,10 +326,10 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  /** The request is an ordinary one. Its bytes go back, and HTTP begins anew with them. */
+  /** The request is an ordinary one. Its head and what follows are put back, and Node parses them again. */
   #ignoreUpgrade (link: Link, req: IncomingMessage, head: Buffer, nodes: NodesListeners | undefined): void {
     const { socket } = link
-    // In two pieces: to join them would copy all that is behind, again for each of many.
+    // In two pieces, because to join them would copy everything behind the head, once for each of many requests.
     if (head.length > 0) socket.unshift(head)
     const close = this.#ignoredUpgrades === 'close'
     if (close) this.#closing.add(socket)
@@ -349,13 +350,13 @@ export class Http1Server implements ClaimWatcher {
     })
   }
 
-  /** An upgrade with a body: the lifecycle begins now, and the parser goes on until the body ends. */
+  /** An upgrade with a body: Fastify starts with it now, and Node goes on to parse until the body ends. */
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
     const code = takeOverAfterBody(claim.req, () => this.#expect('upgrade'))
     link.hasLeft = afterEarlierResponses(link, nodes, true, () => {
       const { socket } = link
-      // Node thinks that the connection is idle now, and has set the timeout of those.
+      // Node takes the connection for idle, and has set the timeout for that.
       ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).hasLeft ? 0 : this.#server.timeout)
       this.#enter(link, claim)
     })
@@ -365,11 +366,11 @@ export class Http1Server implements ClaimWatcher {
   #receiveAfterBody (claim: Claim, socket: HttpSocket, head: Buffer): void {
     const { carrier } = claim
     if (!(carrier instanceof SocketCarrier)) {
-      // The chooser wanted no upgrade. The response goes on; what follows is never parsed.
+      // The chooser refused the upgrade, so this is a body. What follows it is never parsed.
       socket.on('error', () => {})
       forwardDrain(socket)
     } else if (claim.res?.writableEnded === true) {
-      // Answered while the body still came: the socket is closing, and discards.
+      // It was answered while the body still arrived. The socket closes, and throws the rest away.
       socket.on('error', () => {})
       socket.resume()
     } else {
@@ -379,14 +380,14 @@ export class Http1Server implements ClaimWatcher {
   }
 
   /**
-   * Somebody else's parser read this head: another server in front, or an owner that passes on what it does not want. Its
-   * bytes go to a parser of this server, as if they had come in here.
+   * The parser of another server has read this head, and somebody emits the event here. The bytes are put back and go to
+   * a parser of this server, as if they had arrived here.
    */
   #adopt (event: TakenVerb, req: IncomingMessage, socket: HttpSocket, head: Buffer): true {
-    // From here on, whatever becomes of it.
+    // Whatever happens to it, an error must not end the process.
     socket.on('error', () => {})
     if (socket.destroyed) return true
-    // A head that was judged here must not come back for ever; a body that another parser has read is not to be had again.
+    // A head that was judged here must not come back for ever. And a body that another parser has read cannot be put back.
     const mayGoOn = claimOf(req) === undefined && req.socket === (socket as unknown as Socket) && Array.isArray(req.rawHeaders)
     if (!mayGoOn) {
       const { message } = new FST_ERR_DUPLEX_NOT_ADOPTED(event)
@@ -407,7 +408,7 @@ function isUnused ({ socket }: Link): boolean {
   return (socket as unknown as Socket).bytesRead === 0
 }
 
-/** Whether another owner has taken it, and has answered. */
+/** Whether another owner has the connection, and has answered. */
 function isOthers ({ handedOver, socket }: Link): boolean {
   return handedOver !== undefined && (socket as unknown as Socket).bytesWritten > handedOver
 }

@@ -28,16 +28,16 @@ interface NetworkError extends Error {
   syscall?: string
 }
 
-/** What comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
+/** Whether the error comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
 function isNetworkError (error: NetworkError): boolean {
   return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
     /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
 }
 
 /**
- * A socket that leaves HTTP, with the response for everything short of acceptance. From the statement on in which it has
- * left, errors have a listener: one without would end the process. The bytes that came with the head go back in the same
- * tick, before anything can read.
+ * The carrier of a socket that leaves HTTP, with its response for every answer that is no acceptance. From the moment when it
+ * leaves, errors have a listener: an error without one would end the process. Early bytes are put back in the same
+ * tick, before anybody can read.
  */
 export class SocketCarrier implements Carrier, Watched {
   readonly heads = kindsOverHttp1
@@ -53,7 +53,7 @@ export class SocketCarrier implements Carrier, Watched {
   inputEnded = false
   outputFlushed = false
   closed = false
-  /** Of a client that does not take a refusal, in milliseconds. */
+  /** How many milliseconds a client may take nothing of a refusal. */
   readonly #unreadFor: Milliseconds
   #readBefore = 0
   #writtenBefore = 0
@@ -75,7 +75,7 @@ export class SocketCarrier implements Carrier, Watched {
   get writable (): HttpSocket { return this.socket }
   get gone (): boolean { return this.socket.destroyed }
 
-  /** Whether HTTP is behind it, and all that comes is the stream's. */
+  /** Whether the socket has left HTTP, so that everything that comes belongs to the stream. */
   get hasLeft (): boolean { return this.#left }
 
   get bytesRead (): number {
@@ -86,7 +86,7 @@ export class SocketCarrier implements Carrier, Watched {
     return ((this.socket as unknown as Socket).bytesWritten ?? 0) - this.#writtenBefore
   }
 
-  /** A write that is under way counts until the kernel has all of it. */
+  /** A write counts as unsent until the kernel has all of it. */
   get unsent (): number { return this.socket.writableLength }
 
   get sent (): number {
@@ -100,7 +100,7 @@ export class SocketCarrier implements Carrier, Watched {
     listen(this.link)
     this.head = head.length === 0 ? NOTHING : head
     if (head.length > 0) socket.unshift(head)
-    // Node gives TLS sockets no half-open state of their own: a late write would be lost.
+    // TLS sockets are not half-open in Node, and a late write would be lost.
     socket.allowHalfOpen = true
     const { bytesRead } = socket as unknown as Socket
     this.#readBefore = (bytesRead ?? 0) - head.length
@@ -126,7 +126,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.handshake?.answerEnds()
     this.owner?.[kProgressed]()
     this.releaseEnd()
-    // Where a body is still being parsed, what is left of it is thrown away within the same bounds.
+    // If a body is still being parsed, its rest is thrown away, within the same bounds.
     if (!this.#left) this.req.resume()
     lingeringClose(this.socket)
   }
@@ -146,14 +146,14 @@ export class SocketCarrier implements Carrier, Watched {
 
   readFrom (): void {}
 
-  /** Waits with the end of input until there is a reader, unless there is one. */
+  /** Holds the end of input back until there is a reader, unless there is one already. */
   holdEnd (): void {
     const { socket } = this
     if (this.#release !== undefined || this.#givenAway || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
     this.#release = holdEnd(socket, () => this.inputHasEnded())
   }
 
-  /** Reads no more but to see the end; for sockets that nobody took over. */
+  /** Lets go of the end of input that was held back. */
   releaseEnd (): void {
     this.#release?.()
     this.#release = undefined
@@ -190,7 +190,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   leave (): void {}
 
-  /** Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. */
+  /** If both sides have ended and no byte is left to read, the end of input need not wait for a reader. */
   #releaseWhatIsOver (): void {
     if (this.inputEnded && this.outputFlushed && this.socket.readableLength === 0) this.releaseEnd()
   }
@@ -198,7 +198,7 @@ export class SocketCarrier implements Carrier, Watched {
   discardInput (): void {
     const { socket } = this
     this.releaseEnd()
-    // A reader that is still there sees the end itself; resuming would take its backpressure away.
+    // A reader that is still there sees the end itself. To resume would take its backpressure away.
     if (isRead(socket)) return
     socket.resume()
   }
@@ -224,7 +224,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   lookForPeer (): void {
     const { socket } = this
-    // Only where Node does not read any more, or where TLS may have swallowed a reset after close_notify.
+    // Only if Node does not read any more, or if TLS may have swallowed a reset after close_notify.
     const unseen = this.inputEnded || (socket.writableLength > 0 && socketBeneath(socket) !== undefined)
     if (!unseen || this.outputFlushed || socket.destroyed || !peerIsGone(socket)) return
     this.peerHasVanished()
@@ -239,9 +239,9 @@ export class SocketCarrier implements Carrier, Watched {
     const { req, res } = this
     abortRequest(req)
     if (res === undefined) return
-    // What was not accepted is not to be logged as if it had been.
+    // Without this the log would say 200 for a request that was not accepted.
     if (!res.headersSent) res.statusCode = CLIENT_CLOSED_REQUEST
-    // Not before, for with its response Fastify takes a request for over, and its signal would never abort.
+    // Not before 'close' of the request: Fastify takes a request with a complete response for finished, and its signal would never abort.
     if (req.closed) res.complete()
     else req.once('close', () => res.complete())
   }
@@ -249,18 +249,18 @@ export class SocketCarrier implements Carrier, Watched {
   complete (error: Error | undefined): void {
     const { req, res } = this
     res?.complete()
-    // The request of a takeover has no end of its own: hooks that clean up wait for its 'close'.
+    // The request of a takeover never ends on its own, and hooks that clean up wait for its 'close'.
     if (error !== undefined && this.peerError !== undefined) abortRequest(req)
     else endRequest(req)
   }
 
-  /** Nothing of ours stays on it but that errors have a listener, and that its end is heard. */
+  /** Takes everything of ours off the socket, except the listeners for errors and for its close. */
   detach (): DetachedSocket {
     const { socket } = this
     this.#givenAway = true
     unwatchPeer(this)
     allowSetEncoding(socket)
-    // The new owner puts these bytes back itself; later ones may have joined them.
+    // The new owner puts these bytes back. More of them may have arrived since the head.
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
     this.releaseEnd()
     takeResetForEnd(socket, onReset)
@@ -293,7 +293,7 @@ export class SocketCarrier implements Carrier, Watched {
   inputHasEnded (): void {
     if (this.#givenAway) return
     this.inputEnded = true
-    // From now on Node reads no more, and sees no reset.
+    // From now on Node does not read, and does not see a reset.
     if (!this.closed) watchPeer(this)
     this.#releaseWhatIsOver()
     this.owner?.[kProgressed]()
@@ -316,14 +316,14 @@ export class SocketCarrier implements Carrier, Watched {
   }
 }
 
-/** Not of any RFC; logs know it for a client that did not wait for its answer. */
+/** It is in no RFC. In logs it is usual for a client that did not wait for its answer. */
 const CLIENT_CLOSED_REQUEST = 499
 
-/** Ours are heard once on a socket, however many own it. */
+/** Adds our listeners, once for each socket, however many carriers it has. */
 function listen (link: Link): void {
   const { socket } = link
   if (socket.listeners('finish').includes(onFinish)) return
-  // One listener of ours on an event: an app that has as many as Node allows is not to be warned.
+  // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
   if (!socket.listeners('error').includes(onError)) socket.on('error', onError)
@@ -335,12 +335,12 @@ function * carriersOf (socket: HttpSocket): Generator<SocketCarrier> {
   for (let link = Link.of(socket); link !== undefined; link = link.below) if (link.takeover !== undefined) yield link.takeover
 }
 
-/** Who of them has it now. */
+/** The carrier that has the socket now. */
 function latest (socket: HttpSocket): SocketCarrier {
   return carriersOf(socket).next().value as SocketCarrier
 }
 
-// The same functions for all sockets: such of their own would be kept for as long as their connections.
+// The same functions for all sockets: closures for each would cost memory as long as the connection lives.
 function onError (this: HttpSocket, error: NetworkError): void { for (const carrier of carriersOf(this)) carrier.failed(error) }
 function onEnd (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.inputHasEnded() }
 function onFinish (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.outputHasLeft() }

@@ -3,17 +3,17 @@ import type { Socket } from 'node:net'
 import { SilenceWatch } from '../connection/silence-watch.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How much of a request body is read and thrown away, so that its connection can serve again. */
+/** How many bytes of a request body are read and thrown away, so that the connection can serve again. */
 export const MOST_DISCARDED = 1024 * 1024
 
-/** How long a client that sends more than that has to read the response, in milliseconds. */
+/** How many milliseconds a client that sends more than that has to read the response. */
 const LINGER = 2000
 
 /**
- * Throws away what still arrives of a body, RFC 9110 section 10.1.1, and closes where that is too much.
+ * Throws away the rest of a body, RFC 9110 section 10.1.1, and closes the connection if that is too much.
  *
- * @param answered whether the response is out, which is not cut short
- * @param tooMuch called once, where the connection has to be closed
+ * @param answered whether the whole response was sent: it must not be cut
+ * @param tooMuch called once, if the connection has to be closed
  */
 export function discardBody (req: IncomingMessage, answered: () => boolean, tooMuch: () => void): void {
   let discarded = 0
@@ -30,8 +30,8 @@ export function discardBody (req: IncomingMessage, answered: () => boolean, tooM
 }
 
 /**
- * RFC 9112 section 9.6: to close while the client still sends is to reset, and that would take from it
- * what it has not read yet of the response. Our side is ended first, and it gets time to read.
+ * RFC 9112 section 9.6: to close while the client still sends resets the connection, and the client loses the part of
+ * the response that it has not read. So our side is ended first, and the client gets time to read.
  */
 export function linger (socket: Socket): void {
   const timer = setTimeout(() => socket.destroy(), LINGER)
@@ -40,8 +40,7 @@ export function linger (socket: Socket): void {
 }
 
 /**
- * The same for a request that was refused. A client that is silent as long as `silentFor` before its body has come
- * is not waited for.
+ * The same for a request that was refused. If the client stops sending for `silentFor`, the socket is destroyed.
  */
 export function discardRefused (req: IncomingMessage, socket: Socket, silentFor: Milliseconds): void {
   discardBody(req, () => true, () => linger(socket))

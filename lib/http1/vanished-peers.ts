@@ -1,18 +1,18 @@
 import { LiveSet } from '../shutdown/live-set.ts'
 
-/** How often peers that may have vanished unseen are looked for, in milliseconds. */
+/** How many milliseconds lie between two looks for peers that have vanished. */
 const EVERY = 1000
 
-/** Something with a peer, which says when it is in a state in which the streams would not tell of a reset. */
+/** A connection in a state in which its streams would not tell of a reset. */
 export interface Watched {
-  /** Looks, where there is reason to. */
+  /** Looks whether the peer is still there. */
   lookForPeer (): void
 }
 
 const watched = new LiveSet<Watched>()
 let timer: NodeJS.Timeout | undefined
 
-/** One timer for all of them, as long as there are any. */
+/** There is one timer for all of them, as long as there are any. */
 export function watchPeer (connection: Watched): void {
   watched.add(connection)
   timer ??= setInterval(() => {

@@ -1,9 +1,9 @@
 import type { Readable } from 'node:stream'
 
 /**
- * What a loop over a stream of HTTP/2 iterates. Node's own calls it a premature close when a stream that
- * is over on the wire is read only then (Node 24 and 26), and when the peer has reset it. Like the other
- * carriers' it destroys nothing: the end of the loop must not cost the other half.
+ * The iterator of an HTTP/2 stream. Node's own fails with a premature close if a stream is read only after it is
+ * over on the wire (Node 24 and 26), and if the peer has reset it. As on other carriers, the end of a loop
+ * destroys nothing, so that the other half of the stream can go on.
  */
 export async function * chunks (stream: Readable): AsyncGenerator<unknown, void, undefined> {
   let wake = (): void => {}

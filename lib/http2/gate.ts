@@ -9,11 +9,11 @@ import {
 import { chooseToken, parseUpgrade } from '../handshake/tokens.ts'
 import { unsupportedProtocol } from '../handshake/upgrade-required.ts'
 
-/** What becomes of a stream of HTTP/2. */
+/** What happens to a stream of HTTP/2. */
 export type StreamVerdict =
   /** An ordinary request. */
   | { then: 'http' }
-  /** A duplex route's, reached at the URL that the request has by now. */
+  /** A duplex route gets it. The URL of the request was set for its routing. */
   | { then: 'claim', facts: StreamFacts }
   /** Answered without the app. */
   | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
@@ -24,7 +24,7 @@ export type StreamFacts = Omit<ClaimFacts, 'carrier' | 'kind'> & { kind: 'upgrad
 
 const ORDINARY: StreamVerdict = { then: 'http' }
 
-/** Decides whose a stream of HTTP/2 is: the first tick of its request. */
+/** Decides who gets a stream of HTTP/2, in the first tick of its request. */
 export class Http2Gate {
   readonly #routes: DuplexRoutes
 
@@ -34,14 +34,14 @@ export class Http2Gate {
 
   /** @param hasOthers whether another owner listens for 'connect' on this server */
   judge (request: Http2ServerRequest, hasOthers: boolean): StreamVerdict {
-    // Fastify and its router know one type of request, and so does everything behind this.
+    // Fastify, its router and all code from here on know one type of request.
     const req = request as unknown as IncomingMessage
     if (request.method !== 'CONNECT') return this.#plain(req)
     const protocol = request.headers[':protocol']
     return protocol === undefined ? this.#connect(req, hasOthers) : this.#extended(req, String(protocol), hasOthers)
   }
 
-  /** RFC 9113 section 8.5. Node has made sure that there is an authority, and neither scheme nor path. */
+  /** RFC 9113 section 8.5. Node has checked that there is an authority, and no scheme or path. */
   #connect (req: IncomingMessage, hasOthers: boolean): StreamVerdict {
     const authority = parseAuthority(String(req.headers[':authority'] ?? ''))
     const path = authority && authorityPath(authority)
@@ -49,13 +49,13 @@ export class Http2Gate {
     if (typeof route !== 'object' && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
-    // Never a route of another kind, nor a notFound handler: a 2xx of theirs would be a tunnel.
+    // It never reaches a route of another kind, or a notFound handler: a 2xx of these would open a tunnel.
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
     routeBy(req, path as string)
     return { then: 'claim', facts: { route, req, kind: 'connect', authority } }
   }
 
-  /** RFC 8441: the path is the resource, and the authority only its host. Routed as the GET that it replaces. */
+  /** RFC 8441: the path names the resource, and the authority its host. It is routed as the GET that it replaces. */
   #extended (req: IncomingMessage, protocol: string, hasOthers: boolean): StreamVerdict {
     const { offered } = parseUpgrade(protocol)
     const choice = ({ settings: { kinds, listed, chooser } }: DuplexRoute): string | undefined => kinds.includes('upgrade')
@@ -66,7 +66,7 @@ export class Http2Gate {
     const taking = typeof route === 'object' && choice(route) !== undefined
     if (!taking && hasOthers) return { then: 'hand-over' }
     if (declaresBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
-    // One token, and not a list of them.
+    // It has one token, and not a list.
     if (offered.length !== 1) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
     if (!taking) return refusal(unsupportedProtocol(route, offered))
@@ -89,7 +89,7 @@ function refusal (error: Error & { code: string, statusCode?: number }): StreamV
   return { then: 'refuse', error }
 }
 
-/** Node holds a stream to its length in the middle of a tunnel, and no HTTP/2 message has the other field. */
+/** Node would enforce a Content-Length in the middle of a tunnel. HTTP/2 has no Transfer-Encoding. */
 function declaresBody (req: IncomingMessage): boolean {
   return Number(req.headers['content-length'] ?? 0) > 0
 }

@@ -1,13 +1,13 @@
 import type { ServerHttp2Stream } from 'node:http2'
 import type { Http2Session } from './sessions.ts'
 
-/** What a session may move before the turn of a stream comes: a frame. */
+/** How many bytes a session may move for another stream before this one's turn: a frame. */
 const FRAME = 16 * 1024
 
 /**
- * Whether the output of a stream moves. Node tells that a chunk has left when all of it has. Until then that the
- * session moves has to do, but no further than it would if this stream had its share: a client may ask for other
- * things all the time, and give this stream no window.
+ * Whether the output of a stream makes progress. Node reports a write as flushed only when the whole chunk is. Until then,
+ * traffic of the session counts as progress, up to the share of this stream. Without that bound, a client could keep a stream
+ * alive that it gives no window, by asking for other things.
  */
 export class OutputProgress {
   readonly #stream: ServerHttp2Stream
@@ -25,7 +25,7 @@ export class OutputProgress {
     this.#left = left
   }
 
-  /** Grows as bytes leave, as far as can be told, and only then. It is no number of bytes. */
+  /** Grows when bytes leave, as far as can be told, and only then. It is not a number of bytes. */
   get moved (): number {
     const { taken, openStreams } = this.#session
     const waiting = this.#stream.writableLength

@@ -26,7 +26,7 @@ export class Http2Streams {
   readonly #sessions: Http2Sessions
   readonly #patience: Milliseconds
 
-  /** @param patience how long a client may take nothing of what waits for it, where no route says that */
+  /** @param patience how long a client may take nothing of what waits for it, if there is no route with a finTimeout */
   constructor (server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, patience: Milliseconds) {
     this.#server = server
     this.#app = app
@@ -37,7 +37,7 @@ export class Http2Streams {
     this.#patience = patience
   }
 
-  /** What is done with the server's events; an event of HTTP/1 on the same port is not for this. */
+  /** The interceptors for the server's events. They pass events of HTTP/1 on the same port on. */
   get interceptors (): Interceptors {
     const receive: Interceptors[string] = (req, res) => this.#receive(req as Http2ServerRequest, res as Http2ServerResponse)
     return { request: receive, connect: receive }
@@ -58,7 +58,7 @@ export class Http2Streams {
 
   #receive (req: Http2ServerRequest, res: Http2ServerResponse): boolean | undefined {
     const session = req.httpVersionMajor === 2 ? this.#sessions.of(req.stream as ServerHttp2Stream) : undefined
-    // What is claimed already is on its way to Fastify.
+    // A claimed request is emitted once more, for Fastify.
     if (session === undefined || claimOf(req) !== undefined) return undefined
     const verdict = this.#judge(req)
     switch (verdict.then) {
@@ -78,7 +78,7 @@ export class Http2Streams {
     try {
       return this.#gate.judge(req, this.#server.listenerCount('connect') > 0)
     } catch (err) {
-      // A constraint or rewriteUrl of the app threw; an ordinary request meets that again in its routing.
+      // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
       this.#app.log.error({ err }, 'routing of a request head failed')
       return req.method === 'CONNECT' ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
@@ -102,7 +102,7 @@ export class Http2Streams {
   }
 }
 
-/** Whoever answers does so by this, and learns here that an answer has begun. */
+/** Every answer passes through `respond()`. This tells the claim of it, and refuses a status that only acceptance may send. */
 function guardStatus (stream: ServerHttp2Stream, carrier: StreamCarrier): void {
   const { respond } = stream
   stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {

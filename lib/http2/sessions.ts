@@ -6,14 +6,14 @@ import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sock
 import { LiveSet } from '../shutdown/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How long a PING may take, and the first bytes of a client that has sent none yet. */
+/** How many milliseconds a PING may take, and the first bytes of a client that has sent nothing yet. */
 const GRACE: Milliseconds = 1000
 const SILENT_GRACE: Milliseconds = 100
 
-/** How long a session that is over, and has sent all, waits for the end of its peer. */
+/** How many milliseconds a session that is over, and has sent everything, waits until its peer ends. */
 const LINGER: Milliseconds = 2000
 
-/** Behind a drain: how long nothing may move of answers that wait for their client alone, and how long they may take. */
+/** After a drain, for answers that only wait for their client: how long nothing of them may move, and how long they may take. */
 const STILL: Milliseconds = 1000
 const LATEST: Milliseconds = 30_000
 
@@ -23,17 +23,17 @@ const LOOK: Milliseconds = 250
 interface OpenStream { readonly stream: ServerHttp2Stream }
 interface Handshake { readonly socket: Socket }
 
-/** One HTTP/2 connection. Its socket is out of reach through the session; here it is. */
+/** One HTTP/2 connection. A session does not give access to its socket; this does. */
 export class Http2Session {
   readonly socket: Socket
-  /** How long a client may take nothing of what waits for it, where no route says that. 0 is no limit. */
+  /** How long a client may take nothing of what waits for it, if there is no route with a finTimeout. 0 is no limit. */
   readonly patience: Milliseconds
   readonly #session: ServerHttp2Session
   readonly #open = new LiveSet<OpenStream>()
   #takeovers = 0
   /** What the session's timeout was before the first takeover. */
   #timeout = 0
-  /** For how long a client that takes nothing is waited for when its streams are over; unknown while none was ours. */
+  /** How long the client may take nothing when its streams are over. Undefined until a stream was a duplex route's. */
   #ownPatience: Milliseconds | undefined
   #taking: SilenceWatch | undefined
   #grace: NodeJS.Timeout | undefined
@@ -45,7 +45,7 @@ export class Http2Session {
     this.#session = session
     this.socket = socket
     this.patience = patience
-    // Before Node's own listener, which tells of the request.
+    // Before Node's own listener, which emits the request.
     session.prependListener('stream', this.#onStream)
     session.once('goaway', this.#onGoaway)
     socket.once('close', this.#onSocketClose)
@@ -58,7 +58,7 @@ export class Http2Session {
 
   get #inFlight (): number { return bytesInFlight(this.socket as unknown as HttpSocket) }
 
-  /** As over HTTP/1, the server's timers do not apply to what was taken over. They come back with its end. */
+  /** As over HTTP/1, the timeouts of the server do not apply to a takeover. They apply again when it is over. */
   takeover (stream: ServerHttp2Stream, patience = this.patience): void {
     const session = this.#session as ServerHttp2Session & { timeout?: number }
     this.waitNoLonger(patience)
@@ -71,14 +71,14 @@ export class Http2Session {
     })
   }
 
-  /** A client that takes nothing for as long as this, when its streams are over, loses its connection. */
+  /** Sets how long the client may take nothing when its streams are over, before its connection is cut. */
   waitNoLonger (patience: Milliseconds): void {
     this.#ownPatience = patience
   }
 
   /**
-   * GOAWAY names the last stream, and the client's later ones are refused. Node has no other to say first that the end
-   * is near, so that it comes when all has been answered that the client sent before: it has when a PING comes back.
+   * Sends GOAWAY, which names the last stream: later streams of the client are refused. Node cannot announce it with an earlier
+   * GOAWAY. So it sends a PING first, and GOAWAY when that comes back: then everything that the client had sent is known.
    *
    * @param atOnce without waiting for that
    */
@@ -101,12 +101,12 @@ export class Http2Session {
     }
     this.#grace = setTimeout(this.#close, socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
     session.ping(this.#close)
-    // Nor does a client ask for anything more when it has said that it goes away.
+    // A client that has sent GOAWAY or a FIN asks for nothing more.
     session.once('goaway', this.#close)
     socket.once('end', this.#close)
   }
 
-  /** Waits no more for the peer, neither to read nor to close; streams of the app's own are not cut. */
+  /** The drain is over: does not wait for the peer to read or to close. Streams of plain routes are not cut. */
   cut (): void {
     if (this.#cut || this.socket.destroyed) return
     this.#cut = true
@@ -144,7 +144,7 @@ export class Http2Session {
     }, LOOK)
   }
 
-  /** GOAWAY: what is open goes on to its end, and nothing new is begun. */
+  /** GOAWAY: open streams go on to their end, and no new one begins. */
   readonly #close = (): void => {
     const session = this.#session
     clearTimeout(this.#grace)
@@ -166,12 +166,12 @@ export class Http2Session {
     setImmediate(() => { if (this.#open.size === 0) this.socket.destroy() })
   }
 
-  /** Nothing of ours is open: what the kernel has not taken by now keeps a connection that nobody reads. */
+  /** All streams are over. If the client does not take the bytes that are left, its connection is cut. */
   #watchTaking (): void {
     const patience = this.#ownPatience ?? 0
     if (patience === 0 || this.#taking !== undefined || this.#open.size > 0 || this.#inFlight === 0) return
     const watch = new SilenceWatch(Math.min(patience, LINGER), () => {
-      // It reads, or another stream is to be waited for.
+      // The client reads, or it has opened another stream.
       if (this.#inFlight === 0 || this.#open.size > 0) {
         watch.stop()
         this.#taking = undefined
@@ -191,14 +191,14 @@ export class Http2Session {
   }
 }
 
-/** All sessions of a server, for its shutdown: on Node 20 and 22 `close()` waits for them, and ends none. */
+/** All sessions of a server, for its shutdown. On Node 20 and 22 `close()` waits for sessions and does not end them. */
 export class Http2Sessions {
   readonly #server: Http2Server | Http2SecureServer
   readonly #secure: boolean
   readonly #patience: Milliseconds
   readonly #forced: boolean
   readonly #sessions = new Map<ServerHttp2Session, Http2Session>()
-  /** Over TLS, connections whose handshakes are not through. */
+  /** Over TLS, connections whose handshake is not complete. */
   readonly #shakingHands = new LiveSet<Handshake>()
   readonly #handshakes = new WeakMap<object, Handshake>()
   #latest: Socket | undefined
@@ -215,7 +215,7 @@ export class Http2Sessions {
     this.#patience = patience
     this.#forced = forced
     if (secure) server.on('connection', this.#onHandshake)
-    // Node makes the session in a listener of its own for this event, and emits 'session' there.
+    // Node's own listener for this event makes the session, and emits 'session'.
     server.prependListener(secure ? 'secureConnection' : 'connection', this.#onConnection)
     server.on('session', this.#onSession)
   }
@@ -235,7 +235,7 @@ export class Http2Sessions {
     }
   }
 
-  /** The time for that is over. A drain of a server that goes on serving cuts none of its sessions. */
+  /** The drain is over. If the server goes on serving, its sessions are not cut. */
   cut (): void {
     if (!this.#closing) return
     this.#cut = true
@@ -243,7 +243,7 @@ export class Http2Sessions {
     for (const { socket } of this.#shakingHands) socket.destroy()
   }
 
-  /** The server has closed, and may be another's. */
+  /** Takes the listeners off: the server has closed, and another app may use it. */
   leave (): void {
     const server = this.#server
     server.removeListener('connection', this.#onHandshake)

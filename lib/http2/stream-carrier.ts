@@ -22,15 +22,15 @@ const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_N
 
 const NOTHING = Buffer.alloc(0)
 
-/** What is added here, and where this is used, for one event. */
+/** How many listeners the plugin adds for one event. */
 const OWN_LISTENERS = 6
 
-/** How often is looked whether a stream that is over has been sent, in milliseconds. */
+/** How many milliseconds lie between two looks whether a stream that is over has been sent. */
 const FLUSH_LOOK = 100
 
 /**
- * One stream of an HTTP/2 session, from the tick of its request on. Its end of input is held back until
- * there is a reader, and only END_STREAM is one: Node ends a stream that was reset as if it were whole.
+ * The carrier of one HTTP/2 stream, from the tick of its request on. The end of input is held back until
+ * there is a reader. Only END_STREAM counts as the end: Node ends a stream that was reset as if it were complete.
  */
 export class StreamCarrier implements Carrier {
   readonly heads = kindsOverHttp2
@@ -46,9 +46,9 @@ export class StreamCarrier implements Carrier {
   handshake: Handshake | undefined
   owner: Owner | undefined
   readonly res: ServerResponse
-  /** What `push()` was before ours, which is on the prototype unless somebody has put another there. */
+  /** The `push()` that ours replaces. */
   readonly usualPush: ServerHttp2Stream['push']
-  /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers and whose far end may fail. */
+  /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers. `#far`: its upstream may fail. */
   readonly #tunnel: boolean
   readonly #far: boolean
   readonly #session: Http2Session
@@ -57,22 +57,22 @@ export class StreamCarrier implements Carrier {
   #accepted = false
   #left = false
   #breaking = false
-  /** Our reset is being made, and not yet with Node's session. */
+  /** Our reset is being made, and Node's session does not have it yet. */
   #resetting = false
-  /** Of a body, how many bytes may have come before the rest is nobody's. */
+  /** How many bytes of a body may arrive before the rest is refused. */
   #mostRead = Infinity
   #release: (() => void) | undefined
   #flushing: NodeJS.Timeout | undefined
 
   /**
-   * @param kind what the stream would be accepted as
-   * @param patience how long its client may take nothing of an answer, or of what is left when all is over
+   * @param kind the kind of the connection, if it is accepted
+   * @param patience how long the client may take nothing of a refusal, or of the last bytes
    */
   constructor (
     stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body', patience: Milliseconds
   ) {
     stream.on('error', this.#onError)
-    // Ours are not the app's: with Node's own, and those of a pipeline() both ways, the usual number is exceeded.
+    // Ours must not make Node warn the app: together with Node's own and those of a pipeline() they exceed the default.
     const most = stream.getMaxListeners()
     if (most > 0) stream.setMaxListeners(most + OWN_LISTENERS)
     this.stream = stream
@@ -83,7 +83,7 @@ export class StreamCarrier implements Carrier {
     this.#output = new OutputProgress(stream, session, () => this.bytesWritten - stream.writableLength)
     this.#tunnel = kind !== 'body'
     this.#far = kind === 'connect'
-    // What comes with the handshake of TLS, Node reads to its end before it tells of the request.
+    // If the request comes together with the TLS handshake, Node reads it to its end before it emits it.
     this.inputEnded = stream.endAfterHeaders || hasEnd(stream)
     this.bytesRead = stream.readableLength
     // A body may be read before it is accepted.
@@ -98,22 +98,22 @@ export class StreamCarrier implements Carrier {
     stream.on('aborted', this.#onAborted)
     if (this.#tunnel) stream.on('trailers', this.#onTrailers)
     stream.destroy = (error?: Error) => this.#destroy(error)
-    // Acceptance has a way of its own, so that this is an answer in its place.
+    // Acceptance does not use this method, so whoever calls it sends a refusal.
     stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {
       Reflect.apply(prototypeOf(stream).respond, stream, [headers, options])
       cutUnlessTaken(stream, session, patience)
     }
   }
 
-  /** RFC 9113 section 8.5: a 2xx is a tunnel, and no answer but acceptance may say so. */
+  /** RFC 9113 section 8.5: a 2xx opens a tunnel, so only acceptance may send one. */
   impliesTakeover (status: number): boolean { return this.#tunnel && status >= 200 && status < 300 }
 
-  /** Node sends it where it was asked for, and a tunnel has no content that would wait for it. */
+  /** Node sends a 100 if it was asked for. A tunnel has no content that would wait for one. */
   promise100 (): void {}
 
   refusing (): void {}
 
-  /** Node tells the request and its response. */
+  /** Node tells the request and its response itself. */
   tellGone (): void {}
 
   leaveHttp (status: number): void {
@@ -134,13 +134,13 @@ export class StreamCarrier implements Carrier {
 
   get sent (): number { return this.#output.moved }
 
-  /** @param body what the last preParsing hook made of the request */
+  /** @param body the stream that the last preParsing hook returned */
   readFrom (body: Readable): void {
-    // The request is Node's reader of the stream, which is the pair itself.
+    // The request only reads from the stream. The pair is the stream itself.
     if (body === (this.res.req as unknown)) return
     this.readable = body
     body.on('error', this.#onError)
-    // A stream between the stream and its reader does not learn by itself that it broke off.
+    // A stream between this one and its reader is not told that this one broke off.
     this.stream.on('close', () => { if (!this.inputEnded) body.destroy(this.peerError ?? this.localError) })
   }
 
@@ -156,7 +156,7 @@ export class StreamCarrier implements Carrier {
       headers[key] = before === undefined ? value : [before, value].flat() as string[]
     }
     const { stream } = this
-    // The stream's own method may be guarded against an answer that would say the same as acceptance.
+    // Not the stream's own method, which refuses a status that only acceptance may send.
     Reflect.apply(prototypeOf(stream).respond, stream, [headers])
   }
 
@@ -165,8 +165,8 @@ export class StreamCarrier implements Carrier {
     this.#accepted = true
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, this, true)
-    // Node throws away what comes on a stream that was answered to its end before anybody has begun to read it.
-    // Where nothing can come any more, a read would only tell of the end before anybody listens.
+    // Node throws the input of a stream away if its answer ends before anybody has begun to read. So reading begins here.
+    // If the input has ended and is empty, a read would emit 'end' before anybody listens.
     if (!this.inputEnded || stream.readableLength > 0) {
       stream.read(0)
       if (this.inputEnded) stream._read(0)
@@ -217,9 +217,9 @@ export class StreamCarrier implements Carrier {
     if (this.#breaking || stream.destroyed) return
     this.#breaking = true
     if (this.readable !== stream) this.readable.destroy(error)
-    // Node would end the output first, and send END_STREAM with it: the peer could take that for the end.
+    // Node would end the output first, and send END_STREAM, which the peer could take for the end.
     stream.end = (() => stream) as typeof stream.end
-    // It emits 'aborted' before there is a reset, and a pipeline() destroys the stream for that: then there never is one.
+    // close() emits 'aborted' before it sends the reset. A pipeline() then destroys the stream, and no reset would be sent.
     this.#resetting = true
     stream.close(code)
     this.#resetting = false
@@ -232,7 +232,7 @@ export class StreamCarrier implements Carrier {
     if (this.#resetting) return stream
     const proceed = (cause: Error | undefined): ServerHttp2Stream => Reflect.apply(prototypeOf(stream).destroy, stream, [cause])
     if (this.#breaking || stream.destroyed) return proceed(error)
-    // Node has ended our side itself where the peer reset the stream before we had.
+    // If the peer resets the stream before our side has ended, Node ends our side.
     if (error === undefined && this.outputFlushed && !stream.aborted && (this.inputEnded || !this.#accepted)) return proceed(undefined)
     if (error === undefined && this.#maybeFlushing) {
       this.#awaitFlush(proceed)
@@ -256,8 +256,8 @@ export class StreamCarrier implements Carrier {
   }
 
   /**
-   * Both sides have ended, and the stream with them. Node destroys it before it has told the writer that
-   * the last chunk has left: what is written in order would fail, and look cut short.
+   * Both sides have ended, and so has the stream. Node destroys it before it tells the writer that
+   * the last chunk has left. Without this, a complete output would fail, and look cut.
    */
   get #maybeFlushing (): boolean {
     const { stream } = this
@@ -267,7 +267,7 @@ export class StreamCarrier implements Carrier {
 
   #awaitFlush (proceed: (cause: Error | undefined) => void): void {
     if (this.#flushing !== undefined) return
-    // It never comes if the peer has reset the stream, with the code that means no error.
+    // 'finish' never comes if the peer has reset the stream with the code for no error.
     const look = (): void => {
       if (this.stream.destroyed) return
       if (this.outputFlushed) proceed(undefined)
@@ -277,7 +277,7 @@ export class StreamCarrier implements Carrier {
     this.#flushing = setTimeout(look, FLUSH_LOOK)
   }
 
-  /** @returns whether the end that Node has found is one */
+  /** @returns whether the end that Node has found is a real end */
   inputHasEnded (): boolean {
     this.#onInputEnd()
     return this.inputEnded
@@ -287,7 +287,7 @@ export class StreamCarrier implements Carrier {
     this.bytesRead += chunk.length
     if (this.bytesRead <= this.#mostRead || !this.outputFlushed || this.#breaking) return
     this.#breaking = true
-    // RFC 9113 section 8.1: the response is whole, and its client is asked to stop sending.
+    // RFC 9113 section 8.1: the response is complete, and this asks the client to stop sending.
     this.stream.close(NGHTTP2_NO_ERROR)
   }
 
@@ -297,9 +297,9 @@ export class StreamCarrier implements Carrier {
   }
 
   /**
-   * Both sides have ended, and an end of input that is held for a reader has none to wait for but bytes. Those of a
-   * message that nobody has begun to read when the response is over, nobody wants: as Node does it over HTTP/1. Nor
-   * those before a refusal: Node closes such a stream while its client still sends, but waits for a reader of the rest.
+   * If both sides have ended, the end of input waits for a reader only as long as bytes are left to read. If nobody has begun to
+   * read a body when its response is over, these bytes are thrown away, as Node does it over HTTP/1. So are those
+   * of a refused request: Node closes such a stream while its client still sends, but then waits for a reader.
    */
   #endWhatWasLeft (): void {
     if (!this.outputFlushed) return
@@ -314,8 +314,8 @@ export class StreamCarrier implements Carrier {
       return
     }
     if (this.gone) {
-      // What Node pushes when it tears a stream down is no END_STREAM. After a reset with the code that means
-      // no error it would wait for its being read.
+      // Node also pushes an end when it tears a stream down. That is no END_STREAM. After a reset with the code for
+      // no error Node would wait until the stream is read.
       process.nextTick(() => this.stream.destroy())
       return
     }
@@ -337,7 +337,7 @@ export class StreamCarrier implements Carrier {
     this.#reset(this.peerError, NGHTTP2_PROTOCOL_ERROR)
   }
 
-  /** The peer has reset the stream before our side had ended. With the code that means no error Node waits for a reader. */
+  /** The peer has reset the stream before our side had ended. After a reset with the code for no error Node waits for a reader. */
   readonly #onAborted = (): void => {
     if (this.#breaking) return
     this.peerError ??= aborted(this.stream.rstCode)
@@ -356,7 +356,7 @@ export class StreamCarrier implements Carrier {
   }
 }
 
-/** The end that Node is about to tell of, when it had come before the request was told of. */
+/** Holds the event 'end' back, if the end of input came before the request was emitted. */
 function holdEndEvent (stream: ServerHttp2Stream): () => void {
   const emit = stream.emit as (event: string | symbol, ...args: unknown[]) => boolean
   const nodes = stream.listenerCount('end')

@@ -11,8 +11,8 @@ export const MOST_DISCARDED = 1024 * 1024
 const LINGER: Milliseconds = 2000
 
 /**
- * An answer short of acceptance, of which its client takes nothing for as long as `patience`, is cut. What its app has
- * not made yet is not the client's silence.
+ * Cuts a refusal of which the client takes nothing for `patience`. As long as nothing waits, because the app has not written
+ * it yet, the limit does not run.
  */
 export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, patience: Milliseconds): void {
   session.waitNoLonger(patience)
@@ -51,7 +51,7 @@ interface Writes {
   _writev (chunks: unknown, done: Done): void
 }
 
-/** How many writes have left, from now on. */
+/** Counts the writes that have left, from now on. */
 function countChunks (stream: ServerHttp2Stream): () => number {
   let left = 0
   const counted = (done: Done): Done => error => {

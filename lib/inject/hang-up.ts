@@ -1,6 +1,6 @@
 import type { MemorySocket } from './memory-socket.ts'
 
-/** While the app closes, an injected client hangs up where the server has done so: its test may have forgotten it. */
+/** While the app closes, an injected client ends its side if the server has ended its own: its test may have forgotten that. */
 export class Farewell {
   readonly #clients = new Set<() => void>()
   #closing = false
@@ -11,8 +11,8 @@ export class Farewell {
   }
 
   /**
-   * @param hangUp called again and again, for it to see whether the server has ended its side
-   * @returns what is to be called when the server may have done that
+   * @param hangUp called several times. It ends the client's side if the server has ended its own
+   * @returns a function to call when the server may have ended its side
    */
   hear (client: MemorySocket, hangUp: () => void): () => void {
     const look = (): void => { if (this.#closing) hangUp() }

@@ -34,7 +34,7 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
     req.once('upgrade', take)
     req.once('connect', take)
     req.once('response', res => {
-      // Node's client would close as soon as the server's side has ended; here that is decided below.
+      // Node's client would close as soon as the server's side has ended. Here that is decided below.
       req.shouldKeepAlive = true
       iterateWithoutDestroying(res)
       const stream = isStream(res, req)
@@ -45,7 +45,7 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
     // It stays, since an error without a listener would end the process.
     req.on('error', reject)
   })
-  // A TLS server hands HTTP what its handshakes have made; it asks nothing of it that TLS would have.
+  // A TLS server gives HTTP the result of its handshakes. HTTP needs nothing of it that is special to TLS.
   server.emit(tls ? 'secureConnection' : 'connection', link.server)
   dispatch(client, req, wanted)
   return answer
@@ -60,11 +60,11 @@ function requestOn (client: MemorySocket, { method, target, headers: given, offe
   let req: ClientRequest | undefined
   try {
     req = send({ method, path: target, setHost: false, createConnection: () => client })
-    // Without this Node adds fields of its own, one of which would end the connection with the response.
+    // Without this Node adds fields of its own, and one of them closes the connection after the response.
     for (const name of ['connection', 'content-length', 'transfer-encoding']) if (!headers.has(name)) req.removeHeader(name)
     for (const [name, value] of headers) req.setHeader(name, value)
   } catch (error) {
-    // The other end has nobody yet who could be told of a reset.
+    // The other end has no listener yet that could be told of a reset.
     client.abrupt = false
     req?.on('error', () => {}).destroy()
     throw invalid((error as Error).message, error)
@@ -73,7 +73,7 @@ function requestOn (client: MemorySocket, { method, target, headers: given, offe
   return req
 }
 
-/** Node's client would listen to the signal until there is an answer, and to an upgrade no more. */
+/** Node's own client listens to the signal only until there is an answer, and not after an upgrade. */
 function goAwayWith (client: MemorySocket, signal: AbortSignal): void {
   const goAway = (): void => {
     const reason: unknown = signal.reason
@@ -83,7 +83,7 @@ function goAwayWith (client: MemorySocket, signal: AbortSignal): void {
   client.once('close', () => signal.removeEventListener('abort', goAway))
 }
 
-/** All of it in one turn, which on the connection makes it one chunk. */
+/** Sends everything in one turn of the event loop, so that it is one chunk. */
 function dispatch (client: MemorySocket, req: ClientRequest, { method, payload, open, framed, early }: Injection): void {
   const bare = method === 'CONNECT' && !framed
   if (early !== undefined && !(open && framed)) {
@@ -96,7 +96,7 @@ function dispatch (client: MemorySocket, req: ClientRequest, { method, payload, 
   else req.flushHeaders()
 }
 
-/** Accepted: the connection is the client's, with what came behind the head. */
+/** The request was accepted: the client gets the connection, with the bytes that came behind the head. */
 function onConnection (client: MemorySocket, head: Buffer): MemorySocket {
   if (head.length > 0) client.unshift(head)
   holdEnd(client, () => {})
@@ -104,7 +104,7 @@ function onConnection (client: MemorySocket, head: Buffer): MemorySocket {
   return client
 }
 
-/** A response with no other end than that of the connection, of which the other half may go on. */
+/** A response that only the end of the connection ends. The client may still send after it. */
 function onStream (client: MemorySocket, res: IncomingMessage): () => boolean {
   outliveServerEnd(client)
   // Node's client would take a reset for the end of such a response.
@@ -112,7 +112,7 @@ function onStream (client: MemorySocket, res: IncomingMessage): () => boolean {
   return () => client.peerEnded
 }
 
-/** A response with an end of its own, behind which nothing more comes on this connection. */
+/** A response that has an end of its own. Nothing follows it on this connection. */
 function onResponse (client: MemorySocket, req: ClientRequest, res: IncomingMessage, { framed }: Injection): () => boolean {
   const close = (): void => {
     client.abrupt = false
@@ -130,7 +130,7 @@ function onResponse (client: MemorySocket, req: ClientRequest, res: IncomingMess
   return () => res.complete
 }
 
-/** Whether it is neither a response without content nor one that says where it ends, RFC 9112 section 6.3. */
+/** Whether only the end of the connection ends the response, RFC 9112 section 6.3. */
 function isStream ({ statusCode, headers }: IncomingMessage, { method }: ClientRequest): boolean {
   return method !== 'HEAD' && statusCode !== 204 && statusCode !== 304 &&
     headers['content-length'] === undefined && headers['transfer-encoding'] === undefined
@@ -143,7 +143,7 @@ function watchEnd (client: MemorySocket): Ending {
   const fail = (reason: Error): void => { error ??= reason }
   client.on('error', fail)
   return (complete, res) => {
-    // An IncomingMessage keeps its error to itself when nobody listens.
+    // An IncomingMessage emits its error only if somebody listens.
     res?.on('error', fail)
     return new Promise(resolve => client.once('close', () => {
       resolve(complete() ? { complete: true } : { complete: false, error: error ?? res?.errored ?? new FST_ERR_DUPLEX_ABORTED() })

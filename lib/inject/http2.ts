@@ -10,7 +10,7 @@ import { invalid, type Injected, type Injection } from './injection.ts'
 import { MemorySocket } from './memory-socket.ts'
 import { lendAddress } from '../internals/http2.ts'
 
-/** What Node's client of HTTP/1 takes for a target. */
+/** Characters that Node's HTTP/1 client refuses in a target. */
 const NOT_IN_A_TARGET = /[^\u0021-\u00ff]/
 
 /** The head of a request over HTTP/2, and what follows it. */
@@ -70,7 +70,7 @@ function requestOf (wanted: Injection, scheme: string): Request {
   return { headers: { ...common, ...special }, ...rest }
 }
 
-/** What HTTP/1 would send, checked as it is there: Node does not do that over HTTP/2. */
+/** The fields that HTTP/1 would send. They are checked here, because Node does not check them over HTTP/2. */
 function fieldsFor ({ method, headers, offer }: Injection): OutgoingHttpHeaders {
   const fields: OutgoingHttpHeaders = {}
   try {
@@ -79,7 +79,7 @@ function fieldsFor ({ method, headers, offer }: Injection): OutgoingHttpHeaders 
     for (const [name, value] of headers) {
       validateHeaderName(name)
       for (const one of Array.isArray(value) ? value : [value]) validateHeaderValue(name, String(one))
-      // RFC 9113 section 8.2.2: a body needs no coding that tells its end.
+      // RFC 9113 section 8.2.2: over HTTP/2 a body needs no coding that marks its end.
       if (name !== 'transfer-encoding' || String(value).toLowerCase() !== 'chunked') fields[name] = value
     }
   } catch (error) {
@@ -88,14 +88,14 @@ function fieldsFor ({ method, headers, offer }: Injection): OutgoingHttpHeaders 
   return fields
 }
 
-/** The server takes its end for a connection that has come, and makes a session of it. */
+/** Gives the server its end of the connection. The server makes a session of it. */
 function accept (server: Http2Server | Http2SecureServer, socket: MemorySocket, tls: boolean): ServerHttp2Session | undefined {
   let session: ServerHttp2Session | undefined
   const made = (one: ServerHttp2Session): void => {
     session = one
     lendAddress(one, socket)
   }
-  // What the handshakes of TLS have agreed on.
+  // The protocol that a TLS handshake would have chosen.
   if (tls) Object.assign(socket, { alpnProtocol: 'h2' })
   server.prependOnceListener('session', made)
   server.emit(tls ? 'secureConnection' : 'connection', socket)
@@ -104,8 +104,8 @@ function accept (server: Http2Server | Http2SecureServer, socket: MemorySocket, 
 }
 
 /**
- * The server's say whether it knows extended CONNECT. When it has heard of the client's, too, nothing of its own is
- * on the way any more: what it has to say next leaves at once, as on TCP. An answer that waits would be overtaken by its reset.
+ * Waits for the settings of both sides. The server's say whether it offers extended CONNECT. When the server has acknowledged the
+ * client's, nothing of its own is on the way. So its answer leaves at once, as on TCP. If it had to wait, a reset could overtake it.
  */
 function settings (session: ClientHttp2Session, signal: AbortSignal | undefined): Promise<void> {
   return new Promise((resolve, reject) => {
@@ -140,7 +140,7 @@ function streamOn (session: ClientHttp2Session, { headers, ends }: Request): Cli
   }
 }
 
-/** HEADERS, and what has to follow at once, in one turn: the connection then has them in one chunk. */
+/** Sends HEADERS and the bytes that have to follow at once in one turn of the event loop, so that they are one chunk. */
 function dispatch (own: InjectedStream, { open }: Request, { payload, early }: Injection): void {
   if (payload !== undefined) own.end(payload)
   else if (!open) own.end()
@@ -156,15 +156,15 @@ function goAwayWith (own: InjectedStream, signal: AbortSignal): void {
   own.stream.once('close', () => signal.removeEventListener('abort', goAway))
 }
 
-/** The end of the connection would take from the server what it has not read yet. */
+/** Closes the connection when the server has read everything: an earlier end would take the rest from it. */
 function closeBehind (session: ClientHttp2Session, own: InjectedStream, served: ServerHttp2Session | undefined): void {
   let open = 1
   const close = (): void => {
-    // Node keeps a session that is over until its timeout would strike, which in Fastify is 72 seconds.
+    // Node keeps a session that is over until its timeout, which is 72 seconds in Fastify.
     if (served?.destroyed === false) served.setTimeout(0)
     session.close()
   }
-  // After all who hear of the end: one of them gives the session its timeout back.
+  // After all other listeners for the end, because one of them restores the timeout of the session.
   const closed = (): void => { if (--open === 0) process.nextTick(close) }
   own.stream.once('close', closed)
   served?.on('stream', stream => {

@@ -16,16 +16,16 @@ export interface Injection {
   readonly payload: Buffer | undefined
   /** The head declares a body that is written afterwards. */
   readonly open: boolean
-  /** Nothing but a body follows the head: what is written is framed by the client. */
+  /** Only a body follows the head, so the client frames what is written. */
   readonly framed: boolean
   readonly early: Buffer | undefined
   readonly signal: AbortSignal | undefined
 }
 
-/** What the protocols make of the answer. */
+/** The answer, as each version of HTTP gives it. */
 export type Injected = Omit<InjectDuplexResponse, 'body'>
 
-/** Reads what was given to `injectDuplex`, by code that types may not have checked. */
+/** Checks the options of `injectDuplex`: the caller's code may not be typed. */
 export function injection (options: unknown): Injection {
   if (typeof options !== 'object' || options === null) throw invalid('its options are no object')
   const given = options as Record<string, unknown>

@@ -1,20 +1,24 @@
 import { Socket } from 'node:net'
 
-/** Kept here: a test may put a clock of its own in its place, and connections do not stand still for that. */
+/** Kept here, because fake timers of a test may replace it, and connections must go on. */
 const inALaterTurn = setImmediate
 
-/** The most that one read gives, and that is on its way, as in the buffers of a kernel, before its writer has to wait. */
+/** How many bytes one read gives at most, and how many may be on their way before the writer has to wait, as in a kernel. */
 const CAPACITY = 64 * 1024
 
 /**
- * One end of a connection in memory, with the manners of TCP: a write has left when it is on its way, what
- * was written before one end is destroyed still arrives, bytes that nobody will read any more are answered
- * with a reset, and nothing arrives in the turn in which it was sent. It is a `net.Socket`, as HTTP and the
- * handlers of an app expect; one without a handle, so that Node has nothing of its own to say about it.
+ * One end of a connection in memory, which behaves like TCP:
+ *
+ * - A write is complete when it is on its way.
+ * - Bytes that were written before an end is destroyed still arrive.
+ * - Bytes for an end that nobody reads any more are answered with a reset.
+ * - Nothing arrives in the turn of the event loop in which it was sent.
+ *
+ * It is a `net.Socket`, as HTTP and the handlers of an app expect. It has no handle, so that Node leaves it alone.
  */
 export class MemorySocket extends Socket {
   override bytesRead = 0
-  /** What the `bytesWritten` of Node counts, to which it adds what waits in the stream. */
+  /** Node's `bytesWritten` reads this, and adds the bytes that wait in the stream. */
   _bytesDispatched = 0
   override readonly pending = false
   override readonly remoteAddress = '127.0.0.1'
@@ -22,11 +26,11 @@ export class MemorySocket extends Socket {
   override readonly localAddress = '127.0.0.1'
   override readonly localFamily = 'IPv4'
   readonly encrypted: boolean
-  /** A `destroy()` before both sides have ended is a reset, and not, as on TCP, an end. */
+  /** Whether a `destroy()` before both sides have ended is a reset. On TCP it would be an end. */
   abrupt = false
-  /** The next read gives all that is there, however much that is. */
+  /** The next read gives everything that is there, without a limit. */
   readsAll = false
-  /** Called when the other side has ended, whatever of what it sent was read by then. */
+  /** Called when the other side has ended, whether its bytes were read or not. */
   onPeerEnding = (): void => {}
   #other!: MemorySocket
   /** On their way to this end. */
@@ -54,13 +58,13 @@ export class MemorySocket extends Socket {
     return { client, server }
   }
 
-  /** Bytes for which there was no room yet, of the write that is under way. */
+  /** The bytes of the current write that had no room yet. */
   get bytesInFlight (): number { return Math.max(0, this.#other.#incomingLength - CAPACITY) }
 
   /** The other side has ended. */
   get peerEnding (): boolean { return this.#end !== 'open' }
 
-  /** The other side has ended in order, and all that it sent has arrived. */
+  /** The other side has ended in order, and all of its bytes have arrived. */
   get peerEnded (): boolean { return this.#end === 'here' }
 
   override _read (): void {
@@ -69,7 +73,7 @@ export class MemorySocket extends Socket {
   }
 
   override _write (chunk: Buffer | string, encoding: BufferEncoding, done: (error?: Error) => void): void {
-    // A copy, since the buffer is its writer's again as soon as the write has left.
+    // A copy, because the writer may use the buffer again when the write is complete.
     this.#send(typeof chunk === 'string' ? Buffer.from(chunk, encoding) : Buffer.from(chunk), done)
   }
 
@@ -135,13 +139,13 @@ export class MemorySocket extends Socket {
     })
   }
 
-  /** One read; or the end, which so comes in a turn of its own. */
+  /** One read, or the end, which gets a turn of its own. */
   #deliver (): void {
     if (this.#incomingLength === 0) {
       if (this.#end !== 'coming') return
       this.#end = 'here'
       this.push(null)
-      // As Node does it: the end of a stream that is empty is told at once.
+      // As in Node: an empty stream emits its end at once.
       this.read(0)
       return
     }
@@ -150,7 +154,7 @@ export class MemorySocket extends Socket {
     this.#wanted = false
     this.bytesRead += bytes.length
     this.#active()
-    // Noted before a reader can react, who may want more at once.
+    // This comes before push(), because a reader may ask for more within it.
     const written = this.#incomingLength <= CAPACITY ? this.#waiting : undefined
     if (written !== undefined) this.#waiting = undefined
     this.push(bytes)
@@ -178,7 +182,7 @@ export class MemorySocket extends Socket {
     this.#deliverLater()
   }
 
-  /** A reset has come. What a reader waits for was there before it. */
+  /** A reset has arrived. The bytes before it go to the reader first. */
   #breakOff (): void {
     if (this.destroyed) return
     if (this.#wanted && this.#incomingLength > 0) {
@@ -189,7 +193,7 @@ export class MemorySocket extends Socket {
     }
   }
 
-  /** Node's timer of silence begins anew. */
+  /** Restarts the socket timeout of Node. */
   #active (): void {
     if (this.timeout !== undefined && this.timeout > 0) this.setTimeout(this.timeout)
   }

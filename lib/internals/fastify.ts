@@ -1,5 +1,5 @@
-// Everything this package knows of Fastify's insides, checked on Fastify 5.12. Each part is found by
-// what it is called there; what cannot be found is reported at registration, never guessed.
+// Everything that this package knows of Fastify's insides, checked on Fastify 5.12. Each part is found by its name there. A
+// part that is not found is reported at registration, and never guessed.
 import diagnostics from 'node:diagnostics_channel'
 import type { Server } from 'node:http'
 import type { FastifyInstance, FastifyReply, RouteOptions } from 'fastify'
@@ -17,22 +17,22 @@ export interface ConstraintStrategy {
 export interface RoutingOptions {
   rewriteUrl: ((this: FastifyInstance, req: unknown) => string) | undefined
   caseSensitive: boolean
-  /** Of the constructor; those of `addConstraintStrategy` are in `strategiesOf`. */
+  /** Those that the constructor got. Those of `addConstraintStrategy` are in `strategiesOf`. */
   constraints: ConstraintStrategy[]
 }
 
 interface Seen {
   readonly strategies: ConstraintStrategy[]
-  /** Duplex routes that no hook of the plugin has seen, by their options. */
+  /** Duplex routes that the plugin's hook has not seen, by their options. */
   readonly unseen: Map<object, string>
   registered: boolean
   /** What the plugin does when the app is ready. */
   ready: () => void
-  /** This package was loaded when the app was there already, so that it may have missed something. */
+  /** This package was loaded after the app was made, so it may have missed routes and strategies. */
   readonly late: boolean
 }
 
-/** By the root of the app. Not by its server: an app that takes the place of another one may have the same. */
+/** By the root of the app, and not by its server, because an app may be started again on the server of another. */
 const seen = new WeakMap<object, Seen>()
 
 /** The instance that all the others of an app inherit from. */
@@ -85,23 +85,23 @@ export function markRegistered (app: FastifyInstance, ready: () => void): { agai
   entry.registered = true
   const [tooEarly] = entry.unseen.values()
   if (tooEarly !== undefined || !entry.late) return { again, tooEarly }
-  // What these routes are there is no telling.
+  // Nobody knows whether these are duplex routes.
   return { again, tooEarly: app.printRoutes() === '(empty tree)' ? undefined : 'routes from before it was loaded (import it at the top of the file)' }
 }
 
-/** The plugin's hook has come by this route. */
+/** The plugin's hook has seen this route. */
 export function markSeen (app: FastifyInstance, route: RouteOptions): void {
   seenOf(app).unseen.delete(route)
 }
 
-/** Strategies that the app added before may not be known. */
+/** Whether the app may have added strategies that are not known here. */
 export function wasLoadedLate (app: FastifyInstance): boolean {
   return seenOf(app).late
 }
 
 /**
- * Lets the app declare routes for CONNECT. Fastify's own `addHttpMethod` would also add it to what `app.all()` is for,
- * and to what other plugins take for all methods.
+ * Lets the app declare routes for CONNECT. Fastify's own `addHttpMethod` would also add CONNECT to the methods of `app.all()`,
+ * and to the list that other plugins read.
  */
 export function allowConnect (app: FastifyInstance): boolean {
   if (app.supportedMethods.includes('CONNECT')) return true
@@ -114,7 +114,7 @@ export function allowConnect (app: FastifyInstance): boolean {
   return !app.supportedMethods.includes('CONNECT')
 }
 
-/** What the app's functions said of a request, for the second time that they are asked. */
+/** What the functions of the app returned for a request, so that the second question gets the same answer. */
 const answers = new WeakMap<object, Map<unknown, unknown>>()
 
 function remember (req: object, asked: unknown, answer: unknown): void {
@@ -123,7 +123,7 @@ function remember (req: object, asked: unknown, answer: unknown): void {
   else known.set(asked, answer)
 }
 
-/** Takes the answer away: who asks a third time has a reason. */
+/** Returns the answer and forgets it: a third question is asked on purpose. */
 function recall (req: object, asked: unknown): { answer: unknown } | undefined {
   const known = answers.get(req)
   if (known?.has(asked) !== true) return undefined
@@ -132,20 +132,20 @@ function recall (req: object, asked: unknown): { answer: unknown } | undefined {
   return { answer }
 }
 
-/** For a request that is parsed once more. */
+/** Copies the answers to a request that was parsed for the second time. */
 export function passAnswers (from: object, to: object): void {
   const known = answers.get(from)
   if (known !== undefined) answers.set(to, known)
 }
 
-/** What the router found out about the request that it is routing now. */
+/** The answers that the router got for the request that it is routing now. */
 let routed: { req: object, answers: Map<unknown, unknown> } | undefined
 
 const originals = new WeakMap<ConstraintStrategy, ConstraintStrategy['deriveConstraint']>()
 
 /**
- * A strategy of the app is asked once for each request, by us or by the router, and the other one gets the same answer.
- * For a request of which `isChosen` says that its route is known the router gets no value.
+ * Asks a strategy of the app once for each request. Whether the plugin or the router asks first, the other gets the same
+ * answer. If the route of a request is chosen already, as `isChosen` says, the router gets no value.
  */
 export function askOnce (strategy: ConstraintStrategy, isChosen: (req: object) => boolean): (req: object) => unknown {
   let derive = originals.get(strategy)
@@ -173,8 +173,8 @@ export function askOnce (strategy: ConstraintStrategy, isChosen: (req: object) =
 }
 
 /**
- * The app's `rewriteUrl`, asked once for each request. Fastify keeps the function where nobody can get at it, and calls it by
- * its `call`.
+ * Asks the app's `rewriteUrl` once for each request. The function that Fastify keeps cannot be replaced. But Fastify calls it
+ * by its `call` method, which can.
  */
 export function rewriteOnce (rewriteUrl: NonNullable<RoutingOptions['rewriteUrl']>): (app: FastifyInstance, req: object) => unknown {
   const original = (app: unknown, req: unknown): unknown => Reflect.apply(rewriteUrl, app, [req])
@@ -215,7 +215,7 @@ function symbolNamed (target: object, name: string): symbol | undefined {
   return undefined
 }
 
-/** What the router is built with, or undefined where this Fastify hides it elsewhere. */
+/** The options that the router was built with, or undefined if this Fastify keeps them elsewhere. */
 export function routingOptions (app: FastifyInstance): RoutingOptions | undefined {
   const symbol = symbolNamed(app, 'fastify.options')
   if (symbol === undefined) return undefined
@@ -233,7 +233,7 @@ export function routingOptions (app: FastifyInstance): RoutingOptions | undefine
 
 let routeContext: symbol | undefined
 
-/** The onSend hooks that a reply goes through, of the instance and of the route; undefined where this Fastify hides them elsewhere. */
+/** The onSend hooks that a reply goes through. Undefined if this Fastify keeps them elsewhere. */
 export function sendHooks ({ request }: FastifyReply): unknown[] | undefined {
   routeContext ??= symbolNamed(request, 'fastify.context')
   if (routeContext === undefined) return undefined
@@ -247,8 +247,8 @@ export function strategiesOf (app: FastifyInstance): ConstraintStrategy[] {
 }
 
 /**
- * The further servers that `listen({ host: 'localhost' })` opens, one for each other address, as soon as each of them
- * listens: Fastify keeps them in an array, and tells nobody.
+ * Calls back for each further server that `listen({ host: 'localhost' })` opens, one for each other address, as soon as it
+ * listens. Fastify keeps them in an array, and tells nobody.
  */
 export function onSecondaryServer (app: FastifyInstance, opened: (server: Server) => void): void {
   const symbol = symbolNamed(app, 'fastify.serverBindings')
@@ -263,7 +263,7 @@ export function onSecondaryServer (app: FastifyInstance, opened: (server: Server
 
 let logController: symbol | undefined
 
-/** Whether the app wants lines about this request at all: its `disableRequestLogging`, which may be a function. */
+/** Whether the app wants log lines about this request: that is its `disableRequestLogging`, which may be a function. */
 export function logsRequest ({ server, request }: FastifyReply): boolean {
   logController ??= symbolNamed(server, 'fastify.logController')
   const controller = logController === undefined

@@ -13,11 +13,11 @@ interface Handled extends Duplex {
   secureConnecting?: boolean
 }
 
-/** From now on the end of input does not end the output, whatever the Duplex was made with. */
+/** From now on the end of input does not end the output, whatever options the Duplex was made with. */
 export function keepHalfOpen (duplex: Duplex): void {
   if (duplex.allowHalfOpen) return
   duplex.allowHalfOpen = true
-  // At the end of input, before it ends the output, net puts another write() there: one that fails. Within the 'end' event
+  // At the end of input, net first replaces write() by a function that fails, and then ends the output. Within the 'end' event
   // that can be undone.
   if (duplex.readableEnded && !duplex.writableEnded && Object.hasOwn(duplex, 'write')) Reflect.deleteProperty(duplex, 'write')
 }
@@ -31,22 +31,22 @@ export function endBetweenReads (socket: Duplex): void {
   socket._final = done => { setImmediate(() => _final.call(socket, done)) }
 }
 
-/** What a socket emits when it can be used; undefined when it can be used already. */
+/** The event that a socket emits when it can be used. Undefined if it can be used already. */
 export function readyEvent (socket: Socket): 'connect' | 'secureConnect' | undefined {
   if ((socket as Handled).secureConnecting === true) return 'secureConnect'
   return socket.connecting ? 'connect' : undefined
 }
 
 /**
- * Lets the `destroy()` of a TLS socket that `tls.connect()` has made, which has no TCP socket beneath it, be a TCP reset.
- * TLS has the handle of TCP closed when it is done with it; that close is made a reset.
+ * Makes the `destroy()` of a TLS socket send a TCP reset, for a socket that `tls.connect()` has made: it has no TCP socket
+ * beneath. TLS closes the handle of TCP when it is done with it, and that close becomes a reset.
  */
 export function resetWhenClosed (socket: Socket): void {
   const beneath = (socket as unknown as Handled)._handle?._parent
   if (typeof beneath?.reset !== 'function') return
   beneath.close = function (this: Handle, done?: () => void) {
     Reflect.deleteProperty(this, 'close')
-    // A FIN is on its way, and the kernel refuses a reset then.
+    // While a FIN is being sent, the kernel refuses a reset.
     if ((this.reset as (done?: () => void) => unknown)(done) !== 0) this.close?.(done)
   }
 }

@@ -6,8 +6,8 @@ import type { Duplex } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
 
 /**
- * Takes all fields off a response that is not sent. Node understands the removal of a field that frames
- * as the wish to have no framing; this takes that back, too.
+ * Removes all fields from a response that is not sent yet. When a framing field is removed, Node remembers that no
+ * framing is wanted. This resets that, too.
  */
 export function clearFields (res: ServerResponse): void {
   for (const name of res.getHeaderNames()) res.removeHeader(name)
@@ -61,13 +61,13 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
 }
 
 /**
- * Node takes the end of a response for the end of its request: it throws away what nobody has begun to
- * read, and behind the last response of a connection it destroys the socket. With this the request goes
- * on to its own end. A response that has no other end than the socket's is ended all the same.
+ * When a response is over, Node takes its request for over, too: it throws away input that nobody has begun to
+ * read, and after the last response of a connection it destroys the socket. With this the request goes
+ * on to its own end. A response that only the end of the socket ends is still ended.
  *
  * @param applies asked when the response is over
- * @param finished called when Node has done with the response
- * @returns what is to be called when the request has arrived whole
+ * @param finished called when Node is done with the response
+ * @returns a function to call when the whole request has arrived
  */
 export function outliveResponse (
   req: IncomingMessage, res: ServerResponse, socket: Socket, applies: () => boolean, finished: () => void = () => {}
@@ -86,7 +86,7 @@ export function outliveResponse (
       if (!res.chunkedEncoding) socket.end()
     }
   }
-  // Node decides in its own listener, around which this one stands.
+  // Node decides in its own listener. So this listener calls Node's, and acts before and after it.
   const nodes = res.listeners('finish') as Handler[]
   for (const listener of nodes) res.removeListener('finish', listener as () => void)
   res.prependOnceListener('finish', function (this: ServerResponse) {
@@ -101,7 +101,7 @@ export function outliveResponse (
   return () => { if (last) socket.destroySoon() }
 }
 
-/** Node tells a request that its client has vanished, but only until the response is over. From then on this does. */
+/** Aborts the request if its client vanishes. Node does that itself, but only until the response is over. */
 export function watchVanishing (req: IncomingMessage, socket: Socket): void {
   if (req.complete || socket.destroyed) return
   const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
@@ -110,8 +110,8 @@ export function watchVanishing (req: IncomingMessage, socket: Socket): void {
 }
 
 /**
- * Node's client takes every response to a CONNECT for an established tunnel. This makes it read those that
- * are none as it reads other responses: 1xx are passed over, and a body is decoded.
+ * Node's client takes every response to a CONNECT for an established tunnel. With this it reads a refusal like any other
+ * response: it skips a 1xx, and decodes a body.
  */
 export function decodeRefusals (req: ClientRequest): void {
   Object.defineProperty(req, 'method', {
@@ -122,7 +122,7 @@ export function decodeRefusals (req: ClientRequest): void {
   })
 }
 
-/** When the server has ended its side of the connection Node's client ends, or destroys, its own. Now it does not. */
+/** When the server ends its side, Node's client ends or destroys its own side. This prevents that. */
 export function outliveServerEnd (socket: Duplex): void {
   const { end, destroy } = socket
   // Node's own listener stands between these two.
@@ -130,14 +130,14 @@ export function outliveServerEnd (socket: Duplex): void {
   socket.on('end', () => { Object.assign(socket, { end, destroy }) })
 }
 
-/** On a message: who is told when it has arrived whole, and the `push()` that was there before. */
+/** On a message: the function to call when the whole message has arrived, and the `push()` that was there before. */
 const kWhole = Symbol('fastify-duplex.whole')
 
 interface Arriving extends IncomingMessage {
   [kWhole]: { arrived: (() => void) | undefined, push: IncomingMessage['push'] }
 }
 
-/** Calls once when a message has arrived whole, whether or not anybody reads it. */
+/** Calls back once, when the whole message has arrived, whether anybody reads it or not. */
 export function onWhole (message: IncomingMessage, arrived: () => void): void {
   const whole = (message as Partial<Arriving>)[kWhole]
   if (whole === undefined) {
@@ -167,7 +167,7 @@ const SILENT: PropertyDescriptorMap = {
   headersSent: { value: true },
   writableEnded: { value: true },
   writeHead: { value: itself },
-  // Up to Node 24 another name for the same.
+  // Up to Node 24 this is another name for writeHead().
   writeHeader: { value: itself },
   flushHeaders: { value: nothing },
   writeContinue: { value: nothing },
@@ -192,12 +192,12 @@ export function silentStandIn<T extends ServerResponse> (res: T): T {
   return Object.create(res, { ...SILENT, ...fields, statusCode: kept('statusCode'), statusMessage: kept('statusMessage') }) as T
 }
 
-/** By the prototype of a response of Node's: one that is silent. */
+/** Silent prototypes, by the prototype of Node's that they extend. */
 const silentPrototypes = new WeakMap<object, object>()
 
 /**
- * Nothing that is sent through this response reaches the wire any more, nor is it kept. Node has no way to take a response
- * back; another prototype costs less than eleven properties on each.
+ * From now on nothing that is sent through this response reaches the wire, and nothing of it is kept in memory. Node has no
+ * way to do that. To change the prototype costs less than eleven properties on each response.
  */
 export function silence (res: ServerResponse): void {
   const own = res as ServerResponse & { silence?: () => void }
@@ -212,14 +212,14 @@ export function silence (res: ServerResponse): void {
     }
     Object.setPrototypeOf(res, silent)
   }
-  // What middleware has put there in place of Node's methods.
+  // Middleware may have replaced Node's methods on the response itself.
   for (const name of Object.keys(SILENT)) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
 }
 
 const start = diagnostics.channel('http.server.request.start')
 const finish = diagnostics.channel('http.server.response.finish')
 
-/** Node publishes this for the requests that it emits itself. */
+/** Tells tracers that a request has begun. Node does that only for requests that it emits itself. */
 export function publishStart (res: ServerResponse, server: object): void {
   if (!start.hasSubscribers && !finish.hasSubscribers) return
   const about = { request: res.req, response: res, socket: res.req.socket, server }
@@ -227,7 +227,7 @@ export function publishStart (res: ServerResponse, server: object): void {
   if (start.hasSubscribers) start.publish(about)
 }
 
-/** Once for each response, where its start was told. */
+/** Tells tracers that a response is over, once for each that was told to begin. */
 export function publishFinish (res: ServerResponse): void {
   const about = published.get(res)
   if (about === undefined) return
@@ -237,21 +237,21 @@ export function publishFinish (res: ServerResponse): void {
 
 const published = new WeakMap<ServerResponse, object>()
 
-/** What Node does behind every response that it has sent. */
+/** Closes a response, as Node does after every response that it has sent. */
 export function closeResponse (res: ServerResponse): void {
   if (res.closed) return
   Object.assign(res, { destroyed: true, _closed: true })
   res.emit('close')
 }
 
-/** As Node does it to a request whose client has left: it is aborted, and closes. */
+/** Aborts a request, as Node does when its client has left. */
 export function abortRequest (req: IncomingMessage): void {
   req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
 }
 
 /**
- * A request whose connection left HTTP has no end of its own, and never emits 'close'. This gives it one, for those who
- * clean up then. To destroy it would mean that it was aborted.
+ * Ends a request whose connection left HTTP, so that hooks which clean up get its 'close'. Such a request would never
+ * end. It is not destroyed, because that would mean that it was aborted.
  */
 export function endRequest (req: IncomingMessage): void {
   if (req.destroyed) return
@@ -260,7 +260,7 @@ export function endRequest (req: IncomingMessage): void {
   req.resume()
 }
 
-/** The class of the server's responses, which its creator may have chosen. */
+/** The class that the server makes its responses of. Whoever made the server may have chosen it. */
 export function responseClass (server: object): typeof ServerResponse {
   const symbol = Object.getOwnPropertySymbols(server).find(symbol => symbol.description === 'ServerResponse')
   const chosen: unknown = symbol === undefined ? undefined : Reflect.get(server, symbol)
@@ -268,7 +268,7 @@ export function responseClass (server: object): typeof ServerResponse {
 }
 
 /**
- * Tells those who wait for the end of a response that was cut short, Node apart: for Node it would be the turn of the next.
+ * Calls the 'finish' listeners of a response that was cut, except Node's own, which would go on to the next response.
  *
  * @param nodes Node's own listeners
  */
@@ -278,7 +278,7 @@ export function tellFinish (res: ServerResponse, nodes: readonly unknown[]): voi
   }
 }
 
-/** The request shows the fields of another, as they came, though the parser has read fewer. Node looks at as many as it has counted. */
+/** Gives a request the header fields of another. The parser has read fewer of them, so the count that Node keeps is set, too. */
 export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
   req.rawHeaders = original.rawHeaders
   req.headers = original.headers

@@ -4,20 +4,20 @@ import { Readable } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
 
 /**
- * Called when a request head is parsed, before the body. `req.upgrade` says that the parser saw
- * `Connection: upgrade` with `Upgrade`, or CONNECT, and so stops at the end of this message.
+ * `req.upgrade` is true if the parser saw `Connection: upgrade` with `Upgrade`, or CONNECT. The parser then stops at the end of
+ * this message.
  */
 interface UpgradableRequest {
   upgrade: boolean
 }
 
-/** What a head hook may answer. */
+/** What a hook may return: stop behind the head, or parse the body. */
 export const TAKE_OVER = 2
 export const PARSE_BODY = 0
 
 /**
- * Runs `hook` for every request head on this socket, which decides what follows it, or leaves that to Node with no answer.
- * There is no public way to see a head before Node decides.
+ * Runs `hook` for every request head on this socket. The hook decides what happens to the bytes behind the head. If it returns
+ * nothing, Node decides. There is no public way to see a head before Node decides.
  */
 export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) => number | undefined): boolean {
   const parser = socket.parser
@@ -29,17 +29,17 @@ export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) 
   return true
 }
 
-/** Ends HTTP on the connection with this head: Node emits 'upgrade' or 'connect' with all that follows it. */
+/** Ends HTTP on the connection behind this head: Node emits 'upgrade' or 'connect', with all bytes that follow. */
 export function takeOver (req: IncomingMessage): number {
   (req as unknown as UpgradableRequest).upgrade = true
   return TAKE_OVER
 }
 
 /**
- * The same after the body: Node parses it as usual, then emits 'upgrade' with what follows it.
- * Not for chunked bodies, whose errors the parser then swallows.
+ * The same behind the body: Node parses the body as usual, and then emits 'upgrade' with the bytes that follow.
+ * It is not for chunked bodies, because the parser would swallow their errors.
  *
- * @param complete called when the body has come, before Node emits
+ * @param complete called when the body has arrived, before Node emits
  */
 export function takeOverAfterBody (req: IncomingMessage, complete: () => void): number {
   const request = req as unknown as UpgradableRequest
@@ -61,18 +61,18 @@ export function sawUpgrade (req: IncomingMessage): boolean {
   return (req as unknown as UpgradableRequest).upgrade
 }
 
-/** Node 20 drops header fields above a limit without an error, Content-Length among them. Later versions refuse the request. */
+/** Node 20 drops header fields above a limit without an error, even Content-Length. Later versions refuse the request. */
 const LOSES_FIELDS = Number.parseInt(process.versions.node, 10) < 22
 
-/** How many entries of `rawHeaders` the parser gives at once, when there are more to come. */
+/** How many entries of `rawHeaders` the parser gives in one batch. */
 const BATCH = 62
 
-/** A head of which fields are lost can be no base for a takeover. One that has as many as there may be has lost none. */
+/** Whether header fields were lost: then nobody knows where the request ends. A head with exactly as many as allowed lost none. */
 export function hasLostFields ({ socket, rawHeaders }: IncomingMessage): boolean {
   if (!LOSES_FIELDS) return false
   const limit = (socket as unknown as HttpSocket | null)?.parser?.maxHeaderPairs ?? 0
   if (limit <= 0 || rawHeaders.length < limit) return false
-  // The last entries of a head come in a batch of their own; behind a full one there would have been another.
+  // The last batch of a head is not full. So a full one means that another would have followed.
   return rawHeaders.length > limit || rawHeaders.length % BATCH === 0
 }
 
@@ -82,7 +82,7 @@ interface AskingServer {
   shouldUpgradeCallback?: UpgradeCallback
 }
 
-/** What Node's own callback says, where this Node has one (from 22.21 and 24.9 on). */
+/** The source of Node's own callback, if this Node has one (from 22.21 and 24.9 on). */
 const usual = String((new Server() as AskingServer).shouldUpgradeCallback)
 
 let latest: { callback: UpgradeCallback, own: boolean } | undefined
@@ -101,8 +101,8 @@ interface ConnectionListener {
 }
 
 /**
- * Lets Node's HTTP/1 have a socket, as it has those that the server accepts. An event would tell all who listen for
- * connections, who have heard of this one. Node exports this function without documenting it.
+ * Gives a socket to Node's HTTP/1 server, as if the server had accepted it. The event 'connection' would do that, too, but tell
+ * everybody who listens, and they know this connection. Node exports this function without documenting it.
  */
 export function speakHttp (server: Server, socket: HttpSocket): void {
   (http as unknown as ConnectionListener)._connectionListener.call(server, socket)
@@ -117,14 +117,14 @@ export interface NodesListeners {
 }
 
 /**
- * Node takes its listeners off a socket that leaves HTTP, though requests before it may wait for their answers: nobody would
- * tell them that their client has left, and no timeout would end the connection. These are they, asked for before.
+ * Node's own listeners, before Node takes them off. It does that when a socket leaves HTTP, although earlier requests may still
+ * wait for their answers. Without the listeners nobody tells them that their client has left, and no timeout ends the connection.
  */
 export function nodesListeners (socket: HttpSocket): NodesListeners {
   return { close: socket.listeners('close') as Handler[], timeout: socket.listeners('timeout') as Handler[] }
 }
 
-/** Puts those back that Node has taken off, for as long as there are unanswered requests. @returns what takes them off again */
+/** Puts back the listeners that Node has taken off. @returns a function that takes them off again */
 export function restoreListeners (socket: HttpSocket, { close, timeout }: NodesListeners, timeouts: boolean): () => void {
   const missing: [event: string, listener: Handler][] = []
   for (const [event, listeners] of [['close', close], ...timeouts ? [['timeout', timeout] as const] : []] as const) {

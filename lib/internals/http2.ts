@@ -3,8 +3,8 @@ import { constants, type Http2Stream, type ServerHttp2Session, type ServerHttp2S
 import type { Socket } from 'node:net'
 
 /**
- * Calls once when the peer has ended a stream of HTTP/2, when all that it sent is there to be read. Node pushes the
- * same end into a stream that it tears down.
+ * Calls back once, when the peer has ended an HTTP/2 stream by END_STREAM. Node pushes the same end into a stream that
+ * it tears down, and that does not count.
  */
 export function onEndStream (stream: Http2Stream, came: () => void): void {
   const { push } = stream
@@ -27,7 +27,7 @@ export function isOverOnTheWire (stream: ServerHttp2Stream): boolean {
   return stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE
 }
 
-/** RST_STREAM alone. Node would end the output first, and send END_STREAM with it: the peer could take that for the end. */
+/** Sends RST_STREAM alone. Node would end the output first, and send END_STREAM, which the peer could take for the end. */
 export function resetStream (stream: Http2Stream, code: number): void {
   if (stream.destroyed) return
   if (stream.closed) {
@@ -40,7 +40,7 @@ export function resetStream (stream: Http2Stream, code: number): void {
   stream.destroy()
 }
 
-/** On a connection without a handle a session of HTTP/2 has a socket of Node's, which knows nothing of the peer. */
+/** Gives the session of a connection in memory the address of its peer. Node's own stand-in for the socket knows none. */
 export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
   Object.assign(session.socket, {
     _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },

@@ -1,4 +1,4 @@
-// Whether this Node does what all the rest builds on, tried at registration: an error there is better than a lost byte.
+// Tries at registration whether this Node does what the plugin depends on. An error at boot is better than a lost byte.
 import { Server, type IncomingMessage } from 'node:http'
 import { Duplex } from 'node:stream'
 import { onRequestHead, speakHttp, takeOver } from './http-parser.ts'
@@ -8,10 +8,10 @@ const HEAD = 'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
 const TAIL = 'TAIL'
 
 /**
- * Takes over a plain request, fed into a connection in memory, and looks whether all that follows its head comes out, in the
+ * Feeds a plain request into a connection in memory, takes it over, and checks that all bytes behind its head come out in the
  * same tick.
  *
- * @returns what is wrong
+ * @returns what is wrong, or undefined
  */
 export function probeTakeover (): string | undefined {
   const server = new Server()

@@ -1,10 +1,10 @@
-// The events and methods of a server, where it has to be decided who hears of what. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+// The events and methods of a server: who is told of an event. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import type { EventEmitter } from 'node:events'
 
 type Listener = (...args: never[]) => void
 type Method = (this: unknown, ...args: unknown[]) => unknown
 
-/** By the name of an event: what happens in its place, or undefined where it goes on to its listeners. */
+/** Functions by the name of an event. One that returns undefined lets the event go on to its listeners. */
 export type Interceptors = Readonly<Record<string, (first: unknown, second: unknown, third: unknown) => boolean | undefined>>
 
 interface Hidden {
@@ -12,16 +12,16 @@ interface Hidden {
   listener: Listener
 }
 
-/** What is on a server, and how it is taken off. */
+/** Interceptors on a server, and how they are taken off. */
 export interface Interception {
-  /** For as long as nothing was emitted, this event has a listener: Node asks for one before it emits. */
+  /** Until this event is emitted, it seems to have a listener: Node asks for one before it emits. */
   expect (event: string): void
   /** Emits past the interceptors. */
   pass (event: string, ...args: unknown[]): boolean
   undo (): void
 }
 
-/** What stands in the place of one method of one object, whoever put it there. */
+/** All wrappers around one method of one object. */
 interface Layers {
   readonly before: PropertyDescriptor | undefined
   readonly wrappers: ((usual: Method) => Method)[]
@@ -31,10 +31,10 @@ interface Layers {
 const layersOf = new WeakMap<object, Map<string, Layers>>()
 
 /**
- * Puts `wrapper` around a method of this one object, and returns what takes it away. Several may be around one method, and go
- * in any order: the last to go leaves the object as it was.
+ * Puts `wrapper` around a method of one object, and returns a function that removes it. A method may have several wrappers, which
+ * may be removed in any order. When the last one is removed, the object is as it was.
  *
- * What is on the prototype is asked for at each call, since tracers patch it there.
+ * The method of the prototype is looked up at each call, because tracers replace it there.
  */
 function wrap (target: object, name: string, wrapper: (usual: Method) => Method): () => void {
   const methods = layersOf.get(target) ?? new Map<string, Layers>()
@@ -49,7 +49,7 @@ function wrap (target: object, name: string, wrapper: (usual: Method) => Method)
   return () => {
     const at = wrappers.indexOf(wrapper)
     if (at >= 0) wrappers.splice(at, 1)
-    // Somebody else may have put another in its place, which calls ours.
+    // Somebody else may have replaced it by a function that calls ours.
     if (wrappers.length > 0 || Object.getOwnPropertyDescriptor(target, name)?.value !== installed) return
     methods.delete(name)
     if (before === undefined) Reflect.deleteProperty(target, name)
@@ -71,14 +71,14 @@ function install (target: object, name: string): Layers {
   return { before, wrappers, installed }
 }
 
-/** Puts `replacement` in the place of a method of this one object, and returns what takes it away. */
+/** Replaces a method of one object, and returns a function that undoes it. */
 export function override<T extends object, K extends keyof T & string> (
   target: T, name: K, replacement: (usual: T[K]) => T[K]
 ): () => void {
   return wrap(target, name, replacement as unknown as (usual: Method) => Method)
 }
 
-/** All that is decided before the listeners of one server, whoever decides it. */
+/** All interceptors and hidden listeners of one server. */
 class Hub {
   readonly tables: Map<string | symbol, Interceptors[string]>[] = []
   readonly hidden = new Set<Listener>()
@@ -107,7 +107,7 @@ class Hub {
     for (const undo of this.#undo) undo()
   }
 
-  /** Every request of the server comes by here: V8 passes `arguments` on without making an array of them. */
+  /** Every request of the server passes here. V8 passes `arguments` on without making an array. */
   #replaceEmit (before: PropertyDescriptor | undefined): void {
     const server = this.#server
     const hub = this
@@ -132,7 +132,7 @@ class Hub {
     })
   }
 
-  /** Others who count, list or remove listeners see their own alone. */
+  /** Others who count, list or remove listeners see only their own. */
   #hideListeners (): void {
     const server = this.#server
     const shown = (usual: Method, event: string): Listener[] =>
@@ -183,11 +183,11 @@ class Hub {
 const hubs = new WeakMap<EventEmitter, Hub>()
 
 /**
- * Puts `interceptors` before the listeners of a server, and adds `hidden` listeners that hear what somebody emits past
- * that, by an `emit` that was bound before. Others who count, list or remove listeners see their own alone: with a listener
- * that they did not add some of them take nothing, and Node's own defaults change.
+ * Puts `interceptors` before the listeners of a server. It also adds `hidden` listeners, for events that somebody emits past
+ * the interceptors, by an `emit` that was bound before. Others who count, list or remove listeners see only their own. This
+ * matters: some libraries take nothing if there is another listener, and some of Node's defaults change.
  *
- * `emit` is Node's own way to tell all listeners alike, and has no public place before them.
+ * Node has no public way to see an event before its listeners.
  */
 export function intercept (server: EventEmitter, interceptors: Interceptors, hidden: readonly Hidden[]): Interception {
   const hub = hubs.get(server) ?? new Hub(server)

@@ -33,12 +33,12 @@ export function socketBeneath (socket: Duplex): HttpSocket | undefined {
   return parent instanceof Duplex ? parent as HttpSocket : undefined
 }
 
-/** Where an address goes that nobody asked for. */
+/** `getpeername()` writes the address here. Nobody reads it. */
 const ADDRESS = {}
 
 /**
- * Whether the kernel has no peer for this socket any more. After the peer's FIN Node reads no further,
- * and does not see a reset; over TLS, after its close_notify, even a write never comes back.
+ * Whether the kernel no longer has a peer for this socket. After the peer's FIN Node does not read,
+ * and does not see a reset. Over TLS, after the peer's close_notify, not even a write fails.
  */
 export function peerIsGone (socket: HttpSocket): boolean {
   const handle = (socketBeneath(socket) ?? socket)._handle
@@ -49,16 +49,17 @@ export function peerIsGone (socket: HttpSocket): boolean {
 const kChunk = Symbol('fastify-duplex.chunk')
 let chunks = 0
 
-/** Small integers need no memory. */
+/** The number stays small, because V8 stores small integers without memory of their own. */
 function nextChunk (): number {
   chunks = (chunks + 1) & 0x3fffffff
   return chunks
 }
 
 /**
- * Before our own end the kernel has a peer for this socket, unless that has reset it. To ask the kernel costs as much
- * as a read: where another socket was read since, the end was found in a poll of its own, and is one. Over TLS that
- * tells nothing, since what was read last may have been less than gives a chunk.
+ * Whether this end of input is a reset. Before our side has ended, the kernel has a peer for the socket unless the peer has
+ * reset it. To ask the kernel costs as much as a read. So it is not asked if another socket was read since the last chunk: then
+ * the end was found in a poll of its own, and is a real end. Over TLS that proves nothing, because the last read may have been
+ * too short for a chunk.
  */
 export function endIsReset (socket: HttpSocket): boolean {
   const number = (socket as Telling)[kChunk]
@@ -66,12 +67,12 @@ export function endIsReset (socket: HttpSocket): boolean {
   return !socket.writableEnded && peerIsGone(socket)
 }
 
-/** A reset as Node tells it, errno included: by that a connection in memory knows the errors of others. */
+/** The error of a reset, as Node makes it. It has an `errno`, by which connections in memory tell errors of the network. */
 export function resetByPeer (): Error {
   return Object.assign(new Error('read ECONNRESET'), { errno: -constants.errno.ECONNRESET, code: 'ECONNRESET', syscall: 'read' })
 }
 
-/** On a socket: who is told of a reset. It stays when nobody is any more, for the socket may go back to HTTP and come again. */
+/** On a socket: the function that is told of a reset. The property stays, because the socket may go back to HTTP and return. */
 const kOnReset = Symbol('fastify-duplex.onReset')
 
 interface Telling extends HttpSocket {
@@ -80,17 +81,17 @@ interface Telling extends HttpSocket {
 }
 
 /**
- * Up to Node 22 libuv takes a reset for an end when it is found in the same poll as the last bytes, and what was
- * cut off there would pass for a whole. With this `onReset` is called, and the input does not end.
+ * Up to Node 22 libuv reports a reset as an end if it finds the reset in the same poll as the last bytes. A cut stream would
+ * look complete. With this, `onReset` is called, and the input does not end.
  */
 export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
   ;(socket as Telling)[kOnReset] = onReset
-  // What HTTP has read came with no push, and the end may be in the same poll.
+  // HTTP's own reads do not call push(), and the end may be in the same poll as the last of them.
   ;(socket as Telling)[kChunk] = nextChunk()
 }
 
-/** Ends that, unless somebody else is told by now. */
+/** Undoes that, unless another function is told meanwhile. */
 export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if ((socket as Telling)[kOnReset] !== onReset) return
   ;(socket as Telling)[kOnReset] = undefined
@@ -121,14 +122,14 @@ export function goOnReading (socket: HttpSocket): void {
   handle.readStart()
 }
 
-/** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */
+/** The bytes of the current write that the kernel has not taken yet. They are at the TCP socket, because TLS takes all at once. */
 export function bytesInFlight (socket: HttpSocket): number {
   return (socketBeneath(socket) ?? socket)._handle?.writeQueueSize ?? socket.bytesInFlight ?? 0
 }
 
 /**
- * Whether an error that the socket is being destroyed with was passed on to it from elsewhere. The reset
- * of another socket looks like its own, which Node reports from the socket's handle, or by its writes.
+ * Whether the error that a socket is destroyed with belongs to another stream. The reset of another socket looks the same.
+ * But Node reports the socket's own errors from its handle, or by its writes.
  */
 export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   const handle = socket._handle?.getAsyncId?.()
@@ -137,7 +138,7 @@ export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   return handle !== executionAsyncId() && socket.errored !== error
 }
 
-/** HTTP forbids `setEncoding` on its sockets and does not lift that after an upgrade. */
+/** HTTP forbids `setEncoding()` on its sockets, and does not allow it again after an upgrade. */
 export function allowSetEncoding (socket: HttpSocket): void {
   if (Object.hasOwn(socket, 'setEncoding')) socket.setEncoding = Readable.prototype.setEncoding as HttpSocket['setEncoding']
 }

@@ -2,7 +2,7 @@
 import type { Duplex, Readable } from 'node:stream'
 import { endIsReset } from './sockets.ts'
 
-/** Reads from a Duplex until the end without destroying it, which would cost the other half. */
+/** Makes `for await` leave the stream alive at its end. Node would destroy a Duplex, with its other half. */
 export function iterateWithoutDestroying (readable: Readable): void {
   (readable as { [Symbol.asyncIterator]: unknown })[Symbol.asyncIterator] = iterate
 }
@@ -11,12 +11,12 @@ function iterate (this: Readable): NodeJS.AsyncIterator<unknown> {
   return this.iterator({ destroyOnReturn: false })
 }
 
-/** Whether the end of input is behind what is buffered: known before it is read, and told by no property. */
+/** Whether the end of input has arrived, behind bytes that are still to be read. No public property tells that. */
 export function hasEnd (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
 }
 
-/** A stream of HTTP/2 listens for its own end, by a method that only a symbol names, when the end has come. */
+/** Whether the listener is Node's own: an HTTP/2 stream listens for its own end, with a method whose name is a symbol. */
 function isNodesOwn (stream: object, listener: unknown): boolean {
   for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {
     for (const symbol of Object.getOwnPropertySymbols(object)) {
@@ -27,8 +27,10 @@ function isNodesOwn (stream: object, listener: unknown): boolean {
 }
 
 /**
- * The end of input, held back until somebody reads: an 'end' without a listener is lost, and a
- * stream past its end refuses `unshift`. Nothing is held when a reader is there already.
+ * Holds the end of input back until somebody reads. Otherwise an 'end' without a listener is lost, and a
+ * stream past its end refuses `unshift()`.
+ *
+ * @returns a function that lets go of it
  */
 export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   let held = false

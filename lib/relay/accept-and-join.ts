@@ -6,11 +6,11 @@ import { End } from './end.ts'
 import { join } from './join.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
-/** Opens the upstream, accepts, joins. Whatever becomes of it, nothing that was opened is left behind. */
+/** Opens the upstream, accepts, and joins the two. If any of it fails, nothing that was opened is left. */
 export async function acceptAndJoin (
   pending: PendingDuplex, open: TunnelOpener, options: DuplexAcceptOptions | undefined
 ): Promise<TunnelResult> {
-  // Nothing is opened for a client that has its answer. accept() says which.
+  // If the client has its answer already, nothing is opened. accept() rejects with the right error.
   if (pending.accepted || pending.reply.sent) await pending.accept(options)
   const wait = new Wait(pending)
   let upstream: End | undefined
@@ -20,7 +20,7 @@ export async function acceptAndJoin (
     upstream.hold()
     await Promise.race([upstream.ready(), wait.over])
     upstream.lookForPeer()
-    // What it has found is told in the next tick.
+    // If it has found a reset, the error is emitted in the next tick.
     if (upstream.failure !== undefined || upstream.gone) await wait.over
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
@@ -40,7 +40,7 @@ export async function acceptAndJoin (
   }
 }
 
-/** What is opened after nobody waits for it any more is destroyed at once. */
+/** Waits for the upstream. One that comes too late is destroyed at once. */
 async function opened (open: TunnelOpener, wait: Wait): Promise<End> {
   wait.signal.throwIfAborted()
   const opening = open(wait.signal)
@@ -58,17 +58,17 @@ function isThenable (value: TunnelEnd | PromiseLike<TunnelEnd>): value is Promis
   return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
 
-/** From the call to the end of the tunnel: who may end it before it has begun. */
+/** Watches for everything that may end a tunnel before it has begun. */
 class Wait {
-  /** Set while the accept head is made: only then an upstream that breaks has to interrupt it. */
+  /** Set while the accept head is made. If the upstream breaks then, that has to be interrupted. */
   accepting = false
-  /** What has ended it. */
+  /** The error that ended the wait. */
   failure: unknown
   /** Rejects with that. */
   readonly over: Promise<never>
   readonly #pending: PendingDuplex
   readonly #abort = new AbortController()
-  /** What tells that a response has been sent; over HTTP/2 the response itself tells when its stream is closed. */
+  /** Emits 'finish' when a response was sent. Over HTTP/2 that is the stream: the response emits it whenever the stream closes. */
   readonly #answer: EventEmitter
   readonly #reject: (error: unknown) => void
   #upstream: End | undefined
@@ -119,17 +119,17 @@ class Wait {
   #lost (cause: Error): void {
     if (this.failure !== undefined) return
     const error = new FST_ERR_DUPLEX_DIAL_FAILED({ cause })
-    // Otherwise it is the handler's to answer.
+    // At any other time the handler answers.
     if (this.accepting) claimOf(this.#pending.reply.request.raw)?.interrupt(error)
     this.stop(error)
   }
 
   readonly #onGone = (): void => this.#end(this.#pending.signal.reason)
 
-  /** Node says the same of a response whose client has left: of that the connection's signal tells. */
+  /** Node emits the same event if the client has left, and then no reply was sent. The signal of the connection tells of that. */
   readonly #onAnswer = (): void => { if (this.#pending.reply.sent) this.#end(new FST_ERR_DUPLEX_ALREADY_SENT()) }
 
-  /** Nobody is there any more to be accepted. While the accept head is made, accept() will say so. */
+  /** The client is gone, or has its answer. While the accept head is made, accept() rejects. */
   #end (reason: unknown): void {
     this.stop(reason)
     if (this.accepting) this.#upstream?.discard()

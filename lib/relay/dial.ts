@@ -10,22 +10,22 @@ import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds }
 
 const TIMEOUT: Milliseconds = 10_000
 
-/** RFC 8305 section 5: how long an address has before the next one is tried beside it. */
+/** RFC 8305 section 5: how many milliseconds pass before the next address is tried, too. */
 const ATTEMPT_DELAY: Milliseconds = 250
 
 /**
  * Connects to a target, for `tunnel()` or on its own.
  *
- * A name is resolved once, and `check` is asked for every address. Those that pass are tried as RFC 8305 says, the
- * families in turn; none is resolved again, so no second answer of the DNS can lead elsewhere.
+ * A name is resolved once, and `check` is asked for every address. The addresses that pass are tried as RFC 8305 says: IPv6 and
+ * IPv4 take turns. The name is not resolved again, so a second answer of the DNS cannot lead elsewhere.
  *
  * Rejects with `FST_ERR_DUPLEX_DIAL_FORBIDDEN` (403) when no address passed, `FST_ERR_DUPLEX_DIAL_FAILED` (502) when
- * the name has no address or nobody answers, `FST_ERR_DUPLEX_DIAL_TIMEOUT` (504), the reason of `signal`, or what
- * `check` throws. The first two have a `cause`, for the log: the message, which a client may see, tells no address.
- * A target or option that is none rejects with `FST_ERR_DUPLEX_INVALID_OPTION` (500).
+ * the name has no address or nobody answers, `FST_ERR_DUPLEX_DIAL_TIMEOUT` (504), the reason of `signal`, or the error that
+ * `check` throws. The first two have a `cause`, for the log. Their message, which a client may see, names no address.
+ * An invalid target or option rejects with `FST_ERR_DUPLEX_INVALID_OPTION` (500).
  *
  * @returns a connected socket: half-open (`allowHalfOpen`), without delay (TCP_NODELAY), and with an `'error'` listener, so
- * that a reset which nobody waits for does not end the process. Nothing is read from it yet.
+ * that a reset does not end the process. Nothing was read from it yet.
  */
 export function dial (target: DialTarget, options: DialOptions & { tls: true | DialTlsOptions }): Promise<TLSSocket>
 export function dial (target: DialTarget, options?: DialOptions): Promise<Socket>
@@ -39,7 +39,7 @@ export async function dial (target: DialTarget, options: DialOptions = {}): Prom
   signal?.addEventListener('abort', onAbort, { once: true })
   const timer = timeout > 0 ? setTimeout(() => attempts.fail(new FST_ERR_DUPLEX_DIAL_TIMEOUT(timeout)), timeout) : undefined
   try {
-    // Neither a look-up nor a check can be called off; who waits for them can.
+    // A look-up or a check cannot be cancelled. But nobody has to wait for it.
     const addresses = await Promise.race([allowed(target, check), attempts.over])
     return await attempts.connect(target, addresses)
   } finally {
@@ -56,7 +56,7 @@ function assertTarget (target: DialTarget): void {
   throw new FST_ERR_DUPLEX_INVALID_OPTION(`the target of dial() must be { host, port } or { path }, got ${JSON.stringify(target)}`)
 }
 
-/** The addresses that may be dialled, the families in turn; for a path, that. */
+/** The addresses that may be dialled, IPv6 and IPv4 in turn. For a path, the path. */
 async function allowed (target: DialTarget, check: DialCheck | undefined): Promise<string[]> {
   const host = 'path' in target ? target.path : target.host
   const found = 'path' in target || isIP(host) !== 0 ? [host] : await resolve(host)
@@ -69,7 +69,7 @@ async function allowed (target: DialTarget, check: DialCheck | undefined): Promi
 
 function resolve (host: string): Promise<string[]> {
   return new Promise((resolve, reject) => {
-    // By its name, so that what an app has put there in place of Node's is used.
+    // As a method of `dns`, so that a replacement by the app is used.
     dns.lookup(host, { all: true }, (error, found) => {
       if (error === null && found.length > 0) resolve(found.map(({ address }) => address))
       else reject(new FST_ERR_DUPLEX_DIAL_FAILED({ cause: error ?? new Error(`${host} has no address`) }))
@@ -77,7 +77,7 @@ function resolve (host: string): Promise<string[]> {
   })
 }
 
-/** RFC 8305 section 4: the family that came first, then one of each. */
+/** RFC 8305 section 4: begins with the family of the first address, and then alternates. */
 function inTurn (addresses: string[]): string[] {
   const firstIs6 = isIPv6(addresses[0] as string)
   const first = addresses.filter(address => isIPv6(address) === firstIs6)
@@ -85,7 +85,7 @@ function inTurn (addresses: string[]): string[] {
   return first.flatMap((address, at) => [address, ...other.slice(at, at + 1)]).concat(other.slice(first.length))
 }
 
-/** The sockets of one `dial()`, of which one remains at most. */
+/** The sockets of one `dial()`. At most one of them remains. */
 class Attempts {
   /** Rejects when there will be none. */
   readonly over: Promise<never>
@@ -143,7 +143,7 @@ class Attempts {
         onReady()
       })
     } else {
-      // The address is good, and the handshake is still to come.
+      // The address answers. The TLS handshake is still to come.
       socket.once('connect', () => this.#leaveAllBut(socket))
       socket.once('secureConnect', onReady)
     }
@@ -153,7 +153,7 @@ class Attempts {
   #open (target: DialTarget, address: string): Socket {
     const to = 'path' in target ? { path: target.path } : { host: address, port: target.port }
     if (this.#tls === undefined) return net.connect({ ...to, allowHalfOpen: true, noDelay: true })
-    // RFC 6066 section 3: an address is no server name.
+    // RFC 6066 section 3: an IP address is not a server name.
     const name = 'path' in target || isIP(target.host) !== 0 ? {} : { servername: target.host }
     const socket = tls.connect({ ...name, ...this.#tls, ...to, socket: undefined })
     socket.allowHalfOpen = true

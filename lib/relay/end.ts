@@ -11,32 +11,32 @@ import { hasEnd } from '../internals/streams.ts'
 import { closedEarly, ownErrors } from './stream-errors.ts'
 import type { TunnelEnd } from '../../types/index.ts'
 
-/** Who is told of what becomes of an end. */
+/** It is told what happens to an end of a tunnel. */
 export interface EndOwner {
   /** It broke. Called once. */
   failed (error: Error): void
-  /** Nobody reads any more what is written to it, and that is no error. */
+  /** Nobody reads the output of this end any more, and that is not an error. */
   deafened (end: End): void
-  /** All that was written has left, and then the end. */
+  /** Everything that was written has left, and the end, too. */
   finished (end: End): void
 }
 
-/** One end of a tunnel, from the tick on in which it is known. */
+/** One of the two ends of a tunnel. It is watched from the tick in which it is known. */
 export class End {
   readonly readable: Readable
   readonly writable: Writable
   owner: EndOwner | undefined
-  /** What it broke with. */
+  /** The error that broke it. */
   failure: Error | undefined
-  /** The input has come to its end. */
+  /** The input has ended. */
   ended: boolean
-  /** The output has. */
+  /** The output has ended, and has left. */
   finished: boolean
   /** Nobody reads the output any more. */
   deaf = false
-  /** A process that reads no more closes its stdin; what it writes is whole all the same. */
+  /** Only a pair such as that of a process may go deaf: it closes its stdin, and still writes its whole output. */
   readonly #mayGoDeaf: boolean
-  /** Up to Node 22 a reset may look like an end. The streams of a connection see to that themselves. */
+  /** Set for a socket that is no connection of the plugin: up to Node 22 its reset may look like an end. */
   readonly #socket: Socket | undefined
   readonly #stream: ClientHttp2Stream | undefined
   /** END_STREAM has come. */
@@ -49,7 +49,7 @@ export class End {
     this.writable = writable
     this.ended = readable.readableEnded
     this.finished = writable.writableFinished
-    // The request and the response of a body are one connection.
+    // A `body` is two streams, too, but of one connection.
     this.#mayGoDeaf = readable as unknown !== writable && isForeign(writable) && !('accepted' in given)
     for (const stream of this.#streams) ownErrors(stream)
     if (readable as unknown === writable) keepHalfOpen(readable as Duplex)
@@ -69,19 +69,19 @@ export class End {
 
   get #streams (): Set<Readable | Writable> { return new Set([this.readable, this.writable]) }
 
-  /** Resolves when it can be written to. A failure until then is told to the owner. */
+  /** Resolves when it can be written to. If it fails before that, the owner is told. */
   async ready (): Promise<void> {
     const { readable } = this
     const event = readable instanceof Socket ? readyEvent(readable) : undefined
     if (event !== undefined) await new Promise(resolve => readable.once(event, resolve))
   }
 
-  /** When a child process has exited, Node throws away what nobody has begun to read of its output. */
+  /** Without this, Node throws away the output of a child process that exits before anybody has begun to read. */
   hold (): void {
     if (this.readable as unknown !== this.writable) this.readable.on('readable', nothing)
   }
 
-  /** It will be read now. */
+  /** Undoes hold(), because it is read from now on. */
   unhold (): void {
     this.readable.removeListener('readable', nothing)
   }
@@ -89,44 +89,44 @@ export class End {
   /** It is destroyed, and had not ended. */
   get gone (): boolean { return this.readable.destroyed && !this.readable.readableEnded }
 
-  /** A reset that Node has not seen: it does not read where nobody does, and not behind the end of input. */
+  /** Looks for a reset that Node has not seen: Node does not read if nobody reads, and not after the end of input. */
   lookForPeer (): void {
     const socket = this.#socket
     if (socket === undefined || socket.destroyed || socket.writableEnded) return
     if (peerIsGone(socket as unknown as HttpSocket)) socket.destroy(resetByPeer())
   }
 
-  /** The input says that it is at its end. Node says so of a stream of HTTP/2 that was reset, too. */
+  /** The stream has emitted 'end'. Node emits that for an HTTP/2 stream that was reset, too. */
   inputEnds (): void {
     if (!this.#endStream) this.#fail(resetByPeer())
     else this.ended = true
     if (this.ended && this.#socket !== undefined && !this.finished) watchPeer(this)
   }
 
-  /** What was written is all. */
+  /** Ends the output. */
   end (): void {
     const { writable } = this
     this.#endedHere = true
     if (!writable.writableEnded) writable.end()
   }
 
-  /** In such a way that the peer cannot take it for an end. */
+  /** Ends both streams at once, such that the peer sees no clean end. */
   breakOff (error: Error): void {
     for (const stream of this.#streams) breakStream(stream, error)
   }
 
-  /** Nothing has gone through it. */
+  /** Destroys an end that was never used. */
   discard (): void {
     for (const stream of this.#streams) stream.destroy()
   }
 
-  /** Both directions are over. Most streams have destroyed themselves by now. */
+  /** Both directions are over. This destroys a stream that has not destroyed itself. */
   close (): void {
     const { readable, writable } = this
     if (readable as unknown === writable && this.#stream === undefined) readable.destroy()
   }
 
-  /** It is no end of a tunnel any more. */
+  /** Takes all listeners off. */
   release (): void {
     const { readable, writable } = this
     this.owner = undefined
@@ -168,7 +168,7 @@ export class End {
   readonly #onWritableClose = (): void => {
     if (this.finished) return
     const { errored } = this.writable as { errored?: (Error & { code?: string }) | null }
-    // Node may close a stream of HTTP/2 before it says that the last chunk has left.
+    // Node may close an HTTP/2 stream before it reports that the last chunk has left.
     const inOrder = this.#stream?.rstCode === constants.NGHTTP2_NO_ERROR && this.#endStream
     if (errored != null) this.#onWritableError(errored)
     else if (this.#mayGoDeaf || inOrder) this.#deafen()
@@ -176,7 +176,7 @@ export class End {
   }
 
   readonly #onFinish = (): void => {
-    // RFC 9113 section 8.1: with RST_STREAM, and no error, a peer says that it wants no more. Node ends the output then.
+    // RFC 9113 section 8.1: by RST_STREAM without an error a peer says that it wants no more. Node then ends the output.
     if (this.#stream?.closed === true && !this.#endedHere) {
       this.#onWritableClose()
       return
@@ -203,7 +203,7 @@ function isStream (value: unknown): boolean {
   return typeof (value as { on?: unknown } | null | undefined)?.on === 'function'
 }
 
-/** The streams of a connection break off by themselves, as its kind wants it, and know a reset. */
+/** Whether it is no stream of a connection of the plugin. These have a `destroy()` of their own, which breaks off. */
 function isForeign (stream: Readable | Writable): boolean {
   return !Object.hasOwn(stream, 'destroy')
 }
@@ -216,7 +216,7 @@ function breakStream (stream: Readable | Writable, error: Error): void {
   if (!isForeign(stream)) {
     stream.destroy(error)
   } else if (isHttp2(stream)) {
-    // RFC 9113 section 8.5. Node's own destroy() would end the output first.
+    // RFC 9113 section 8.5. Node's own destroy() would end the output first, with END_STREAM.
     resetStream(stream, stream.sentHeaders?.[':method'] === 'CONNECT' ? constants.NGHTTP2_CONNECT_ERROR : constants.NGHTTP2_INTERNAL_ERROR)
   } else if (stream instanceof Socket) {
     if (socketBeneath(stream) === undefined) resetWhenClosed(stream)

@@ -2,7 +2,7 @@ import { closedEarly } from './stream-errors.ts'
 import type { End, EndOwner } from './end.ts'
 import type { TunnelResult } from '../../types/index.ts'
 
-/** Joins two ends until both directions are over, or one end breaks: then both do. */
+/** Joins two ends until both directions are over. If one end breaks, both are broken off. */
 export function join (client: End, upstream: End): Promise<TunnelResult> {
   return new Promise((resolve, reject) => new Joint(client, upstream, resolve, reject).start())
 }
@@ -68,14 +68,14 @@ class Joint implements EndOwner {
   }
 }
 
-/** One direction. It is over when the destination has taken everything and then the end. */
+/** One direction of a tunnel. It is over when the destination has taken everything, and the end. */
 class Flow {
   bytes = 0
   over = false
   readonly from: End
   readonly to: End
   readonly #joint: Joint
-  /** Somebody had ended the destination before. What still comes has nowhere to go. */
+  /** The destination had been ended before the tunnel began. So any byte that comes is an error. */
   #shut = false
 
   constructor (from: End, to: End, joint: Joint) {
@@ -98,7 +98,7 @@ class Flow {
       return
     }
     from.readable.on('data', this.#onData)
-    // It may have been paused until the other side was there.
+    // It may be paused, because its upstream was not there yet.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
   }
@@ -112,11 +112,11 @@ class Flow {
 
   finished (): void {
     if (this.from.ended) this.#done()
-    // Somebody else has ended the destination, and there is more for it.
+    // Somebody else has ended the destination, and more bytes may come for it.
     else if (!this.#shut) this.#joint.failed(closedEarly())
   }
 
-  /** What still comes is read and thrown away, so that the end of it is seen. */
+  /** Reads the rest and throws it away, so that the end is seen. */
   deafened (): void {
     this.from.readable.removeListener('data', this.#onData)
     if (!this.from.ended) this.from.readable.resume()

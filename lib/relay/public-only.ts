@@ -1,8 +1,8 @@
 import { BlockList, isIPv4, isIPv6 } from 'node:net'
 
 /**
- * IPv4: the special-purpose registry of IANA (RFC 6890), which has the reserved addresses in it, and multicast.
- * Blocks within others are not repeated.
+ * IPv4: the special-purpose registry of IANA (RFC 6890), which contains the reserved addresses, and multicast.
+ * A block within another one is not repeated.
  */
 const SPECIAL_IPV4 = [
   ['0.0.0.0', 8],
@@ -50,10 +50,10 @@ globalUnicast.addSubnet('2000::', 3, 'ipv6')
  *
  * It refuses every block of IANA's special-purpose registries for IPv4 and IPv6, and multicast: loopback, private,
  * shared, link-local, unspecified, documentation, benchmarking and reserved addresses. It refuses all IPv6 addresses
- * that have an IPv4 address inside (mapped, compatible, NAT64, 6to4, Teredo), whatever that is: who reaches IPv4 by
- * NAT64 needs a check of its own. So does who has private services at public addresses: those pass.
+ * that have an IPv4 address inside (mapped, compatible, NAT64, 6to4, Teredo), whatever that address is. If you reach IPv4 by
+ * NAT64, write a check of your own. Do so, too, if you have private services at public addresses: those pass.
  *
- * @param address an IP address; anything else, and an address with a zone (`fe80::1%eth0`), is refused
+ * @param address an IP address; any other text is refused, and so is an address with a zone (`fe80::1%eth0`)
  */
 export function publicOnly (address: string): boolean {
   if (isIPv4(address)) return !special.check(address, 'ipv4')

@@ -6,37 +6,41 @@ import type { DuplexAcceptOptions, DuplexKind, PendingDuplex, TunnelEnd, TunnelO
 /**
  * Joins two duplexes until both directions have ended.
  *
- * Each direction has the other's backpressure, and its end is passed on as an end: a half-close on
- * one side becomes a half-close on the other, and what is still under way in the other direction
- * arrives. Both ends are made half-open, whatever they were made with. An error or a reset on either side destroys
- * both, once; where there is such a thing (TCP, TLS, HTTP/2), as a reset.
+ * Both directions have backpressure. A half-close on one side becomes a half-close on the other, and the other direction goes
+ * on. Both ends are made half-open, whatever options they were made with. An error or a reset on one side breaks off
+ * both: by a reset on TCP, TLS and HTTP/2.
  *
- * Where one end is two streams, such as `{ readable: child.stdout, writable: child.stdin }`, an EPIPE or a close of the
- * writable one ends that direction alone: the output of the process still arrives. What comes for it then is read and thrown away.
+ * If one end is two streams, such as `{ readable: child.stdout, writable: child.stdin }`, an EPIPE or a close of the
+ * writable one ends that direction alone: the output of the process still arrives. Further input for the process is thrown away.
  *
  * @param connection a connection of this plugin, or anything with `readable` and `writable`
- * @param upstream a Duplex such as a `net.Socket`, or such a pair
- * @returns the bytes that went each way; rejects with the error that tore the tunnel down
+ * @param upstream a Duplex such as a `net.Socket`, or a pair
+ * @returns the bytes that went each way; rejects with the error that ended the tunnel
  */
 export function tunnel (connection: TunnelEnd, upstream: TunnelEnd): Promise<TunnelResult>
 /**
  * Opens the upstream, accepts the connection, and joins the two.
  *
- * `open` is called first. What it gives is watched from that tick on: nothing is accepted when it fails, and it is destroyed
- * when the connection cannot be accepted (the client has left, a hook throws, the server closes, `handshakeTimeout`).
- * What it sends early stays in it until the connection is accepted. A socket that is still connecting is waited for.
+ * `open` is called first. Its upstream is watched from the tick in which it is known. If it fails, nothing is accepted. If the
+ * connection cannot be accepted (the client has left, a hook throws, the server closes, `handshakeTimeout`), it is destroyed.
+ * Bytes that it sends early stay in it until acceptance. A socket that is still connecting is waited for.
  *
- * Rejects, before acceptance, with what `open` throws; with `FST_ERR_DUPLEX_DIAL_FAILED` (502) when the upstream breaks
- * before acceptance; with what `accept()` rejects with; with the reason of `pending.signal` when the client has left; and with
- * `FST_ERR_DUPLEX_ALREADY_SENT` when a response was sent. All that can be answered is answered by the app's error handler
- * when the handler passes it on, except an upstream that breaks while the `onSend` hooks run: they cannot run again, and its 502
- * is sent without them.
+ * Before acceptance it rejects
  *
- * @param pending what a handler with `accept: 'manual'` got
- * @param open gives the upstream, or promises it. Its signal aborts when the client leaves, at `handshakeTimeout`, at the
- * end of the drain, and when the tunnel fails: an upstream that comes later is destroyed
- * @param acceptOptions what `accept()` gets
- * @returns the bytes that went each way; rejects with the error that tore the tunnel down
+ * - with the error of `open`;
+ * - with `FST_ERR_DUPLEX_DIAL_FAILED` (502), if the upstream breaks;
+ * - with the error of `accept()`;
+ * - with the reason of `pending.signal`, if the client has left;
+ * - with `FST_ERR_DUPLEX_ALREADY_SENT`, if a response was sent.
+ *
+ * If the handler returns this promise, the app's error handler answers. One case is different: if the upstream breaks while
+ * the `onSend` hooks run, these cannot run again, and the 502 is sent without them.
+ *
+ * @param pending the pending connection of a handler with `accept: 'manual'`
+ * @param open returns or promises the upstream. Its signal aborts when the client leaves, at `handshakeTimeout`, at the
+ * end of the drain, and when the tunnel fails. An upstream that comes after that is destroyed
+ * @param acceptOptions the options of `accept()`
+ * @returns the bytes that went each way; rejects with the error that ended the tunnel
  */
 export function tunnel<K extends DuplexKind, P extends string> (
   pending: PendingDuplex<K, P>, open: TunnelOpener, acceptOptions?: DuplexAcceptOptions<NoInfer<P>>

@@ -31,27 +31,27 @@ export function declareRoute (
     handshakeYields: settings.handshakeTimeout === undefined
   }
   options.constraints = routes.add(route) as never
-  // A document of the API would take it for a request that is answered like others, and have no place for a CONNECT.
+  // An OpenAPI document would describe it like a plain route, and has no place for a CONNECT.
   options.schema = { hide: true, ...options.schema } as NonNullable<RouteOptions['schema']>
   const handler = options.handler as unknown as Handler
   options.handler = function (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) {
     return enter(this, handler, request, reply, registry)
   } as RouteOptions['handler']
-  // Last among the hooks of the route: after those that other plugins add to it for this declaration.
+  // Later, so that they come after the hooks that other plugins add to this route.
   app.after(() => addHooks(options, route, registry))
 }
 
-/** No plain route can have a CONNECT, which only acceptance may answer with 2xx. */
+/** A plain route cannot have a CONNECT, because only acceptance answers one with a 2xx. */
 export function checkPlainRoute (options: RouteOptions): void {
   if (options.method === 'CONNECT') throw new FST_ERR_DUPLEX_PLAIN_CONNECT(options.url)
   if (!Array.isArray(options.method) || !options.method.includes('CONNECT')) return
   const others = options.method.filter(method => method !== 'CONNECT')
   if (others.length === 0) throw new FST_ERR_DUPLEX_PLAIN_CONNECT(options.url)
-  // It is for all methods of an app that has added this one.
+  // The route is for all methods of an app, and the app has CONNECT among them.
   options.method = others
 }
 
-/** A route that no request can reach is a mistake of its declaration. */
+/** Throws for a route that no request can reach. */
 function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods: readonly string[], route: string): void {
   const tunnels = methods.map(method => method === 'CONNECT')
   if (!kinds.some(kind => tunnels.includes(kind === 'connect'))) {
@@ -62,7 +62,7 @@ function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods:
   }
 }
 
-/** @fastify/websocket and this plugin would both take the handler for theirs. */
+/** @fastify/websocket and this plugin cannot share a handler. */
 function assertNoWebSocket (options: RouteOptions, route: string): void {
   const { websocket, wsHandler } = options as { websocket?: unknown, wsHandler?: unknown }
   if ((websocket ?? false) !== false || wsHandler !== undefined) {
@@ -74,7 +74,7 @@ function hasBodySchema (options: RouteOptions): boolean {
   return (options.schema as { body?: unknown } | undefined)?.body !== undefined
 }
 
-/** schema.body is for the body parser, and what of kind `body` does not go there. */
+/** schema.body needs the body parser, and the kind `body` does not go through it. */
 function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSettings {
   if (!hasBodySchema(options)) return settings
   if (settings.kindsNamed) {
@@ -94,9 +94,9 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
   if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
-    // Whoever sent it: where no accept head is being made it is an answer.
+    // Unless an accept head is being made, this is an answer, whoever sent it.
     if (claim !== undefined && claim.hooks === undefined) claim.step('answer')
-    // A 2xx to a CONNECT is a tunnel, and 101 a switch: no answer but acceptance may say so.
+    // A 2xx opens the tunnel of a CONNECT, and a 101 switches protocols: only acceptance may send these.
     if (claim !== undefined && claim.hooks === undefined && claim.carrier.impliesTakeover(reply.raw.statusCode)) {
       done(new FST_ERR_DUPLEX_NOT_ACCEPTED())
     } else {
@@ -105,7 +105,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
   })
   append('onError', (request: FastifyRequest, reply: FastifyReply, error: Error & { code: string, statusCode?: number }, done: () => void) => {
     const claim = claimOf(request.raw)
-    // After acceptance there is nobody to answer: the hooks were all that was wanted.
+    // After acceptance nothing is answered. Only the hooks had to run.
     if (claim?.accepted === true) return
     if (claim?.hooks !== undefined) {
       if (error.code === 'FST_ERR_HANDLER_TIMEOUT') {
@@ -119,8 +119,8 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
 }
 
 /**
- * The last preParsing hook. On a body the stream that it gets is the pair's, and nothing parses it; a hijack has no body,
- * whatever its Content-Type says.
+ * The last preParsing hook. It keeps the body parser away from a `body`, whose stream is the handler's, and from a hijack, which
+ * has no body, whatever its Content-Type says.
  */
 function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
@@ -128,7 +128,7 @@ function keepBody (
   const claim = claimOf(request.raw)
   if (claim?.kind === 'body' || claim?.kind === 'hijack') {
     if (claim.kind === 'body') claim.carrier.readFrom(payload)
-    // Fastify looks for a body once, right after this, and then everybody sees the headers again.
+    // Fastify looks at these fields once, right after this hook. Then everybody sees the real headers again.
     const headers = request as { headers: unknown }
     headers.headers = {
       get 'content-type' () {

@@ -14,10 +14,10 @@ export interface Claimed {
   readonly route: DuplexRoute
 }
 
-/** Where no route of the app has constraints. */
+/** The values if no route of the app has constraints. */
 const NO_VALUES: Readonly<Record<string, unknown>> = {}
 
-/** All duplex routes of an app. They are in the app's own router, and found there by one look-up at the head of a request. */
+/** All duplex routes of an app. They are in the app's own router. One look-up finds them when a request head is read. */
 export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
@@ -25,12 +25,12 @@ export class DuplexRoutes {
   readonly #sides = new Map<DuplexRoute, Side>()
   readonly #constraints = new Map<string, Constraint>()
   readonly #findRoute: FastifyInstance['findRoute']
-  /** Requests for which no duplex route was found at the head: they are not looked up again. */
+  /** Requests that no duplex route takes. They are not looked up again. */
   readonly #plain = new WeakSet<object>()
   readonly #rewrite: ((app: FastifyInstance, req: object) => unknown) | undefined
   #mayMatch: RegExp | undefined
   #takeConnects = false
-  /** Plain routes have versions, which then are looked for in every request. */
+  /** Plain routes have versions, so the router derives one from every request. */
   #plainVersions = false
 
   constructor (app: FastifyInstance, options: RoutingOptions, claimOf: (req: object) => Claimed | undefined) {
@@ -43,7 +43,7 @@ export class DuplexRoutes {
 
   get all (): Iterable<DuplexRoute> { return this.#sides.keys() }
 
-  /** Declares a route, and tells the constraints that the router gets for it. */
+  /** Declares a route. @returns the constraints that the router gets for it */
   add (route: DuplexRoute): Record<string, unknown> {
     this.#validate(route)
     if (this.#sides.size === 0) this.#prepareRouter()
@@ -52,7 +52,7 @@ export class DuplexRoutes {
     return { [SIDE]: side }
   }
 
-  /** Without a duplex route the router is left as it is. */
+  /** Called for the first duplex route. An app without one has its router unchanged. */
   #prepareRouter (): void {
     const strategy = (name: string, deriveConstraint: (req: object) => unknown): never =>
       ({ name, storage: () => new Place(this.#constraints), validate () {}, mustMatchWhenDerived: true, deriveConstraint }) as never
@@ -60,7 +60,7 @@ export class DuplexRoutes {
     this.#app.addConstraintStrategy(strategy(MATCHED, () => undefined))
   }
 
-  /** As the router does with the constraints of a plain route. */
+  /** Checks constraints as the router does for a plain route. */
   #validate ({ url, constraints }: DuplexRoute): void {
     const strategies = this.#strategies()
     for (const [name, value] of Object.entries(constraints)) {
@@ -71,7 +71,7 @@ export class DuplexRoutes {
     }
   }
 
-  /** For a claimed request its route. A request that nobody has judged is routed here all the same, to be told what it lacks. */
+  /** The route of a claimed request. A request that no gate has judged is routed, too, so that it gets an error that helps. */
   #questionOf (req: IncomingMessage): Question | undefined {
     const claim = this.#claimOf(req)
     if (claim !== undefined) return new Revealing(req, claim.route)
@@ -80,7 +80,7 @@ export class DuplexRoutes {
     return typeof found === 'object' ? this.#sides.get(found) : undefined
   }
 
-  /** Checks the names of the constraints of a route, duplex or plain, against those that were seen. */
+  /** Throws if a route, duplex or plain, has a constraint that the plugin has not seen. */
   assertKnown (url: string, constraints: object): void {
     if (!wasLoadedLate(this.#app)) return
     const known = this.#strategies()
@@ -91,7 +91,7 @@ export class DuplexRoutes {
     }
   }
 
-  /** Every route is declared: see what their constraints need, and prepare the cheap test. */
+  /** All routes are declared: prepares their constraints, and the cheap test of URLs. */
   seal (): void {
     if (this.#sides.size === 0) return
     const app = this.#app
@@ -126,11 +126,11 @@ export class DuplexRoutes {
   }
 
   /**
-   * The duplex route that a head is for, by one look-up; for a URL that no duplex route can have, by none.
-   * At the most specific URL, a route that takes the request at any rate goes before plain ones, and these before
+   * Finds the duplex route for a request head, by one look-up, or by none if no duplex route can have the URL.
+   * At the most specific URL, duplex routes that take the request at any rate come first, then plain routes, then
    * other duplex routes. Constraints choose among equals.
    *
-   * @returns 'unroutable' where the router answers the URL itself: it is malformed, or too long
+   * @returns 'unroutable' if the router answers the URL itself, because it is malformed or too long
    */
   find (req: IncomingMessage, method: string, url: string, ranking: Ranking): DuplexRoute | 'unroutable' | undefined {
     if (method === 'CONNECT' ? !this.#takeConnects : this.#mayMatch === undefined) return undefined
@@ -141,9 +141,9 @@ export class DuplexRoutes {
   }
 
   /**
-   * A request that is parsed once more, without the Upgrade that nobody took: the app's functions are not asked again.
+   * A request whose Upgrade was ignored is parsed for the second time. The functions of the app are not asked again.
    *
-   * @returns whether it is known to be no duplex route's
+   * @returns whether it is known that no duplex route takes it
    */
   comesAgain (req: IncomingMessage, before: IncomingMessage): boolean {
     passAnswers(before, req)
@@ -173,8 +173,8 @@ export class DuplexRoutes {
     if (musts === undefined || !plainCounts) {
       return Enquiry.run(new Enquiry(values, musts === undefined ? derived : { ...derived, ...musts }, ranking, plainCounts), ask)
     }
-    // The router leaves a node early where no plain route has such a value, and would not come to the duplex routes there. So both
-    // sides are asked, each for itself: the one case in which there are two look-ups.
+    // If no plain route of a node has such a value, the router leaves the node before it reaches the duplex routes. So duplex and plain
+    // routes are looked up separately. It is the only case with two look-ups.
     const found = Enquiry.run(new Enquiry(values, { ...derived, ...musts }, ranking, false), ask)
     if (typeof found !== 'object' || ranking(found) === Rank.AT_ANY_RATE) return found
     const plain = new Enquiry(values, derived, () => Rank.NO, true)
@@ -186,7 +186,7 @@ export class DuplexRoutes {
     return this.#findRoute.call(this.#app, { method: method as 'GET', url, constraints: constraints as never })
   }
 
-  /** `findRoute` of the app: the router does not know what to make of the constraints of a duplex route. */
+  /** `findRoute` of the app. The router alone would not find a duplex route without the plugin's constraint. */
   findRoute (options: { method: string, url: string, constraints?: Record<string, unknown> }): ReturnType<FastifyInstance['findRoute']> | null {
     const { method, url, constraints = NO_VALUES } = options
     if (this.#sides.size === 0) return this.#findRoute.call(this.#app, options as never)
@@ -214,12 +214,12 @@ export class DuplexRoutes {
       .filter(({ name }) => name !== SIDE && name !== MATCHED).map(strategy => [strategy.name, strategy]))
   }
 
-  /** As the app's router will see the URL. */
+  /** The URL as the app's router will see it. */
   #rewritten (req: IncomingMessage, url: string): string {
     if (this.#rewrite === undefined) return url
     const request = req as IncomingMessage & { originalUrl?: string | undefined }
     const { url: target } = request
-    // A CONNECT is routed, here as there, by a path that is made of its target.
+    // A CONNECT is routed by a path that is made of its target.
     request.url = request.originalUrl = url
     try {
       const rewritten = this.#rewrite(this.#app, req)
@@ -235,20 +235,20 @@ export class DuplexRoutes {
     for (const route of this.all) {
       if (route.methods.every(method => method === 'CONNECT')) continue
       const constant = route.url.split(/[:*(]/, 1)[0] as string
-      // Doubled slashes may be one to the router, in a route as in a request.
+      // The router may take doubled slashes for one, in routes and in requests.
       const escaped = constant.replace(/\/+/g, '/').replace(/\/$/, '').replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')
       ;(constant === route.url ? whole : prefixes).add(escaped)
     }
     if (whole.size + prefixes.size === 0) return undefined
-    // What many URLs have in common is compared once, as long as each alternative is nothing but text.
+    // V8 compares common prefixes once, as long as each alternative is plain text.
     const urls = [...prefixes]
     if (whole.size > 0) urls.push(`(?:${[...whole].join('|')})\\/?(?:[?#;]|$)`)
-    // A URL in another form (absolute, escaped, with doubled slashes) is for the router to tell.
+    // A URL in another form (absolute, escaped, with doubled slashes) always goes to the router.
     return new RegExp(`^(?:${urls.join('|')})|^[^/]|^[^?#]*(?:%|\\/\\/)`, this.#options.caseSensitive ? '' : 'i')
   }
 }
 
-/** As the app's router has it. */
+/** The host, as the app's router derives it. */
 function hostOf ({ headers }: IncomingMessage): unknown {
   return headers.host || headers[':authority']
 }
@@ -256,8 +256,8 @@ function hostOf ({ headers }: IncomingMessage): unknown {
 const kVersion = Symbol('fastify-duplex.version')
 
 /**
- * The router reads this field by itself wherever plain routes have versions, and finds nothing then that has none.
- * The route is chosen already: until the router has come to it, the field is not there.
+ * If plain routes have versions, the router reads this field itself, and then finds no route without a version.
+ * A claimed request has its route already. So the field is hidden until the router has reached that route.
  */
 function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kVersion]?: string | undefined } }): void {
   const version = headers['accept-version'] as string | undefined
@@ -266,7 +266,7 @@ function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kV
   headers['accept-version'] = undefined
 }
 
-/** The router has come to the place of a claimed request's route. */
+/** The question of a claimed request. When the router reaches the place of its route, the hidden field is put back. */
 class Revealing implements Question {
   readonly #req: IncomingMessage
   readonly #route: DuplexRoute

@@ -1,20 +1,20 @@
 import type { DuplexRoute } from './route.ts'
 import type { ConstraintStore } from './stores.ts'
 
-/** The constraint that duplex routes have in the router, and no other. Plain routes are found only where no value is derived for it. */
+/** A constraint that only duplex routes have. The router finds a plain route only if no value is derived for it. */
 export const SIDE = 'fastifyDuplex'
-/** A constraint that no route has. The router reads its value last, and only when a route at the node matches. */
+/** A constraint that no route has. The router reads its value last, and only if a route of the node matches. */
 export const MATCHED = 'fastifyDuplexMatched'
 
-/** No string: the app may have a constraint of any name. */
+/** A symbol and no string, because the app may have a constraint of any name. */
 export const VISIT = Symbol('visit')
 
-/** What is derived from a request for the constraint {@link SIDE}: which handlers of a node may be found. */
+/** The value that is derived from a request for the constraint {@link SIDE}. It says which routes of a node may be found. */
 export interface Question {
   [VISIT] (place: Place): number
 }
 
-/** The value of {@link SIDE} on a duplex route: its constraints, as the router compares and prints them. */
+/** The value of {@link SIDE} on a duplex route. To the router it looks like the constraints of the route. */
 export class Side implements Question {
   readonly #text: string
   readonly route: DuplexRoute
@@ -36,9 +36,9 @@ export function textOf (constraints: DuplexRoute['constraints']): string {
   return JSON.stringify(Object.fromEntries(sorted), (_name, value: unknown) => value instanceof RegExp ? String(value) : value)
 }
 
-/** A constraint of the app, as duplex routes are chosen by it. */
+/** A constraint of the app, for choosing among duplex routes. */
 export interface Constraint {
-  /** Without a route that has it nothing is found for a request that has a value. */
+  /** If a request has a value, only routes with this constraint match. */
   readonly must: boolean
   storage (): ConstraintStore
   derive (req: object): unknown
@@ -48,7 +48,7 @@ export interface Constraint {
 export const Rank = {
   /** It leaves the request to others. */
   NO: 0,
-  /** It is there, and refuses. */
+  /** It refuses the request. */
   REFUSES: 1,
   /** It takes the request, unless a plain route at the same URL is there to serve it. */
   UNLESS_PLAIN: 2,
@@ -61,7 +61,7 @@ export type AnyRank = typeof Rank[keyof typeof Rank]
 export type Ranking = (route: DuplexRoute) => AnyRank
 
 interface Index {
-  /** Those with the most constraints last. */
+  /** In the order of their number of constraints, most last. */
   routes: DuplexRoute[]
   stores: Store[]
 }
@@ -96,7 +96,7 @@ export class Place {
     return ~mask
   }
 
-  /** Of the routes that match and want the request most, the one with the most constraints; of equal ones the last. */
+  /** The matching route with the highest rank. Among equal ranks, the one with the most constraints; then the last one. */
   choose (values: Readonly<Record<string, unknown>>, ranking: Ranking): { route: DuplexRoute | undefined, rank: AnyRank } {
     this.#index ??= this.#build()
     const { routes, stores } = this.#index
@@ -143,22 +143,22 @@ export class Place {
 const DECIDED = Symbol('decided')
 
 /**
- * One look-up in the app's router, which finds nothing and tells everything. The router visits the nodes for a URL,
- * the most specific first. What it reads at each of them tells whether a plain route matches there, and the place
- * tells which duplex route does.
+ * One look-up in the app's router. The router finds nothing by it, but visits the nodes for a URL, the most specific first. The
+ * properties that the router reads at each node tell whether a plain route matches there. The place of the node
+ * tells which duplex route matches.
  */
 export class Enquiry implements Question {
   readonly #values: Readonly<Record<string, unknown>>
   readonly #ranking: Ranking
   readonly #plainCounts: boolean
   #found: DuplexRoute | undefined
-  /** The value was read, and it was not for a place: that was the last thing at the node before. */
+  /** The router has read the value, and the node had no place: so it has no duplex route. */
   #readAlone = false
   #metPlain = false
 
   /**
    * @param values what was derived from the request
-   * @param derived that of it which plain routes are chosen by
+   * @param derived the part of the values by which plain routes are chosen
    * @param plainCounts whether a plain route can have the request
    */
   constructor (
@@ -178,7 +178,7 @@ export class Enquiry implements Question {
   }
 
   get [MATCHED] (): undefined {
-    // A plain route, since the place let no other pass.
+    // A plain route matches, because the place lets no duplex route match.
     this.#found = undefined
     this.#metPlain = true
     throw DECIDED
@@ -199,11 +199,11 @@ export class Enquiry implements Question {
     throw DECIDED
   }
 
-  /** Whether it was a plain route that decided. */
+  /** Whether a plain route matched. */
   static metPlain (enquiry: Enquiry): boolean { return enquiry.#metPlain }
 
   /**
-   * @param ask looks up with these constraints, and tells whether the router answers the URL itself
+   * @param ask looks up with these constraints, and returns whether the router answers the URL itself
    * @returns 'unroutable' if it does
    */
   static run (enquiry: Enquiry, ask: (constraints: object) => boolean): DuplexRoute | 'unroutable' | undefined {

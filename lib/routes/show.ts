@@ -3,7 +3,7 @@ import { rootOf } from '../internals/fastify.ts'
 import type { DuplexRoutes } from './find.ts'
 import { SIDE } from './place.ts'
 
-/** What an app tells of its routes, without what the router needs to know of duplex ones. */
+/** Makes an app show its duplex routes like plain ones, without the plugin's own constraint. */
 export function showLikePlainRoutes (app: FastifyInstance, routes: DuplexRoutes): void {
   const root = rootOf(app)
   const { hasRoute, printRoutes } = root

@@ -1,12 +1,12 @@
-// The router's own stores for hosts and versions have to be had again: duplex routes are kept apart from plain ones.
+// Stores for hosts and versions, which behave as the router's own. Duplex routes need them separately from plain ones.
 
-/** What find-my-way asks of the store of a constraint. A mask has one bit for each route. */
+/** The store of a constraint, as find-my-way defines it. A mask has one bit for each route. */
 export interface ConstraintStore {
   get (value: unknown): unknown
   set (value: unknown, mask: number): void
 }
 
-/** An exact host goes before the first expression that matches. */
+/** An exact host comes first, then the first expression that matches. */
 export class HostStore implements ConstraintStore {
   readonly #exact = new Map<unknown, number>()
   readonly #patterns: { pattern: RegExp, mask: number }[] = []
@@ -23,8 +23,8 @@ export class HostStore implements ConstraintStore {
 }
 
 /**
- * A client may leave out the last numbers of a version, or say `x` for them. Then it gets the highest one that begins
- * with the numbers it names; of equal ones the last that was declared.
+ * A client may leave out the last numbers of a version, or write `x` for them. Then it gets the highest version that begins
+ * with its numbers. Among equal versions, the last one that was declared counts.
  */
 export class VersionStore implements ConstraintStore {
   readonly #masks = new Map<unknown, number>()

@@ -1,13 +1,13 @@
 type Member = Record<symbol, number | undefined>
 
 /**
- * A set of what comes and goes all the time. V8 gives a `Set` another table after so many removals. The old one goes on
- * holding what was in it, and the new one as well: as soon as one of them has grown old, all that come after it outlive
- * the scavenges, with every member they have had, until the next collection of everything.
+ * A set whose members come and go all the time. After a number of removals V8 gives a `Set` a new table. The old table still
+ * refers to its members, and to the new table. Once one table is in the old generation, all later tables survive young
+ * collections, with every member that they had, until the next full collection.
  */
 export class LiveSet<T extends object> implements ReadonlySet<T> {
   readonly #members: T[] = []
-  /** On a member: its place in this set. */
+  /** The property of a member that has its place in this set. */
   readonly #kPlace = Symbol('fastify-duplex.place')
 
   /** The same set, for reading. */
@@ -38,7 +38,7 @@ export class LiveSet<T extends object> implements ReadonlySet<T> {
     return true
   }
 
-  /** Those that are there now; one that is gone by its turn has none. */
+  /** Iterates over the current members. A member that is removed before its turn is skipped. */
   * values (): SetIterator<T> {
     for (const member of [...this.#members]) if (this.has(member)) yield member
   }
@@ -62,7 +62,7 @@ export class LiveSet<T extends object> implements ReadonlySet<T> {
   get [Symbol.toStringTag] (): string { return 'Set' }
 }
 
-/** What others may have of such a set. */
+/** A read-only view of such a set. */
 class View<T extends object> implements ReadonlySet<T> {
   readonly #set: ReadonlySet<T>
 
@@ -84,7 +84,7 @@ class View<T extends object> implements ReadonlySet<T> {
   get [Symbol.toStringTag] (): string { return 'Set' }
 }
 
-// What a Set of this Node can do besides, all of which makes a set of its own or none.
+// The further methods of a Set on this Node. None of them changes the set.
 const sets = Set.prototype as unknown as Record<string, ((other: unknown) => unknown) | undefined>
 for (const name of ['union', 'intersection', 'difference', 'symmetricDifference', 'isSubsetOf', 'isSupersetOf', 'isDisjointFrom']) {
   const method = sets[name]

@@ -10,22 +10,22 @@ import { Slots } from '../routes/slots.ts'
 import type { PluginSettings } from '../options.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
-/** One server, as its shutdown sees it. */
+/** One server, for the shutdown. */
 export interface Closing {
   /** The drain begins. */
   drain? (): void
-  /** The time for that is over: what is left is ended, but for the requests of plain routes. */
+  /** The drain is over: ends what is left, except requests of plain routes. */
   cut (): void
 }
 
-/** Everything of one app that is alive: its connections, and what is on its way to be one, or to be refused. */
+/** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
   draining = false
-  /** Connections that left HTTP, from the claim to their end, those of refused requests included. */
+  /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
   readonly #links = new LiveSet<Link>()
-  /** Requests that stay with their server, until both their messages have ended. */
+  /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
   #drained: Promise<void> | undefined
@@ -38,7 +38,7 @@ export class Registry implements ClaimWatcher {
     this.#drainTimeout = settings.drainTimeout
   }
 
-  /** Resolves when a drain has come to its end. */
+  /** Resolves when the drain is over. */
   get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
 
   addServer (server: Closing): void {
@@ -74,7 +74,7 @@ export class Registry implements ClaimWatcher {
     this.connections.add(connection)
   }
 
-  /** No connection comes of it any more; its request is still a claim. */
+  /** It will not be accepted. Its request is still a claim. */
   remove (connection: Connection): void {
     if (this.connections.delete(connection)) this.#checkIdle()
   }
@@ -84,12 +84,12 @@ export class Registry implements ClaimWatcher {
   }
 
   refused ({ reply, req, res, kind, instead }: Claim): void {
-    // A HEAD asks for no connection, so that its 200 is no refusal of one.
+    // A HEAD asks for no connection, so its 200 is no refusal.
     if (instead === 'head' || !channels.refuse.hasSubscribers) return
     channels.refuse.publish({ request: reply?.request, raw: req, statusCode: res?.statusCode, kind })
   }
 
-  /** Before there was a claim: the request names no route, or cannot be trusted to. */
+  /** A request was refused before there was a claim: it has no route, or its head is broken. */
   refusedUnclaimed (raw: IncomingMessage, statusCode: number): void {
     if (!channels.refuse.hasSubscribers) return
     const upgrade = raw.headers.upgrade ?? raw.headers[':protocol']
@@ -100,16 +100,16 @@ export class Registry implements ClaimWatcher {
   closed (connection: Connection, result: DuplexClosed): void {
     this.connections.delete(connection)
     this.#checkIdle()
-    // Every accepted connection is closed once; what was refused has been told to the other channel.
+    // Only accepted connections are told here. Refusals have a channel of their own.
     if (connection.accepted && channels.close.hasSubscribers) {
       channels.close.publish({ connection: connection as never, request: connection.reply.request, closed: result })
     }
   }
 
-  /** Refuses from now on, tells every connection, waits, and destroys what is left. */
+  /** Refuses new connections, tells the live ones, waits, and breaks off what is left. */
   drain (timeout: Milliseconds = this.#drainTimeout): Promise<void> {
     this.draining = true
-    // One for all: an error costs more than all else that a connection is told here.
+    // One error for all, because to make an error costs more than everything else here.
     const reason = new FST_ERR_DUPLEX_SHUTDOWN()
     for (const connection of this.connections) connection[kDrain](reason)
     this.#drained ??= new Promise<void>(resolve => {
@@ -117,15 +117,15 @@ export class Registry implements ClaimWatcher {
       this.#checkIdle()
     })
     const timer = setTimeout(() => this.#cut(), timeout)
-    // A socket that is half-closed and not read keeps no process alive, so that this timer has to: without
-    // it the process would end before close() has run the hooks of other plugins. When all is quiet it still
-    // stands by, for a refusal that may come and linger.
+    // A half-closed socket that nobody reads does not keep the process alive, so this timer has to. Otherwise
+    // the process could end before close() has run the hooks of other plugins. When everything is over the timer still
+    // runs, for refusals that may come and linger, but no longer keeps the process alive.
     void this.#drained.then(() => timer.unref())
     return this.#drained
   }
 
   #cut (): void {
-    // What is broken off behind other responses is over at once, and its connection is to go as well.
+    // A claim behind other responses is over at once when it is broken off. Its connection has to end, too.
     const claims = [...this.#claims]
     for (const connection of this.connections) connection[kShutDown]()
     for (const claim of claims) claim.carrier.cut()
