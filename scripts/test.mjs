@@ -2,7 +2,7 @@
 //
 //   npm test
 //   npm test -- tunnel http2
-//   npm run test:types            those of test/types, with --in test/types
+//   npm run test:slow             those of test/slow
 //
 // `npx tap` runs the same files. This starts nothing beside them, and says one line for each when it ends.
 import { availableParallelism } from 'node:os'

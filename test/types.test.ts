@@ -5,8 +5,8 @@ import ts from 'typescript'
 import { alone, compile, describe, fixtures, lineOf, withDom, write } from './fixtures/consumers.ts'
 import { install } from './fixtures/published.ts'
 
-// Programs are compiled here, which takes long on a slow machine, and nothing is waited for; test/types has more of them.
-t.setTimeout(180_000)
+// Programs are compiled here, which takes long on a slow machine, and nothing is waited for; test/slow has more of them.
+t.setTimeout(600_000)
 
 const dir = t.testdir()
 install(dir)

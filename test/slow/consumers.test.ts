@@ -4,7 +4,7 @@ import { all, alone, compile, describe, write } from '../fixtures/consumers.ts'
 import { install } from '../fixtures/published.ts'
 
 // Programs are compiled here, which takes long on a slow machine, and nothing is waited for.
-t.setTimeout(390_000)
+t.setTimeout(600_000)
 
 const dir = t.testdir()
 install(dir)
