@@ -652,7 +652,7 @@ onEach(t, 'Q26 of a plain and a duplex route that match, whatever their constrai
     }))
     t.same(differing.flat(), [], `plain ${plain}, duplex ${duplex}`)
   }
-})
+}, ['injected'])
 
 onEach(t, 'Q26 constraints choose among the duplex routes that take a request, and then among plain ones', async (t, transport) => {
   const { connect } = await serve(t, { transport, fastify: withTenants }, app => {
