@@ -194,7 +194,7 @@ t.test('I1 the request has the fields that were given, a Host, and no others', a
     { kind: 'body', raw: ['host', 'localhost:80', 'content-type', 'application/json', 'content-length', '3'] })
 })
 
-onBothVersions(t, 'I1 a message is answered before its request has ended', async (t, build, _kinds, http) => {
+onBothVersions(t, 'I1 a body is answered before its request has ended', async (t, build, _kinds, http) => {
   const app = await build(t, app => take(app, async ({ readable, writable }) => {
     writable.write('who? ')
     for await (const chunk of readable) writable.write(`hello ${String(chunk)} `)
