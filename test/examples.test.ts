@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { createGunzip, gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
@@ -84,6 +85,14 @@ t.test('echo', async t => {
     t.equal((await wire.head()).status, 101)
     t.equal(String(await wire.rest()), 'all')
     await printed('#1 upgrade echo: end')
+  })
+
+  await t.test('says in one sentence that its port is in use', async t => {
+    const { port } = await listen(t)
+    const child = spawn(process.execPath, [fileURLToPath(example('echo'))], { env: { ...process.env, PORT: String(port) } })
+    const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'close')])
+    t.equal(said, `port ${port} is in use: PORT=${port + 1} npm start takes another one\n`)
+    t.equal(code, 1)
   })
 
   const lacking = lackingTool()
