@@ -1,7 +1,8 @@
 import t from 'tap'
 import { bothWaysAtOnce, clientReadsLate, handlerReadsLate } from './fixtures/memory.ts'
 
-// Each where it is likeliest to differ; test/slow has them over every transport.
-bothWaysAtOnce(t, ['tcp', 'h2'])
-clientReadsLate(t, ['tls', 'h2'])
-handlerReadsLate(t, ['tcp', 'tls'])
+// test/slow has each over every transport. Over HTTP/2 the window of a stream makes them wait for the scheduler, a thousand
+// times and more: on a busy machine that takes minutes.
+bothWaysAtOnce(t, ['tcp'])
+clientReadsLate(t, ['tls'])
+handlerReadsLate(t, ['tcp'])
