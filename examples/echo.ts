@@ -52,7 +52,13 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) {
   })
 }
 
-await app.listen({ port: Number(PORT), host: HOST })
+try {
+  await app.listen({ port: Number(PORT), host: HOST })
+} catch (error) {
+  if ((error as NodeJS.ErrnoException).code !== 'EADDRINUSE') throw error
+  console.error(`port ${PORT} is in use: PORT=${Number(PORT) + 1} npm start takes another one`)
+  process.exit(1)
+}
 const { port } = app.server.address() as AddressInfo
 console.log(`listening on ${https === null ? 'http' : 'https'}://localhost:${port}`)
 console.log(https === null ? commands('http', port) : commands('https', port))

@@ -26,7 +26,6 @@ if (installed === undefined || installed < (lock ?? 0)) {
 } else {
   console.log('setup: node_modules is up to date')
 }
-console.log('setup: npm run build:all')
 npm('run', '--silent', 'build:all')
 
 /** @returns {number | undefined} milliseconds, or undefined where there is no such file */

@@ -1,24 +1,22 @@
 // Runs the built suite on every supported Node, whose binaries come from npm, and prints one table: a line for
 // each behaviour, and for each Node the transports over which it holds. `npm run test:nodes -- 22 26` runs on
 // these alone.
-import { spawn, spawnSync } from 'node:child_process'
-import { existsSync, readdirSync } from 'node:fs'
+import { spawnSync } from 'node:child_process'
+import { existsSync } from 'node:fs'
+import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { filesIn, runAll, seconds } from './suite.mjs'
 
 const MAJORS = process.argv.length > 2 ? process.argv.slice(2) : ['20', '22', '24', '26']
-const JOBS = 2
-/** In milliseconds, for one file, and for the download of a Node. */
-const LONGEST = 300_000
+const JOBS = Math.min(availableParallelism(), 7) + 1
+/** In milliseconds, for the download of a Node. */
 const LONGEST_DOWNLOAD = 300_000
-/** How much is shown of a file that did not come to its end. */
-const LAST_LINES = 30
 
 const root = new URL('..', import.meta.url).pathname
-const suite = readdirSync(join(root, '.build/test')).filter(name => name.endsWith('.test.js')).sort()
+const suite = filesIn('test')
 // What these check does not depend on the Node that runs them.
-const ONCE = new Set(['declarations.test.js', 'types.test.js'])
+const ONCE = new Set(['declarations', 'documents', 'packaging', 'readme', 'setup', 'types'])
 const TRANSPORTS = ['tcp', 'tls', 'unix', 'injected', 'h2']
-const seconds = from => `${Math.round((performance.now() - from) / 1000)} s`
 
 /** The path of a Node binary, installed beside the other tools when it is not there. */
 function install (major) {
@@ -33,64 +31,6 @@ function install (major) {
   return binary
 }
 
-const running = new Set()
-process.on('exit', () => { for (const stop of running) stop() })
-process.on('SIGINT', () => process.exit(130))
-process.on('SIGTERM', () => process.exit(143))
-
-function run (binary, file) {
-  return new Promise(resolve => {
-    const from = performance.now()
-    const child = spawn(binary, [join('.build/test', file)], {
-      cwd: root,
-      stdio: ['ignore', 'pipe', 'pipe'],
-      detached: true,
-      env: { ...process.env, TAP_TIMEOUT: String(LONGEST / 1000) }
-    })
-    let output = ''
-    let late = false
-    // With the processes that it has started, which would hold its output open.
-    const stop = () => {
-      try {
-        process.kill(-child.pid, 'SIGKILL')
-      } catch {
-        // They have ended by themselves.
-      }
-    }
-    running.add(stop)
-    child.stdout.on('data', chunk => { output += chunk })
-    child.stderr.on('data', chunk => { output += chunk })
-    const timer = setTimeout(() => {
-      late = true
-      stop()
-    }, LONGEST)
-    child.on('close', (code, signal) => {
-      clearTimeout(timer)
-      stop()
-      running.delete(stop)
-      const tests = results(output)
-      const whole = !late && /^1\.\.\d+/m.test(output)
-      const fine = code === 0 && whole && tests.every(({ state }) => state !== 'FAIL')
-      resolve({ file, fine, whole, tests, output, how: late ? 'does not end' : `exit code ${code ?? signal}`, took: seconds(from) })
-    })
-  })
-}
-
-/** Top-level results of a TAP stream. */
-function results (output) {
-  return [...output.matchAll(/^(not )?ok \d+ - (.*)$/gm)].map(([, failed, line]) => {
-    const [, title, skip] = /^(.*?)(?: # (?:time=.*|(SKIP|TODO).*))?$/.exec(line)
-    return { title, state: failed !== undefined ? 'FAIL' : skip !== undefined ? 'skip' : 'ok' }
-  })
-}
-
-/** What a file that failed has to say: what failed, or, if it did not come to its end, what it said last. */
-function account ({ output, whole }) {
-  const lines = output.split('\n')
-  const failures = lines.filter(line => /not ok|Error|at file/.test(line)).slice(0, 40)
-  return (whole && failures.length > 0 ? failures : [...failures, '...', ...lines.slice(-LAST_LINES)]).join('\n')
-}
-
 /** @type {Map<string, Map<string, Map<string, { ok: number, skip: number, FAIL: number }>>>} behaviour, Node, transport */
 const table = new Map()
 const totals = { ok: 0, skip: 0, FAIL: 0 }
@@ -103,10 +43,10 @@ const onceAlone = new Set()
 function report (version, result) {
   for (const { title, state } of result.tests) {
     totals[state]++
-    if (state !== 'ok') notable.push(`${state} ${version} ${result.file}: ${title}`)
+    if (state !== 'ok') notable.push(`${state} ${version} ${result.name}: ${title}`)
     const id = /^([A-Z]+\d+)\b/.exec(title)?.[1] ?? 'other'
     const tag = /\[([a-z0-9]+)\]$/.exec(title)?.[1]
-    if (!ONCE.has(result.file)) onceAlone.delete(id)
+    if (!ONCE.has(result.name)) onceAlone.delete(id)
     else if (!table.has(id)) onceAlone.add(id)
     const transport = TRANSPORTS.includes(tag) ? tag : 'one'
     const nodes = table.get(id) ?? table.set(id, new Map()).get(id)
@@ -117,9 +57,9 @@ function report (version, result) {
   if (result.fine) return
   if (result.tests.every(({ state }) => state !== 'FAIL')) {
     totals.FAIL++
-    notable.push(`FAIL ${version} ${result.file}: ${result.how}`)
+    notable.push(`FAIL ${version} ${result.name}: ${result.how}`)
   }
-  console.log(`--- ${version} ${result.file}: ${result.how}\n${account(result)}`)
+  console.log(`--- ${version} ${result.name}: ${result.how}\n${result.account}`)
 }
 
 const start = performance.now()
@@ -127,24 +67,21 @@ for (const major of MAJORS) {
   const binary = install(major)
   const version = spawnSync(binary, ['-v'], { encoding: 'utf8', timeout: 10_000 }).stdout.trim()
   versions.push(version)
-  const files = suite.filter(file => !ONCE.has(file) || major === MAJORS[0])
-  const queue = [...files]
+  const files = suite.filter(({ name }) => !ONCE.has(name) || major === MAJORS[0])
   const again = []
-  let done = 0
-  const worker = async () => {
-    for (let file = queue.shift(); file !== undefined; file = queue.shift()) {
-      const result = await run(binary, file)
-      console.log(`[${seconds(start)}] ${version} ${++done}/${files.length} ${file}: ${result.fine ? 'ok' : 'FAILS'} in ${result.took}`)
-      // Once more and alone, and said so: a limit of the machine is told from a fault this way.
+  await runAll(binary, files, {
+    jobs: JOBS,
+    title: `${version} `,
+    start,
+    // Once more and alone, and said so: a limit of the machine is told from a fault this way.
+    report: result => {
       if (result.fine) report(version, result)
       else again.push(result)
     }
-  }
-  await Promise.all(Array.from({ length: JOBS }, worker))
+  })
   for (const first of again) {
-    const result = await run(binary, first.file)
-    console.log(`--- ${version} ${first.file}: failed beside another file, ${result.fine ? 'passed' : 'failed'} alone; the first time:\n${account(first)}`)
-    report(version, result)
+    console.log(`--- ${version} ${first.name}: failed beside others, and is run alone; the first time:\n${first.account}`)
+    await runAll(binary, files.filter(({ name }) => name === first.name), { jobs: 1, title: `${version} `, start, report: result => report(version, result) })
   }
 }
 

@@ -213,7 +213,7 @@ onEachKind(t, 'A9 accept after detach is a coded error', async (t, kind, transpo
   t.equal((await wire.rest()).toString(), 'own answer, FST_ERR_DUPLEX_ALREADY_ACCEPTED, TAIL')
 }, streamKinds, ways)
 
-onEach(t, 'A9 a message cannot be detached, and can still be accepted', async (t, transport) => {
+onEach(t, 'A9 a body cannot be detached, and can still be accepted', async (t, transport) => {
   let code: unknown
   const { connect } = await serve(t, { transport }, app => takeManually(app, async pending => {
     code = await codeThrown(() => pending.detach())
@@ -363,7 +363,7 @@ onEachKind(t, 'A11 what an onSend hook throws during accept is answered once, an
   await quiet()
 })
 
-onEach(t, 'A11 a message that a manual handler answers keeps its connection', async (t, transport) => {
+onEach(t, 'A11 a body that a manual handler answers keeps its connection', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => takeManually(app, async () => 'an answer'))
   const wire = await connect()
   for (let n = 0; n < 3; n++) {

@@ -303,7 +303,7 @@ onEach(t, 'A7 a token that is not reserved is taken from among reserved ones', a
   t.equal((await wire.head()).headers.upgrade, 'h2cx')
 }, ways)
 
-onEach(t, 'A7 a reserved token on a request with a body leaves a message', async (t, transport) => {
+onEach(t, 'A7 a reserved token on a request with a body leaves that', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => take(app, echo))
   for (const offer of ['h2c', 'websocket']) {
     const wire = await connect()
@@ -334,7 +334,7 @@ onEach(t, 'A8 a CONNECT of HTTP/1.0 gets a 200 without framing', async (t, trans
   t.equal((await wire.rest()).toString(), 'TAIL')
 }, ways)
 
-onEach(t, 'A8 a message keeps its connection, with Content-Length and chunked alike', async (t, transport) => {
+onEach(t, 'A8 a body keeps its connection, with Content-Length and chunked alike', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   for (const request of [
@@ -349,7 +349,7 @@ onEach(t, 'A8 a message keeps its connection, with Content-Length and chunked al
   t.notOk(wire.ended)
 }, ways)
 
-onEach(t, 'A8 a message with Connection: close is framed, and the connection ends', async (t, transport) => {
+onEach(t, 'A8 a body with Connection: close is framed, and the connection ends', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send(ask('body', 'Connection: close') + piece('body', 'BODY') + LAST_CHUNK)
@@ -359,7 +359,7 @@ onEach(t, 'A8 a message with Connection: close is framed, and the connection end
   t.equal((await wire.rest()).toString(), piece('body', 'BODY') + LAST_CHUNK)
 }, ways)
 
-onEach(t, 'A8 a message of HTTP/1.0 is ended by the end of the connection', async (t, transport) => {
+onEach(t, 'A8 a body of HTTP/1.0 is ended by the end of the connection', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => take(app, echo))
   const wire = await connect()
   wire.send('POST /it HTTP/1.0\r\nContent-Length: 4\r\n\r\nBODY')

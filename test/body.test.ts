@@ -4,11 +4,12 @@ import { PassThrough, type Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { gzipSync } from 'node:zlib'
 import compress from '@fastify/compress'
-import type { DuplexConnection, FastifyDuplexOptions, PendingDuplex } from '../lib/index.ts'
+import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { chunk, chunkedBody, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
+import { failures, type Failure } from './fixtures/failures.ts'
 import { everywhere, gate, onEach, serve, transports, ways } from './fixtures/server.ts'
 import {
-  all, failingSource, logLines, MiB, pattern, pong, resetOfAnother, sha256, takeover, written, type Takeover, type TakeoverSettings
+  all, logLines, MiB, pattern, pong, sha256, takeover, written, type Takeover, type TakeoverSettings
 } from './fixtures/takeover.ts'
 import { request } from './fixtures/http2-server.ts'
 import { Http2Wire } from './fixtures/http2-wire.ts'
@@ -19,7 +20,7 @@ const PING = 'GET /ping HTTP/1.1\r\nHost: a\r\n\r\n'
 
 const withLength = (length: number): string => `POST /it HTTP/1.1\r\nHost: a\r\nContent-Length: ${length}\r\n\r\n`
 
-/** A client whose message the handler of `/it` has, on a server that also answers `/ping`. */
+/** A client whose body the handler of `/it` has, on a server that also answers `/ping`. */
 function message (
   t: Parameters<typeof takeover>[0], settings: TakeoverSettings, handler: (connection: DuplexConnection) => unknown
 ): Promise<Takeover> {
@@ -106,7 +107,7 @@ t.test('S9 a request in two segments, split at every offset', async t => {
   t.equal(wire.pending, '')
 })
 
-t.test('S9 what is pipelined behind a message is answered behind it', async t => {
+t.test('S9 what is pipelined behind a body is answered behind it', async t => {
   const { wire } = await message(t, { request: `${CHUNKED}2\r\nhi\r\n0\r\n\r\n${PING}${withLength(3)}you${PING}` },
     ({ readable, writable }) => pipeline(readable, writable))
   t.equal((await chunkedBody(wire)).toString(), 'hi')
@@ -116,7 +117,7 @@ t.test('S9 what is pipelined behind a message is answered behind it', async t =>
   t.equal((await wire.response()).body, 'pong')
 })
 
-t.test('S9 Content-Length: 0 is an empty message', async t => {
+t.test('S9 Content-Length: 0 is an empty body', async t => {
   const { wire, connection } = await message(t, { request: withLength(0) }, async ({ kind, readable, writable }) => {
     writable.end(`${kind} of ${(await all(readable)).length} bytes`)
   })
@@ -152,7 +153,7 @@ onEach(t, 'S9 64 MiB both ways at once, each chunk as it comes', async (t, trans
   t.ok(received > 64 * MiB)
 }, ['tcp'])
 
-onEach(t, 'S1 a client that half-closes behind its message still gets 1 MiB', async (t, transport) => {
+onEach(t, 'S1 a client that half-closes behind its body still gets 1 MiB', async (t, transport) => {
   const late = pattern(MiB)
   const { wire, connection } = await message(t, { transport }, async ({ readable, writable }) => {
     t.equal((await all(readable)).toString(), 'question')
@@ -167,7 +168,7 @@ onEach(t, 'S1 a client that half-closes behind its message still gets 1 MiB', as
   t.equal((await connection.closed).reason, 'end')
 }, everywhere)
 
-onEach(t, 'S1 a client that half-closes behind a message which waits for another response still gets its answer', async (t, transport) => {
+onEach(t, 'S1 a client that half-closes behind a body which waits for another response still gets its answer', async (t, transport) => {
   const slow = gate()
   const entered = gate()
   const { connect } = await serve(t, { transport }, app => {
@@ -197,7 +198,7 @@ for (const [which, request] of [
   ['that says close', `POST /it HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${MiB}\r\n\r\n`],
   ['over HTTP/1.0', `POST /it HTTP/1.0\r\nContent-Length: ${MiB}\r\n\r\n`]
 ] as const) {
-  t.test(`S2 the server ends first, then reads the whole of a message ${which}`, async t => {
+  t.test(`S2 the server ends first, then reads the whole of a body ${which}`, async t => {
     const body = pattern(MiB)
     const got = gate<Buffer>()
     const { wire, head, connection } = await message(t, { request }, async ({ readable, writable }) => {
@@ -264,7 +265,7 @@ for (const [how, request, body, end] of breaks) {
   }, how.startsWith('a reset') ? everywhere : ways)
 }
 
-onEach(t, 'S10 a reset while the body is not read ends the message', async (t, transport) => {
+onEach(t, 'S10 a reset while the body is not read ends the takeover', async (t, transport) => {
   const { wire, connection, quiet } = await message(t, { transport }, ({ closed }) => closed)
   wire.send(chunk('unread'))
   await once(connection.readable, 'readable')
@@ -316,7 +317,7 @@ t.test('S10 a client that vanishes behind an earlier request that is not answere
   await quiet()
 })
 
-t.test('S10 a client that vanishes before a handler has accepted its message', async t => {
+t.test('S10 a client that vanishes before a handler has accepted its body', async t => {
   const done = gate()
   const { connect, quiet } = await serve(t, {}, app => {
     app.post('/it', { duplex: { accept: 'manual' } }, async pending => {
@@ -444,7 +445,7 @@ t.test('S11 a handler that pauses what it has closed leaves nothing on the wire,
   await app.close()
 })
 
-t.test('S11 a message that its handler paused for good is over when it has arrived', async t => {
+t.test('S11 a body that its handler paused for good is over when it has arrived', async t => {
   const { app, wire, connection, quiet } = await message(t, { request: withLength(4), close: false }, async ({ readable, writable }) => {
     readable.on('data', () => {})
     readable.pause()
@@ -474,7 +475,7 @@ t.test('S11 a reader that is still there when the handler has finished gets the 
   t.ok(await serves(wire))
 })
 
-onEach(t, 'S15 a loop over the whole of a message leaves the response open for 1 MiB', async (t, transport) => {
+onEach(t, 'S15 a loop over the whole of a body leaves the response open for 1 MiB', async (t, transport) => {
   const late = pattern(MiB)
   const { wire } = await message(t, { transport }, async ({ readable, writable }) => {
     let received = ''
@@ -488,7 +489,7 @@ onEach(t, 'S15 a loop over the whole of a message leaves the response open for 1
   t.ok(await serves(wire))
 }, everywhere)
 
-t.test('S15 a break leaves the rest of a message to be read', async t => {
+t.test('S15 a break leaves the rest of a body to be read', async t => {
   const { wire } = await message(t, {}, async ({ readable, writable }) => {
     for await (const data of readable) {
       writable.write(`first: ${data}`)
@@ -638,7 +639,7 @@ onEach(t, 'S10 a reset behind a whole body, while the response is sent, is an ab
   await quiet()
 }, ['tcp', 'tls'])
 
-onEach(t, 'S3 a client that vanishes behind the end of its message is found, though nobody reads or writes', async (t, transport) => {
+onEach(t, 'S3 a client that vanishes behind the end of its body is found, though nobody reads or writes', async (t, transport) => {
   const { wire, connection, quiet } = await message(t, { transport }, () => {})
   const { socket } = connection.reply.request.raw
   const ended = once(socket, 'end')
@@ -668,7 +669,7 @@ onEach(t, 'S3 nor is one that vanishes there before acceptance missed', async (t
   await quiet()
 }, ['tcp', 'tls'])
 
-onEach(t, 'S3 nor when the message was to be an upgrade, until the protocols function said no', async (t, transport) => {
+onEach(t, 'S3 nor when the body was to be an upgrade, until the protocols function said no', async (t, transport) => {
   const { wire, connection, quiet } = await message(t, {
     transport,
     duplex: { protocols: () => false },
@@ -682,7 +683,7 @@ onEach(t, 'S3 nor when the message was to be an upgrade, until the protocols fun
   await quiet()
 }, ['tcp', 'tls'])
 
-onEach(t, 'L3 a handler of a message that rejects is logged once, and its onError hooks run', async (t, transport) => {
+onEach(t, 'L3 a handler of a body that rejects is logged once, and its onError hooks run', async (t, transport) => {
   const { lines, logger } = logLines()
   const heard: unknown[] = []
   const failure = new Error('midway')
@@ -701,34 +702,17 @@ onEach(t, 'L3 a handler of a message that rejects is logged once, and its onErro
   await quiet()
 })
 
-/** How a handler may fail when it has sent a part of its message, and what `closed` then says. */
-const failures: [how: string, reason: string, fail: (connection: DuplexConnection) => unknown, plugin?: FastifyDuplexOptions][] = [
-  ['a handler that rejects', 'error', async () => { throw new Error('midway') }],
-  ['destroy()', 'destroyed', connection => {
-    connection.destroy()
-    return connection.closed
-  }],
-  ['readable.destroy()', 'destroyed', ({ readable, closed }) => {
-    readable.destroy()
-    return closed
-  }],
+/** How a handler may fail when it has sent a part of its response, and what `closed` then says. */
+const ownFailures: readonly Failure[] = [
+  ...failures,
   ['writable.destroy()', 'destroyed', ({ writable, closed }) => {
     writable.destroy()
     return closed
   }],
-  ['writable.destroy(error)', 'error', ({ writable, closed }) => {
-    writable.destroy(new Error('midway'))
-    return closed
-  }],
-  ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
-  ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
-  ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 500 }],
-  ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }],
   ['a malformed chunk', 'abort', ({ closed }) => closed]
 ]
 
-for (const [how, reason, fail, plugin] of failures) {
+for (const [how, reason, fail, plugin] of ownFailures) {
   onEach(t, `L14 a message is truncated, and the connection closed, after ${how}`, async (t, transport) => {
     const { app, wire, connection, quiet } = await message(t, { transport, plugin: plugin ?? {} }, async connection => {
       await written(connection.writable, 'part')

@@ -9,6 +9,7 @@ import { tmpdir } from 'node:os'
 import { delimiter, dirname, join } from 'node:path'
 import { createInterface } from 'node:readline'
 import { Duplex, type Readable } from 'node:stream'
+import { fileURLToPath } from 'node:url'
 import { createGunzip, gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
@@ -84,6 +85,14 @@ t.test('echo', async t => {
     t.equal((await wire.head()).status, 101)
     t.equal(String(await wire.rest()), 'all')
     await printed('#1 upgrade echo: end')
+  })
+
+  await t.test('says in one sentence that its port is in use', async t => {
+    const { port } = await listen(t)
+    const child = spawn(process.execPath, [fileURLToPath(example('echo'))], { env: { ...process.env, PORT: String(port) } })
+    const [said, [code]] = await Promise.all([text(child.stderr), once(child, 'close')])
+    t.equal(said, `port ${port} is in use: PORT=${port + 1} npm start takes another one\n`)
+    t.equal(code, 1)
   })
 
   const lacking = lackingTool()
@@ -264,12 +273,12 @@ t.test('connect-proxy', async t => {
 })
 
 t.test('transform', async t => {
-  const put = (port: number, headers: http.OutgoingHttpHeaders = {}): http.ClientRequest =>
+  const { port, printed, output } = await start(t, example('transform'))
+  const put = (headers: http.OutgoingHttpHeaders = {}): http.ClientRequest =>
     http.request({ port, path: '/lines', method: 'PUT', headers })
 
   await t.test('answers each line before the next one is sent', async t => {
-    const { port } = await start(t, example('transform'))
-    const request = put(port)
+    const request = put()
     request.write('{"a":1}\n{"b')
     const [response] = await once(request, 'response') as [http.IncomingMessage]
     t.equal(response.headers['content-type'], 'application/x-ndjson')
@@ -283,8 +292,7 @@ t.test('transform', async t => {
   })
 
   await t.test('compresses line by line for who takes gzip, and for nobody else', async t => {
-    const { port } = await start(t, example('transform'))
-    const request = put(port, { 'accept-encoding': 'br, gzip' })
+    const request = put({ 'accept-encoding': 'br, gzip' })
     request.write('{"a":1}\n')
     const [response] = await once(request, 'response') as [http.IncomingMessage]
     t.equal(response.headers['content-encoding'], 'gzip')
@@ -293,20 +301,18 @@ t.test('transform', async t => {
     request.end('{"b":2}\n')
     t.equal((await chunks.next()).value, '{"b":2,"line":2}\n')
     t.ok((await chunks.next()).done)
-    const [plain] = await once(put(port, { 'accept-encoding': 'br, gzip;q=0' }).end('{}\n'), 'response') as [http.IncomingMessage]
+    const [plain] = await once(put({ 'accept-encoding': 'br, gzip;q=0' }).end('{}\n'), 'response') as [http.IncomingMessage]
     t.equal(plain.headers['content-encoding'], undefined)
     t.equal(await text(plain), '{"line":1}\n')
   })
 
   await t.test('takes a compressed upload', async t => {
-    const { port } = await start(t, example('transform'))
-    const [response] = await once(put(port, { 'content-encoding': 'gzip' }).end(gzipSync('{"a":1}\n{"b":2}\n')), 'response')
+    const [response] = await once(put({ 'content-encoding': 'gzip' }).end(gzipSync('{"a":1}\n{"b":2}\n')), 'response')
     t.equal(await text(response as http.IncomingMessage), '{"a":1,"line":1}\n{"b":2,"line":2}\n')
   })
 
   await t.test('breaks the response off at a line without an end, and goes on serving', async t => {
-    const { port, printed, output } = await start(t, example('transform'))
-    const request = put(port)
+    const request = put()
     request.on('error', () => {}).write('{}\n')
     const [response] = await once(request, 'response') as [http.IncomingMessage]
     await once(response, 'data')
@@ -315,12 +321,11 @@ t.test('transform', async t => {
     t.match((await failure)[0], { code: 'ECONNRESET' })
     await printed('"reason":"error"')
     t.notMatch(output(), 'TypeError')
-    const [next] = await once(put(port).end('{}\n'), 'response')
+    const [next] = await once(put().end('{}\n'), 'response')
     t.equal(await text(next as http.IncomingMessage), '{"line":1}\n')
   })
 
   await t.test('takes no request without a body', async t => {
-    const { port } = await start(t, example('transform'))
     const [response] = await once(http.get({ port, path: '/lines' }), 'response') as [http.IncomingMessage]
     t.equal(response.statusCode, 404)
     response.resume()
@@ -467,9 +472,11 @@ t.test('docker-engine', async t => {
   }
   const frame = (number: number, content: string): string => `${String.fromCharCode(number, 0, 0, 0, 0, 0, 0, content.length)}${content}`
 
+  // One after the other: the first two remove their container.
+  const program = await start(t, example('docker-engine'))
+  const { port } = program
+
   await t.test('runs a process in a container: frames of stdout and stderr, end of stdin, exit code', async t => {
-    const program = await start(t, example('docker-engine'))
-    const { port } = program
     const created = await request(port, 'POST', '/v1.47/containers/create?name=box', { Image: 'host', Cmd: ['sleep', '1000'] })
     t.equal(created.statusCode, 201)
     t.equal((await request(port, 'POST', '/containers/box/start')).statusCode, 204)
@@ -491,7 +498,6 @@ t.test('docker-engine', async t => {
   })
 
   await t.test('says at once that it waits, and later for what', async t => {
-    const { port } = await start(t, example('docker-engine'))
     await request(port, 'POST', '/containers/create?name=box', { Image: 'host', Cmd: ['sh', '-c', 'exit 7'], HostConfig: { AutoRemove: true } })
     const wait = http.request({ port, method: 'POST', path: '/containers/box/wait?condition=removed', headers: { 'content-length': 0 } }).end()
     const [response] = await once(wait, 'response') as [http.IncomingMessage]
@@ -501,7 +507,6 @@ t.test('docker-engine', async t => {
   })
 
   await t.test('refuses in words: no such container, image, or command', async t => {
-    const { port } = await start(t, example('docker-engine'))
     t.strictSame(JSON.parse((await request(port, 'POST', '/containers/box/start')).body).message, 'No such container: box')
     t.equal((await request(port, 'POST', '/containers/create', { Image: 'debian' })).statusCode, 404)
     await request(port, 'POST', '/containers/create?name=box', { Image: 'host', Cmd: ['/nowhere'] })

@@ -17,7 +17,7 @@ function logger (): { options: { level: string, stream: { write: (line: string) 
   return { options: { level: 'error', stream: { write: line => { lines.push(JSON.parse(line)) } } }, lines }
 }
 
-onEach(t, 'L14 a pipeline() over a message that fails is the failure of its handler: truncated, logged, told to onError and closed', async (t, transport) => {
+onEach(t, 'L14 a pipeline() over a body that fails is the failure of its handler: truncated, logged, told to onError and closed', async (t, transport) => {
   let closed: Promise<DuplexClosed> | undefined
   const { options, lines } = logger()
   const heard: string[] = []

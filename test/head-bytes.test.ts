@@ -108,7 +108,7 @@ t.test('H1 what came with the head is counted as read, once', async t => {
   }
 })
 
-t.test('H1 on a message the body in the packet of the head comes first, once, in order', async t => {
+t.test('H1 of the kind body, what is in the packet of the head comes first, once, in order', async t => {
   const { connect } = await serve(t, {}, app => take(app, repeat))
   const wire = await connect()
   wire.send(ask('body') + piece('body', 'TAIL'))
@@ -238,7 +238,7 @@ onEveryWay(t, 'H4 without a tail the first chunk is the first that the client se
   }
 })
 
-t.test('H4 a message is the request and the response themselves', async t => {
+t.test('H4 of the kind body, the pair is the request and the response themselves', async t => {
   const { connect } = await serve(t, {}, app => take(app, async ({ readable, writable, reply, head }, request) => {
     writable.end(JSON.stringify([readable === request.raw, writable === reply.raw, head.length]))
   }))

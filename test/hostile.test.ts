@@ -268,7 +268,7 @@ t.test('M6 a response that is streamed before a takeover goes on when its reader
 
 // Chunks.
 
-t.test('M4 chunks of every size, with extensions and trailers, are decoded for a message', async t => {
+t.test('M4 chunks of every size, with extensions and trailers, are decoded for the kind body', async t => {
   const { connect } = await serve(t, {}, app => {
     app.post('/count', { duplex: true }, async ({ readable, writable }) => {
       let count = 0
@@ -313,7 +313,7 @@ for (const chunk of ['XYZ\r\n', 'fffffffffffffffffffff\r\n', '-1\r\n', '5\r\nHEL
   })
 }
 
-t.test('U13 a message whose handler is done without its body is cut within a bound of bytes', async t => {
+t.test('U13 a body whose handler is done without it is cut within a bound of bytes', async t => {
   const { app, connect } = await serve(t, {}, app => {
     app.post('/done', { duplex: true }, async ({ writable }) => { writable.end('done') })
   })
@@ -351,7 +351,7 @@ function refusing (app: FastifyInstance): void {
   app.post('/manual', { duplex: { accept: 'manual' } }, async ({ reply }) => reply.code(409).send('no'))
 }
 
-onEach(t, 'U13 a refused message is read within a bound of bytes, and below that its connection serves on', async (t, transport) => {
+onEach(t, 'U13 a refused body is read within a bound of bytes, and below that its connection serves on', async (t, transport) => {
   const sockets = new Map<string, Socket>()
   const server = await serve(t, { transport }, app => {
     app.addHook('onRequest', async ({ url, raw }) => { sockets.set(url, raw.socket) })
@@ -377,7 +377,7 @@ onEach(t, 'U13 a refused message is read within a bound of bytes, and below that
   await unharmed(t, server)
 }, ['tcp', 'tls', 'unix'])
 
-t.test('U13 a refused message that its handler reads on is read to its end, and the connection serves on', async t => {
+t.test('U13 a refused body that its handler reads on is read to its end, and the connection serves on', async t => {
   const size = 3 * 1024 * 1024
   const read = gate<number>()
   const server = await serve(t, {}, app => {
@@ -398,7 +398,7 @@ t.test('U13 a refused message that its handler reads on is read to its end, and 
   await unharmed(t, server)
 })
 
-t.test('U13 a refused message whose client neither sends nor ends goes by finTimeout', async t => {
+t.test('U13 a refused body whose client neither sends nor ends goes by finTimeout', async t => {
   const server = await serve(t, { plugin: { finTimeout: 100 } }, app => {
     declare()(app)
     refusing(app)

@@ -71,7 +71,7 @@ for (const tls of [false, true]) {
     t.equal((await connection.closed).reason, 'end')
   })
 
-  t.test(`T4 a POST is a message, answered while it arrives, ${name} [h2]`, async t => {
+  t.test(`T4 a POST is a body, answered while it arrives, ${name} [h2]`, async t => {
     const { stream, connection } = await taken(t, { tls, headers: POST }, async ({ readable, writable }) => {
       for await (const chunk of readable) writable.write(String(chunk).toUpperCase())
       writable.write('.')
@@ -86,7 +86,7 @@ for (const tls of [false, true]) {
     t.equal((await connection.closed).reason, 'end')
   })
 
-  t.test(`T4 half-closed by the server first, the whole of a message arrives, ${name} [h2]`, async t => {
+  t.test(`T4 half-closed by the server first, the whole of a body arrives, ${name} [h2]`, async t => {
     const body = pattern(MiB)
     const got = gate<Buffer>()
     const { stream } = await taken(t, { tls, headers: POST }, async ({ readable, writable }) => {
@@ -319,7 +319,7 @@ t.test('Q23 CONNECT with content-length: 0 declares no body [h2]', async t => {
   t.equal((await whole(stream)).toString(), 'through the tunnel')
 })
 
-t.test('T4 every plain request is a message, and a GET one that has ended [h2]', async t => {
+t.test('T4 every plain request is a body, and a GET one that has ended [h2]', async t => {
   const { session } = await serveHttp2(t, {}, app => take(app, async ({ kind, readable, writable }) => {
     writable.write(`${kind}:`)
     writable.end(await all(readable))

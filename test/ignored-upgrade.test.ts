@@ -242,7 +242,7 @@ onEach(t, 'R1 a body of 4 MiB beside an ignored Upgrade arrives whole', async (t
   t.equal((await wire.response()).body, createHash('sha256').update(body).digest('hex'))
 })
 
-t.test('R1 an Upgrade without an acceptable token, but with a body, is a message where the route takes that', async t => {
+t.test('R1 an Upgrade without an acceptable token, but with a body, is of the kind body where the route takes that', async t => {
   const { connect } = await serve(t, {}, app => {
     app.post('/it', { duplex: { protocols: ['bar'] } }, echo)
     app.get('/plain', async () => 'plain')

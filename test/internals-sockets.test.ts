@@ -1,4 +1,4 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
@@ -35,17 +35,25 @@ t.test('socketBeneath is nothing for a TCP socket, nor for a stream in memory', 
   t.equal(socketBeneath(new PassThrough()), undefined)
 })
 
-onBoth('peerIsGone says so after a reset that no stream tells of, and not after a FIN', async (t, carrying) => {
+/** A socket whose peer has ended and is gone then; `check` looks at it before either. */
+async function resetBehindEnd (
+  t: Test, carrying: Parameters<typeof takeOne>[1], check: (socket: HttpSocket) => void
+): Promise<Awaited<ReturnType<typeof takeOne>>['socket']> {
   const { wire, socket } = await takeOne(t, carrying)
-  t.notOk(peerIsGone(socket))
+  check(socket)
   socket.allowHalfOpen = true
   socket.resume()
   const ended = once(socket, 'end')
   wire.end()
   await ended
-  t.notOk(peerIsGone(socket))
+  check(socket)
   wire.reset()
   while (!peerIsGone(socket)) await turn()
+  return socket
+}
+
+onBoth('peerIsGone says so after a reset that no stream tells of, and not after a FIN', async (t, carrying) => {
+  await resetBehindEnd(t, carrying, socket => t.notOk(peerIsGone(socket)))
   t.pass('and it is seen then')
 })
 
@@ -293,16 +301,7 @@ t.test('hasEnd tells of an end behind what is buffered, before anybody has read 
 })
 
 onBoth('endIsReset says no to a FIN, and yes where the kernel has no peer any more, before our own end', async (t, carrying) => {
-  const { wire, socket } = await takeOne(t, carrying)
-  t.notOk(endIsReset(socket))
-  socket.allowHalfOpen = true
-  socket.resume()
-  const ended = once(socket, 'end')
-  wire.end()
-  await ended
-  t.notOk(endIsReset(socket))
-  wire.reset()
-  while (!peerIsGone(socket)) await turn()
+  const socket = await resetBehindEnd(t, carrying, socket => t.notOk(endIsReset(socket)))
   t.ok(endIsReset(socket))
   socket.end()
   t.notOk(endIsReset(socket), 'behind our own end a peer that is gone is no news')

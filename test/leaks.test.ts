@@ -19,10 +19,10 @@ interface Report {
 /** In bytes a cycle. It is noise of the collector, and much less than anything that is kept by mistake. */
 const MOST = 250
 
-t.setTimeout(180_000)
+t.setTimeout(600_000)
 
 t.test('L9 cycles of every kind of end leave nothing behind', async t => {
-  t.setTimeout(170_000)
+  t.setTimeout(590_000)
   const program = fileURLToPath(new URL('fixtures/leak-process.js', import.meta.url))
   const child = fork(program, { execArgv: ['--expose-gc'], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   t.teardown(() => child.kill())

@@ -210,7 +210,7 @@ onEachKind(t, 'L2 a manual handler without a promise that accepts late, and read
   await quiet()
 })
 
-t.test('L2 a message whose body never ends is cut after its response', async t => {
+t.test('L2 a body that never ends is cut after its response', async t => {
   const { wire, connection, quiet } = await accepted(t, { kind: 'body', duplex: { finTimeout: 100 } }, async ({ writable }) => {
     writable.write('enough')
   })
@@ -425,7 +425,7 @@ for (const [reason, { code, duplex, handler, client, drain }] of Object.entries(
     t.equal(await connection.close(), closed, 'close() after the end tells the same')
     t.equal(await connection.closed, closed)
     t.equal(codeOf(connection.signal.reason), code)
-    // What is left of a message is a connection that is kept alive.
+    // What is left of a body is a connection that is kept alive.
     wire.end()
     await quiet()
     t.equal(settled, 1)
@@ -484,7 +484,7 @@ onEachKind(t, 'L11 closed settles for a pending connection whose client goes awa
   await quiet()
 }, everyKind, resettable)
 
-t.test('L11 closed settles for a message that was pipelined behind a response when its client goes away', async t => {
+t.test('L11 closed settles for a body that was pipelined behind a response when its client goes away', async t => {
   const slow = gate()
   const seen = gate<DuplexConnection>()
   const { connect, quiet } = await serve(t, {}, app => {

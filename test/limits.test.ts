@@ -158,7 +158,7 @@ for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
   }, everyKind, resettable)
 }
 
-t.test('L6 a refused message has no slot while its body is still coming', async t => {
+t.test('L6 a refused body has no slot while it is still coming', async t => {
   const server = await serveBriefly(t, {}, app => {
     app.post('/it', { duplex: { accept: 'manual', maxConnections: 1 } }, async pending => {
       pending.reply.code(403)

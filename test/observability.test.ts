@@ -384,7 +384,7 @@ const breaks: Record<string, (connection: DuplexConnection) => unknown> = {
   'aborts its web stream': connection => connection.web().writable.abort(new Error('enough')).catch(() => {})
 }
 for (const [what, act] of Object.entries(breaks)) {
-  t.test(`L7 a handler of a message that ${what} and returns: onResponse once, and no end`, async t => {
+  t.test(`L7 a handler of a body that ${what} and returns: onResponse once, and no end`, async t => {
     const { fastify, having } = logged()
     let responses = 0
     const closed = gate<DuplexClosed>()

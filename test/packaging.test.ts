@@ -5,7 +5,7 @@ import { rolldown } from 'rolldown'
 import t from 'tap'
 import { install, root } from './fixtures/published.ts'
 
-t.setTimeout(180_000)
+t.setTimeout(600_000)
 
 const dir = t.testdir()
 install(dir)

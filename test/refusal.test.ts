@@ -319,7 +319,7 @@ t.test('R5 a refused hijack is closed as well, since what follows was never read
   t.equal(ran, 0)
 })
 
-t.test('R5 a refused message is an ordinary response, and the connection goes on', async t => {
+t.test('R5 a refused body is answered with an ordinary response, and the connection goes on', async t => {
   const { connect } = await serve(t, {}, app => {
     app.post('/it', { duplex: true, onRequest: async (_request, reply) => reply.code(401).send('no') }, echo)
     app.get('/next', async () => 'next')

@@ -7,6 +7,7 @@ import t, { type Test } from 'tap'
 import duplex, { type DuplexConnection } from '../lib/index.ts'
 import { ask, take } from './fixtures/kinds.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
+import { until as met } from './fixtures/patience.ts'
 import { gate } from './fixtures/server.ts'
 import { connectTo, echo, echoed, onEachServer, optionsFor, share, within, watchSockets, type ServerKind } from './fixtures/shared-server.ts'
 import { watchUncaught } from './fixtures/uncaught.ts'
@@ -26,8 +27,7 @@ function own (server: http.Server): string[] {
 /** Looks at every turn of the event loop, and not for ever. */
 async function until (what: string, condition: () => boolean): Promise<void> {
   const state = { over: false }
-  const look = async (): Promise<void> => { while (!state.over && !condition()) await new Promise(resolve => setImmediate(resolve)) }
-  await within(what, look()).finally(() => { state.over = true })
+  await within(what, met(() => state.over || condition())).finally(() => { state.over = true })
 }
 
 async function restarted (t: Test, kind: ServerKind, declare: (app: FastifyInstance, generation: number) => unknown): Promise<{

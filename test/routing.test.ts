@@ -85,7 +85,7 @@ for (const order of ['duplex first', 'plain first']) {
   })
 }
 
-t.test('R3 a body at a shared URL is the plain route\'s, and no message', async t => {
+t.test('R3 a body at a shared URL is the plain route\'s, and is not taken over', async t => {
   const { connect } = await serve(t, {}, app => {
     app.post('/it', { duplex: true }, say(() => 'duplex'))
     app.post('/it', async ({ body }) => body)
@@ -652,7 +652,7 @@ onEach(t, 'Q26 of a plain and a duplex route that match, whatever their constrai
     }))
     t.same(differing.flat(), [], `plain ${plain}, duplex ${duplex}`)
   }
-})
+}, ['injected'])
 
 onEach(t, 'Q26 constraints choose among the duplex routes that take a request, and then among plain ones', async (t, transport) => {
   const { connect } = await serve(t, { transport, fastify: withTenants }, app => {
@@ -744,7 +744,7 @@ onEach(t, 'R15 a rewriteUrl of the app sees a CONNECT as a path, and it is route
 
 // HEAD, Expect, bodies.
 
-onEach(t, 'R16 HEAD is 200 where the route takes message or hijack, else 426, and the connection goes on', async (t, transport) => {
+onEach(t, 'R16 HEAD is 200 where the route takes body or hijack, else 426, and the connection goes on', async (t, transport) => {
   const { connect } = await serve(t, { transport }, app => {
     app.get('/all', { duplex: true }, echo)
     app.get('/message', { duplex: { kinds: ['body'] } }, echo)
@@ -760,7 +760,7 @@ onEach(t, 'R16 HEAD is 200 where the route takes message or hijack, else 426, an
   t.match(await exchange(wire, 'GET /plain'), { status: 200, body: 'plain' }, 'no body came with any of them')
 })
 
-t.test('R17 Expect: 100-continue on a message gets its 100, and then the body', async t => {
+t.test('R17 Expect: 100-continue on a body gets its 100, and then the body', async t => {
   const { connect } = await serve(t, {}, app => { app.post('/it', { duplex: true }, echo) })
   const wire = await connect()
   wire.send(request('POST /it', 'Expect: 100-continue', 'Content-Length: 5'))
@@ -781,7 +781,7 @@ t.test('U12 an expectation that nobody knows is 417', async t => {
   }
 })
 
-t.test('R21 schema.body with message or hijack fails at boot', async t => {
+t.test('R21 schema.body with body or hijack fails at boot', async t => {
   for (const kind of ['body', 'hijack'] as const) {
     const app = Fastify()
     await app.register(duplex)

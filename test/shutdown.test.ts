@@ -385,7 +385,7 @@ onEachKind(t, 'L15 draining aborts at the start, and signal at the end', async (
   await closing
 }, everyKind, resettable)
 
-onEach(t, 'L15 a message in flight when the drain starts arrives whole', async (t, transport) => {
+onEach(t, 'L15 a body in flight when the drain starts arrives whole', async (t, transport) => {
   const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: 20_000 } }, declare)
   const wire = await connect()
   wire.send(post('/echo') + piece('body', 'one'))
@@ -398,7 +398,7 @@ onEach(t, 'L15 a message in flight when the drain starts arrives whole', async (
   t.ok(await closing < 5000, 'and its connection is not kept alive')
 }, everywhere)
 
-onEach(t, 'L15 a message that is not done when the drain ends is cut, and not ended', async (t, transport) => {
+onEach(t, 'L15 a body that is not done when the drain ends is cut, and not ended', async (t, transport) => {
   const seen = gate<DuplexConnection>()
   const { app, connect } = await serve(t, { transport, close: false, plugin: { drainTimeout: DRAIN } }, app => {
     take(app, connection => {

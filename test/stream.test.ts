@@ -5,10 +5,10 @@ import { pipeline } from 'node:stream/promises'
 import { setTimeout } from 'node:timers/promises'
 import tls from 'node:tls'
 import type { FastifyRequest } from 'fastify'
-import type { DuplexConnection, FastifyDuplexOptions } from '../lib/index.ts'
+import { failures, type Failure } from './fixtures/failures.ts'
 import { Http2Wire } from './fixtures/http2-wire.ts'
 import { everywhere, gate, onEach, onEachStream, serve, type Way } from './fixtures/server.ts'
-import { all, CONNECT, failingSource, HIJACK, logLines, MiB, pattern, resetOfAnother, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
+import { all, CONNECT, HIJACK, logLines, MiB, pattern, sha256, takeover, UPGRADE, written } from './fixtures/takeover.ts'
 import { Wire } from './fixtures/wire.ts'
 
 const kinds = [['upgrade', UPGRADE], ['connect', CONNECT], ['hijack', HIJACK]] as const
@@ -606,33 +606,16 @@ for (const [kind, request] of kinds) {
 }
 
 /** How a handler may fail when it has sent a part of what it wanted to, and what `closed` then says. */
-const failures: [how: string, reason: string, fail: (connection: DuplexConnection) => unknown, plugin?: FastifyDuplexOptions][] = [
-  ['a handler that rejects', 'error', async () => { throw new Error('midway') }],
+const ownFailures: readonly Failure[] = [
+  ...failures,
   ['a handler that rejects with nothing', 'error', () => Promise.reject()], // eslint-disable-line prefer-promise-reject-errors
-  ['destroy()', 'destroyed', connection => {
-    connection.destroy()
-    return connection.closed
-  }],
   ['destroy(error)', 'destroyed', connection => {
     connection.destroy(new Error('midway'))
     return connection.closed
-  }],
-  ['readable.destroy()', 'destroyed', ({ readable, closed }) => {
-    readable.destroy()
-    return closed
-  }],
-  ['writable.destroy(error)', 'error', ({ writable, closed }) => {
-    writable.destroy(new Error('midway'))
-    return closed
-  }],
-  ['a source that fails', 'error', ({ writable }) => pipeline(failingSource(new Error('midway')), writable)],
-  ['a source that is reset', 'error', ({ writable }) => pipeline(failingSource(resetOfAnother()), writable)],
-  ['idleTimeout', 'idle', ({ closed }) => closed, { idleTimeout: 100 }],
-  ['maxLifetime', 'lifetime', ({ closed }) => closed, { maxLifetime: 500 }],
-  ['the end of the drain', 'shutdown', ({ closed }) => closed, { drainTimeout: 50 }]
+  }]
 ]
 
-for (const [how, reason, fail, plugin] of failures) {
+for (const [how, reason, fail, plugin] of ownFailures) {
   onEachStream(t, `L14 the client sees a broken stream, never an end, after ${how}`, async (t, transport) => {
     const { app, wire, connection } = await takeover(t, { transport, plugin: plugin ?? {} }, async connection => {
       await written(connection.writable, 'part')

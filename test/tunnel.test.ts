@@ -367,7 +367,7 @@ t.test('S13 an end that somebody else gave to a side which is owed more is an er
   await quiet()
 })
 
-t.test('S13 a message, joined with a pair of streams', async t => {
+t.test('S13 a body, joined with a pair of streams', async t => {
   const request = 'POST /it HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n'
   const up = new PassThrough()
   const down = new PassThrough()

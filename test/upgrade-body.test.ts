@@ -336,7 +336,7 @@ t.test('R12 a chooser that takes the upgrade gets head and body in order', async
 })
 
 for (const framing of ['Content-Length', 'chunked']) {
-  t.test(`R12 a chooser that wants no upgrade makes a body with ${framing} a message`, async t => {
+  t.test(`R12 a chooser that wants no upgrade takes a request with ${framing} as a body`, async t => {
     const { connect } = await serve(t, {}, app => {
       app.post('/it', { duplex: { protocols: () => false as const } }, async connection => {
         connection.writable.write(`${connection.kind} `)

@@ -166,7 +166,7 @@ t.test('S12 a message: the body as a Response, and an answer while it arrives', 
   t.match(await connection.closed, { reason: 'end', bytesRead: 9 })
 })
 
-t.test('S12 a message that the client breaks off fails the readable half', async t => {
+t.test('S12 a body that the client breaks off fails the readable half', async t => {
   const { wire, connection, quiet } = await takeover(t, { request: CHUNKED }, async connection => {
     await t.rejects(allOf(connection.web().readable))
   })

@@ -1,0 +1,42 @@
+// Runs the built suite, or those of its files whose names have one of the words in them:
+//
+//   npm test
+//   npm test -- tunnel http2
+//   npm run test:slow             those of test/slow
+//
+// `npx tap` runs the same files. This starts nothing beside them, and says one line for each when it ends.
+import { availableParallelism } from 'node:os'
+import { parseArgs } from 'node:util'
+import { filesIn, runAll, seconds } from './suite.mjs'
+
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    in: { type: 'string', default: 'test' },
+    // Tests wait for timers now and then: with one file more than there are cores, none of these idles.
+    jobs: { type: 'string', default: String(Math.min(availableParallelism(), 7) + 1) }
+  }
+})
+const start = performance.now()
+const files = filesIn(values.in, positionals)
+if (files.length === 0) {
+  console.error(`no test file has ${positionals.join(' or ')} in its name`)
+  process.exit(1)
+}
+
+const totals = { ok: 0, skip: 0, FAIL: 0 }
+const failed = []
+await runAll(process.execPath, files, {
+  jobs: Number(values.jobs),
+  start,
+  report: result => {
+    for (const { state } of result.tests) totals[state]++
+    if (result.fine) return
+    if (result.tests.every(({ state }) => state !== 'FAIL')) totals.FAIL++
+    failed.push(result)
+  }
+})
+
+for (const { name, how, account } of failed) console.log(`\n--- ${name}: ${how}\n${account}`)
+console.log(`${files.length} files in ${seconds(start)}: ${totals.ok} passed, ${totals.skip} skipped, ${totals.FAIL} failed`)
+process.exitCode = failed.length === 0 ? 0 : 1
