@@ -2,6 +2,7 @@ import type { FastifyReply, RawReplyDefaultExpression, RawRequestDefaultExpressi
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable, Writable } from 'node:stream'
+import type { GovernedDuplex } from './governance.ts'
 
 /** A time span in milliseconds. */
 export type Milliseconds = number
@@ -41,6 +42,8 @@ export interface DuplexAuthority {
  * - `half-open`: the peer had ended, and nothing was written for `halfOpenTimeout`.
  * - `lifetime`: `maxLifetime` was over.
  * - `slow`: more than `maxBuffered` was written and not taken by the peer.
+ * - `expired`: what `expires` or `extend()` said was over, and `expiryGrace` too.
+ * - `revoked`: `app.duplex.close()` was called for one of its labels.
  * - `shutdown`: the server closed, and `drainTimeout` was over.
  * - `error`: the handler failed after acceptance, or a stream did.
  * - `destroyed`: `destroy()` was called, or one of the streams was destroyed.
@@ -54,6 +57,8 @@ export type DuplexCloseReason =
   | 'half-open'
   | 'lifetime'
   | 'slow'
+  | 'expired'
+  | 'revoked'
   | 'shutdown'
   | 'error'
   | 'destroyed'
@@ -120,7 +125,7 @@ export interface DetachedSocket {
 }
 
 /** What every duplex request has, before and after it was accepted. */
-export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> {
+export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> extends GovernedDuplex {
   /**
    * The reply of the request. Before acceptance it answers as on any route, and headers set on it
    * land on the accept head. After acceptance nothing sent through it reaches the wire.
@@ -146,7 +151,8 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly signal: AbortSignal
   /**
    * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, whoever closes it, or `app.duplex.drain()` is
-   * called. The streams still work, for at most `drainTimeout`.
+   * called. The streams still work, for at most `drainTimeout`. With `FST_ERR_DUPLEX_EXPIRED` when the connection has expired, for
+   * `expiryGrace`; and when `app.duplex.close()` gives it a time to end.
    */
   readonly draining: AbortSignal
   /** Resolves once, when the connection is over, for whatever reason. It never rejects. */

@@ -17,6 +17,7 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
+import type { DuplexLabelled } from './governance.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
@@ -116,7 +117,7 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
     : never
 
 /** `app.duplex`. */
-export interface FastifyDuplex {
+export interface FastifyDuplex extends DuplexLabelled {
   /**
    * The live connections of all routes, from when their handler is entered until `closed` settles: a view, not a copy.
    * `accepted` tells those that are open from those that are pending.

@@ -1,6 +1,7 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteGenericInterface } from 'fastify'
 import type { DuplexKind, Milliseconds } from './connection.ts'
+import type { DuplexGovernance } from './governance.ts'
 
 /**
  * Limits of a connection. Given to the plugin they are the defaults of all routes; a route overrides
@@ -11,7 +12,7 @@ import type { DuplexKind, Milliseconds } from './connection.ts'
  * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
  * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection.
  */
-export interface DuplexLimits {
+export interface DuplexLimits extends DuplexGovernance {
   /**
    * From the request head to acceptance, hooks and body included. Then the client gets a 503,
    * `FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT`, and the handler is not entered, or its `accept()` rejects.
@@ -69,15 +70,6 @@ export interface DuplexLimits {
    * @default 0: off
    */
   maxBuffered?: number | undefined
-  /**
-   * How many connections there may be at once, a whole number from 0 or Infinity: given to the plugin, of
-   * all routes together; given to a route, of that route. A slot is taken before the handler is entered. It is free again when
-   * `closed` settles, or, of a request that is refused, when that is decided. The one above the limit gets a 503,
-   * `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with `Retry-After`.
-   *
-   * @default Infinity
-   */
-  maxConnections?: number | undefined
 }
 
 /** A request as a {@link DuplexProtocolChooser} sees it: before its body is parsed and validated. */
@@ -179,6 +171,13 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    * @default 10_000
    */
   drainTimeout?: Milliseconds | undefined
+  /**
+   * Over how long a time `draining` reaches the connections, evenly, so that their clients do not all connect again at once.
+   * `drainTimeout` counts for each from when it is told. New connections, and those that are not accepted, are refused at once.
+   *
+   * @default 0
+   */
+  drainSpread?: Milliseconds | undefined
   /**
    * Advertise extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL) on HTTP/2 servers. Off by
    * default, because browsers that see it move their WebSockets to HTTP/2.

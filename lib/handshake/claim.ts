@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
+import { Terms } from '../governance/terms.ts'
 import { clearFields, silence } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import { sayClose, sendRefusal, type RefusalError } from './refusal.ts'
@@ -53,6 +54,8 @@ export class Claim implements Handshake {
   carrier: Carrier
   /** Known from the onRequest hook of the route on. */
   reply: FastifyReply | undefined
+  /** What its route asks of it, from its head to the end of what becomes of it. */
+  readonly terms: Terms | undefined
   /** The onSend hooks of the accept head run, and this ends them in favour of another answer. */
   hooks: { fail (error: Error): void } | undefined
   /** Called when it is decided that no connection comes of it. */
@@ -73,6 +76,7 @@ export class Claim implements Handshake {
     this.authority = facts.authority
     this.hasBody = facts.hasBody ?? false
     this.carrier = carrier
+    this.terms = facts.route.terms && new Terms(facts.route.terms)
     carrier.handshake = this
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
@@ -105,6 +109,7 @@ export class Claim implements Handshake {
     if (state !== 'late' && state !== 'answering') this.stopTimer()
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
+      this.terms?.release()
       this.onRefused?.()
     }
     return action
@@ -169,16 +174,32 @@ export class Claim implements Handshake {
       case 'answer-late':
         // An error handler of the app that takes as long again is not waited for.
         this.#wait(delay)
-        if (this.reply === undefined) {
-          // Before the route's own hooks there is no reply: the answer goes out without the error handler.
-          this.refuseBare(error)
-        } else {
-          sayClose(this.reply)
-          this.reply.send(error)
-        }
+        this.#answer(error)
         break
       case 'interrupt':
         this.interrupt(error)
+    }
+  }
+
+  /** Nothing may come of it any more: the client gets this, whoever is about to answer or accept. */
+  refuse (error: RefusalError): void {
+    if (!this.undecided) return
+    switch (this.step('timeout')) {
+      case 'answer-late':
+        this.#answer(error)
+        break
+      case 'interrupt':
+        this.interrupt(error)
+    }
+  }
+
+  #answer (error: RefusalError): void {
+    if (this.reply === undefined) {
+      // Before the route's own hooks there is no reply: the answer goes out without the error handler.
+      this.refuseBare(error)
+    } else {
+      sayClose(this.reply)
+      this.reply.send(error)
     }
   }
 
