@@ -7,7 +7,7 @@ import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
 import { SharedDelays } from '../lib/governance/shared-delays.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
-import { ask, hear, piece, statusOf, take, takeManually } from './fixtures/kinds.ts'
+import { ask, hear, statusOf, take, takeManually } from './fixtures/kinds.ts'
 import { howItLooks, serveBriefly } from './fixtures/lifetime.ts'
 import { gate } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
@@ -51,7 +51,8 @@ acrossAll(t, 'GV2 what has expired before it is accepted is answered with 401', 
 
 acrossAll(t, 'GV2 a pending connection that expires is answered with 401, and its accept() rejects', async (t, kind, transport) => {
   const late = gate<PendingDuplex>()
-  const server = await serveBriefly(t, { transport, plugin: { expires: soon, expiryGrace: 60_000 } }, app => takeManually(app, async pending => {
+  const plugin = { expires: soon, expiryGrace: 60_000 }
+  const server = await serveBriefly(t, { transport, plugin }, app => takeManually(app, async pending => {
     await once(pending.signal, 'abort')
     late.open(pending)
     await pending.accept()
