@@ -54,6 +54,8 @@ export const FST_ERR_DUPLEX_MAX_CONNECTIONS = createError(
   'FST_ERR_DUPLEX_MAX_CONNECTIONS', 'Too many duplex connections', 503)
 export const FST_ERR_DUPLEX_SHUTDOWN = createError(
   'FST_ERR_DUPLEX_SHUTDOWN', 'The server is shutting down', 503)
+export const FST_ERR_DUPLEX_MAX_PER_KEY = createError(
+  'FST_ERR_DUPLEX_MAX_PER_KEY', 'Too many duplex connections of the same key', 429)
 
 export const FST_ERR_DUPLEX_ROUTING_FAILED = createError(
   'FST_ERR_DUPLEX_ROUTING_FAILED', 'Routing the request failed', 500)
@@ -71,6 +73,12 @@ export const FST_ERR_DUPLEX_INVALID_HEADER = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_HEADER', 'Header %s has characters that HTTP does not allow', 500)
 export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
   'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED', 'The client did not offer the protocol "%s"', 500)
+export const FST_ERR_DUPLEX_INVALID_KEY = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_KEY', 'maxConnections.key must give a string, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_EXPIRY = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_EXPIRY', 'The end of a connection must be a Date, milliseconds since 1970 or undefined, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_LABEL', 'Labels must be strings, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
@@ -101,6 +109,11 @@ export const FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT', 'The peer ended its side and nothing was written for %d ms', 408)
 export const FST_ERR_DUPLEX_MAX_LIFETIME = createError<[number]>(
   'FST_ERR_DUPLEX_MAX_LIFETIME', 'The connection reached its lifetime of %d ms', 408)
+/** Both are answers as well, before acceptance. */
+export const FST_ERR_DUPLEX_EXPIRED = createError(
+  'FST_ERR_DUPLEX_EXPIRED', 'The time of the connection is over', 401)
+export const FST_ERR_DUPLEX_REVOKED = createError(
+  'FST_ERR_DUPLEX_REVOKED', 'The connection was revoked', 403)
 export const FST_ERR_DUPLEX_HANDLER_FAILED = createError(
   'FST_ERR_DUPLEX_HANDLER_FAILED', 'The handler of the connection failed', 500)
 export const FST_ERR_DUPLEX_DESTROYED = createError(

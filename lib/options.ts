@@ -1,4 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
+import {
+  connectionLimits, GOVERNANCE_DEFAULTS, GOVERNANCE_NAMES, governanceSettings, type GovernanceSettings
+} from './governance/settings.ts'
 import { appFields } from './handshake/accept-head.ts'
 import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
@@ -6,7 +9,7 @@ import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOpt
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
 /** The limits of one connection, every one of them set. */
-export interface Limits {
+export interface Limits extends GovernanceSettings {
   handshakeTimeout: Milliseconds | undefined
   idleTimeout: Milliseconds
   finTimeout: Milliseconds
@@ -21,7 +24,10 @@ export interface Limits {
 
 export interface PluginSettings extends Limits {
   kinds: readonly DuplexKind[]
+  /** Of routes that say nothing themselves. */
+  maxPerRoute: number
   drainTimeout: Milliseconds
+  drainSpread: Milliseconds
   extendedConnect: boolean
   ignoredUpgrades: 'close' | 'keep'
 }
@@ -39,6 +45,7 @@ export interface RouteSettings extends Limits {
 }
 
 const DEFAULTS: PluginSettings = {
+  ...GOVERNANCE_DEFAULTS,
   kinds: KINDS,
   handshakeTimeout: undefined,
   idleTimeout: 0,
@@ -49,7 +56,9 @@ const DEFAULTS: PluginSettings = {
   readTimeout: 0,
   maxBuffered: 0,
   maxConnections: Infinity,
+  maxPerRoute: Infinity,
   drainTimeout: 10_000,
+  drainSpread: 0,
   extendedConnect: false,
   ignoredUpgrades: 'keep'
 }
@@ -58,10 +67,10 @@ const DEFAULTS: PluginSettings = {
 const LONGEST = 2 ** 31 - 1
 
 const TIMEOUTS = [
-  'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout'
+  'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout', 'expiryGrace'
 ] as const
-const SHARED = [...TIMEOUTS, 'kinds', 'maxConnections', 'maxBuffered'] as const
-const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect', 'ignoredUpgrades'] as const
+const SHARED = [...TIMEOUTS, ...GOVERNANCE_NAMES, 'kinds', 'maxConnections', 'maxBuffered'] as const
+const PLUGIN_ONLY = ['drainTimeout', 'drainSpread', 'extendedConnect', 'ignoredUpgrades'] as const
 const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
 
 type Loose = Record<string, unknown>
@@ -75,6 +84,7 @@ export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   // `prefix` and the log options are for register(), and come in the same object.
   checkNames(given, [...SHARED, ...PLUGIN_ONLY], ['prefix', 'logLevel', 'logSerializers'], {})
   checkDuration('drainTimeout', given.drainTimeout)
+  checkDuration('drainSpread', given.drainSpread)
   const { extendedConnect, ignoredUpgrades } = given
   if (extendedConnect !== undefined && typeof extendedConnect !== 'boolean') {
     throw invalidOption('extendedConnect', 'a boolean', extendedConnect)
@@ -85,7 +95,9 @@ export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   return {
     ...DEFAULTS,
     ...limits(given, {}),
+    ...connectionLimits(given.maxConnections, false, invalidOption),
     ...pick(given, 'drainTimeout'),
+    ...pick(given, 'drainSpread'),
     ...pick(given, 'extendedConnect'),
     ...pick(given, 'ignoredUpgrades'),
     kinds: kinds(given.kinds, {}) ?? DEFAULTS.kinds
@@ -115,8 +127,14 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     maxLifetime: plugin.maxLifetime,
     readTimeout: plugin.readTimeout,
     maxBuffered: plugin.maxBuffered,
-    maxConnections: Infinity,
+    maxConnections: plugin.maxPerRoute,
+    perKey: undefined,
+    expires: plugin.expires,
+    expiryGrace: plugin.expiryGrace,
+    labels: plugin.labels,
+    rate: plugin.rate,
     ...limits(given, place),
+    ...connectionLimits(given.maxConnections, true, (name, expected, value) => invalidOption(name, expected, value, place)),
     kinds: named ?? plugin.kinds,
     kindsNamed: named !== undefined,
     protocols: listed,
@@ -128,12 +146,12 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
 }
 
 function limits (given: Loose, place: Place): Partial<Limits> {
-  const { maxBuffered, maxConnections } = given
-  if (maxConnections !== undefined && maxConnections !== Infinity && !isCount(maxConnections)) {
-    throw invalidOption('maxConnections', 'an integer of at least 0 or Infinity', maxConnections, place)
-  }
+  const { maxBuffered } = given
   if (maxBuffered !== undefined && !isCount(maxBuffered)) throw invalidOption('maxBuffered', 'a whole number of bytes', maxBuffered, place)
-  let result: Partial<Limits> = { ...pick(given, 'maxConnections'), ...pick(given, 'maxBuffered') }
+  let result: Partial<Limits> = {
+    ...pick(given, 'maxBuffered'),
+    ...governanceSettings(given, (name, expected, value) => invalidOption(name, expected, value, place))
+  }
   for (const name of TIMEOUTS) {
     checkDuration(name, given[name], place)
     result = { ...result, ...pick(given, name) }

@@ -17,7 +17,7 @@ import { checkDuration, invalidOption, pluginSettings } from './options.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
-import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+import type { DuplexRevocation, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
@@ -51,6 +51,11 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     drain: async (timeout?: Milliseconds) => {
       checkDuration('drain(ms)', timeout)
       await registry.drain(timeout)
+    },
+    find: (label: string) => registry.governance.find(label).map(({ connection }) => connection as never),
+    close: (label: string, revocation?: DuplexRevocation) => {
+      checkDuration('close(label, { within })', revocation?.within)
+      return registry.governance.close(label, revocation)
     }
   })
   // After the server has closed it is not watched. It is watched again here, so that an injection gets a 503.

@@ -2,6 +2,7 @@ import type { FastifyReply, RawReplyDefaultExpression, RawRequestDefaultExpressi
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable, Writable } from 'node:stream'
+import type { GovernedDuplex } from './governance.ts'
 
 /** A time span in milliseconds. */
 export type Milliseconds = number
@@ -41,6 +42,8 @@ export interface DuplexAuthority {
  * - `half-open`: the peer had ended, and nothing was written for `halfOpenTimeout`.
  * - `lifetime`: `maxLifetime` was over.
  * - `slow`: more than `maxBuffered` bytes waited for the peer to take them.
+ * - `expired`: what `expires` or `extend()` said was over, and `expiryGrace` too.
+ * - `revoked`: `app.duplex.close()` was called for one of its labels.
  * - `shutdown`: the server closed, and `drainTimeout` was over.
  * - `error`: the handler failed after acceptance, or a stream did.
  * - `destroyed`: `destroy()` was called, or one of the streams was destroyed.
@@ -54,6 +57,8 @@ export type DuplexCloseReason =
   | 'half-open'
   | 'lifetime'
   | 'slow'
+  | 'expired'
+  | 'revoked'
   | 'shutdown'
   | 'error'
   | 'destroyed'
@@ -123,7 +128,7 @@ export interface DetachedSocket {
 export type DuplexNegotiated<P extends string> = P extends `${string}/${string}` ? P : P | `${P}/${string}`
 
 /** What every duplex request has, before and after acceptance. */
-export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> {
+export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> extends GovernedDuplex {
   /**
    * The reply of the request. Before acceptance it answers as on any route, and its headers are sent with the
    * accept head. After acceptance nothing that is sent through it reaches the wire.
@@ -149,7 +154,8 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly signal: AbortSignal
   /**
    * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, whoever closes it, or `app.duplex.drain()` is
-   * called. The streams still work, for at most `drainTimeout`.
+   * called. The streams still work, for at most `drainTimeout`. With `FST_ERR_DUPLEX_EXPIRED` when the connection has expired, for
+   * `expiryGrace`; and when `app.duplex.close()` gives it a time to end.
    */
   readonly draining: AbortSignal
   /** Resolves once, when the connection is over, whatever the reason is. It never rejects. */

@@ -17,6 +17,7 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
+import type { DuplexLabelled } from './governance.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
@@ -116,7 +117,7 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
     : never
 
 /** `app.duplex`. */
-export interface FastifyDuplex {
+export interface FastifyDuplex extends DuplexLabelled {
   /**
    * The live connections of all routes. A connection is in it from when its handler is entered until `closed` settles.
    * It is a view, not a copy. `accepted` says whether a connection is open or pending.

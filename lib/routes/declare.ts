@@ -1,6 +1,7 @@
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
+import { RouteTerms } from '../governance/terms.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
 import { enter, type Handler } from '../handshake/run-handler.ts'
@@ -27,6 +28,7 @@ export function declareRoute (
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
+    terms: RouteTerms.of(registry.governance, settings),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
   }
