@@ -113,3 +113,13 @@ export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
   'FST_ERR_DUPLEX_DIAL_FAILED', 'The upstream cannot be reached', 502)
 export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)
+
+/** The other end of a connection of ours: what `forward` answers with, and the client rejects with. */
+export const FST_ERR_DUPLEX_UPSTREAM_INVALID = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_UPSTREAM_INVALID', 'The answer of the server is invalid: %s', 502)
+export const FST_ERR_DUPLEX_UPSTREAM_LOST = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_UPSTREAM_LOST', 'The server closed the connection without an answer', 502)
+export const FST_ERR_DUPLEX_UPSTREAM_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT', 'The server did not answer within %d ms', 504)
+export const FST_ERR_DUPLEX_NO_EXTENDED_CONNECT = createError(
+  'FST_ERR_DUPLEX_NO_EXTENDED_CONNECT', 'The server does not offer extended CONNECT, by which HTTP/2 upgrades', 502)
