@@ -124,9 +124,9 @@ export interface ExchangeEnd {
 /**
  * Sends one request, by Node's own clients. The link is the exchange's until `over`; a session stays its opener's.
  *
- * Throws what Node throws for a method, target or field that HTTP does not allow, before anything is sent: the link is
- * untouched then, and the caller's. So it does with the reason of an aborted `signal`, with `FST_ERR_DUPLEX_UPSTREAM_LOST` where the link is over, and with
- * `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502) where a session's server does not offer that.
+ * Throws, before anything is sent, what Node throws for a method, target or field that HTTP does not allow; the reason of an aborted
+ * `signal`; `FST_ERR_DUPLEX_UPSTREAM_LOST` where the link is over; `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502) where the server of a
+ * session does not offer that. The link is untouched then, and the caller's.
  */
 export function exchange (link: Link, request: ExchangeRequest): Exchange {
   return 'remoteSettings' in link ? exchangeHttp2(link, request) : exchangeHttp1(link, request)
