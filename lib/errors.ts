@@ -151,3 +151,7 @@ export const FST_ERR_DUPLEX_UPSTREAM_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT', 'The server did not answer within %d ms', 504)
 export const FST_ERR_DUPLEX_NO_EXTENDED_CONNECT = createError(
   'FST_ERR_DUPLEX_NO_EXTENDED_CONNECT', 'The server does not offer extended CONNECT, by which HTTP/2 upgrades', 502)
+
+/** `connect()` of the client rejects with a `DuplexRefused` of this code. */
+export const FST_ERR_DUPLEX_REFUSED = createError<[string, number, string]>(
+  'FST_ERR_DUPLEX_REFUSED', 'The %s refused: %d %s', 502)

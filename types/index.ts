@@ -1,4 +1,5 @@
 export type * from './channels.ts'
+export type * from './client.ts'
 export type * from './connection.ts'
 export type * from './dial.ts'
 export type * from './fastify.ts'
