@@ -16,6 +16,11 @@ export function hasEnd (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
 }
 
+/** Whether it goes on into other streams: told by no property. */
+export function isPiped (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { pipes: readonly unknown[] } })._readableState.pipes.length > 0
+}
+
 /** A stream of HTTP/2 listens for its own end, by a method that only a symbol names, when the end has come. */
 function isNodesOwn (stream: object, listener: unknown): boolean {
   for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {
