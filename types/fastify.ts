@@ -17,10 +17,11 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
-import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
+import type { InjectDuplexOptions, InjectDuplexResponse, InjectMessagesOptions, InjectMessagesResponse } from './inject.ts'
 import type {
   DuplexMessages, InferredMessages, InOf, MessageRouteOptions, OutOf, PendingMessages, WebSocketRouteOptions
 } from './message-connection.ts'
+import type { AsyncApiDocument, AsyncApiOptions } from './messages.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
 /**
@@ -133,6 +134,11 @@ export interface FastifyDuplex {
    * @returns when no connection is left
    */
   drain (ms?: Milliseconds): Promise<void>
+  /**
+   * An AsyncAPI 3 document of all routes that have messages: each is a channel, with an operation for each direction and the schemas of the
+   * route. Call it once the app is ready.
+   */
+  asyncapi (options: AsyncApiOptions): AsyncApiDocument
 }
 
 /** Who accepts: the plugin, before the handler is entered, or the handler. */
@@ -262,6 +268,7 @@ declare module 'fastify' {
      *
      * @returns the response, an acceptance or a refusal; rejects where there is none
      */
+    injectDuplex<In = unknown, Out = unknown> (options: InjectMessagesOptions): Promise<InjectMessagesResponse<In, Out>>
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /**
