@@ -22,7 +22,15 @@ import type { AsyncApiOptions, FastifyDuplexOptions, Milliseconds } from '../typ
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
-  const { again, tooEarly } = markRegistered(app)
+  const { again, tooEarly } = markRegistered(app, () => {
+    routes.seal()
+    servers.watch(app.server as Server)
+    onSecondaryServer(app, server => servers.watch(server))
+    const { requestTimeout } = app.server as Server
+    if (requestTimeout > 0 && routes.takeBodies) {
+      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
+    }
+  })
   if (again) throw new FST_ERR_DUPLEX_ALREADY_REGISTERED()
   if (tooEarly !== undefined) throw new FST_ERR_DUPLEX_LATE_REGISTRATION(tooEarly)
   const routing = routingOptions(app)
@@ -61,16 +69,6 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   showLikePlainRoutes(app, routes)
-  app.addHook('onReady', function (done) {
-    routes.seal()
-    servers.watch(app.server as Server)
-    onSecondaryServer(app, server => servers.watch(server))
-    const { requestTimeout } = app.server as Server
-    if (requestTimeout > 0 && routes.takeBodies) {
-      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
-    }
-    done()
-  })
   // The drain only starts here. A hook that waited would run into the plugin timeout, and make close()
   // reject; that the connections end is what closing the server waits for.
   app.addHook('preClose', function (done) {

@@ -51,12 +51,14 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   }
   socket.push = holdingPush
   socket.on('newListener', readers)
-  socket.on('resume', release)
+  // The event may be that of a reader before, whose turn is over.
+  const onResume = (): void => { if (socket.readableFlowing === true) release() }
+  socket.on('resume', onResume)
   function release (): void {
     if (!holding) return
     holding = false
     socket.removeListener('newListener', readers)
-    socket.removeListener('resume', release)
+    socket.removeListener('resume', onResume)
     if (before === undefined) Reflect.deleteProperty(socket, 'push')
     else socket.push = push
     if (held && !socket.destroyed) {
