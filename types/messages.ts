@@ -156,3 +156,20 @@ export interface WebSocketClosed {
   /** Both sides have sent a close frame. */
   readonly clean: boolean
 }
+
+/** What `app.duplex.asyncapi()` is told. */
+export interface AsyncApiOptions {
+  info: { title: string, version: string, [field: string]: unknown }
+  /** As AsyncAPI has them. */
+  servers?: Record<string, unknown> | undefined
+}
+
+/** An AsyncAPI 3 document. */
+export interface AsyncApiDocument {
+  asyncapi: '3.0.0'
+  info: AsyncApiOptions['info']
+  servers?: Record<string, unknown>
+  channels: Record<string, unknown>
+  operations: Record<string, unknown>
+  components?: { schemas: Record<string, unknown> }
+}

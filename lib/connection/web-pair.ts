@@ -1,16 +1,19 @@
 import { finished, type Readable, type Writable } from 'node:stream'
 import type { DuplexWebPair } from '../../types/index.ts'
 
+/** What a chunk of the one is in the other. */
+type ChunkOf = (chunk: never) => Uint8Array<ArrayBuffer>
+
 /**
  * Each half by itself. `Readable.toWeb()` and `Writable.toWeb()` wait for the end of both halves of a
  * socket: a read is not done on Node 20 and 22, and a `close()` not over on any version, until then.
  */
-export function webPair (readable: Readable, writable: Writable, chunkOf: (chunk: never) => Uint8Array<ArrayBuffer> = bytesOf): DuplexWebPair {
+export function webPair (readable: Readable, writable: Writable, chunkOf: ChunkOf = bytesOf): DuplexWebPair {
   return { readable: webReadable(readable, chunkOf), writable: webWritable(writable) }
 }
 
 /** Reads nothing before it is asked to; cancelling it destroys the stream. */
-function webReadable (readable: Readable, chunkOf: (chunk: never) => Uint8Array<ArrayBuffer>): DuplexWebPair['readable'] {
+function webReadable (readable: Readable, chunkOf: ChunkOf): DuplexWebPair['readable'] {
   const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<never>
   return new ReadableStream({
     start (controller) {

@@ -12,7 +12,9 @@ export interface Compilers {
   serialiser (schema: unknown): Serialise
 }
 
-type Compile<T> = (input: { schema: unknown, method: string, url: string, httpPart?: string, httpStatus?: string, contentType?: string }) => T
+type Compile<T> = (input: {
+  schema: unknown, method: string, url: string, httpPart?: string, httpStatus?: string, contentType?: string
+}) => T
 
 interface SchemaController {
   validatorCompiler?: Compile<Validate>

@@ -61,7 +61,9 @@ export class Codec {
       throw invalidBy(error)
     }
     if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
-      return (result as PromiseLike<unknown>).then(value => judged(message, value, undefined), (error: unknown) => { throw invalidBy(error) })
+      return (result as PromiseLike<unknown>).then(
+        value => judged(message, value, undefined),
+        (error: unknown) => { throw invalidBy(error) })
     }
     return judged(message, result, validate.errors)
   }

@@ -8,7 +8,7 @@ import {
 } from '../errors.ts'
 import type { Claim } from '../handshake/claim.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair } from '../../types/index.ts'
+import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
 import { MessageCarrier } from './carrier.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
@@ -17,6 +17,9 @@ import type { MessagePlan, Travel } from './plan.ts'
 import { closeCodeOf, GOING_AWAY, isCloseCode, NORMAL, reasonOf } from './websocket/codes.ts'
 import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from './websocket/messenger.ts'
 import type { WholeWebSocket } from './websocket/parts.ts'
+
+/** How the route writes its messages, for who is on the other side of an injected connection. */
+export const kEncoding = Symbol('fastify-duplex.encoding')
 
 /** How long a peer is waited for that does not answer a close frame, where `finTimeout` is off. */
 const CLOSE_TIMEOUT = 30_000
@@ -51,6 +54,8 @@ export class MessageConnection extends Connection {
 
   override get readable (): Messenger['readable'] | undefined { return this.accepted ? this.#messages.readable : undefined }
   override get writable (): Messenger['writable'] | undefined { return this.accepted ? this.#messages.writable : undefined }
+
+  get [kEncoding] (): MessageEncoding { return this.#plan.settings.encoding }
 
   get subprotocol (): string | undefined { return this.#travel.by === 'websocket' ? this.#travel.opening.subprotocol : undefined }
 
@@ -168,4 +173,3 @@ export class MessageConnection extends Connection {
     }
   }
 }
-

@@ -50,7 +50,7 @@ export class Outbox extends Writable {
     })
   }
 
-  /** Resolves when there is room for more, at once where there is. It rejects where the message cannot be sent, and nobody has to hear of it. */
+  /** Resolves when there is room for more, at once where there is. Where the message cannot be sent it rejects, and nobody has to hear. */
   send (message: unknown): Promise<void> {
     if (this.writableEnded || this.destroyed) return rejected(this.#notSent())
     let outgoing: Outgoing

@@ -22,6 +22,8 @@ interface Travelling {
 /** The messages of one route: what is made of its options at boot, and what each of its requests gets of it. */
 export class MessagePlan {
   readonly settings: MessageSettings
+  /** Where the route was declared. */
+  readonly app: FastifyInstance
   readonly #route: string
   readonly #validators = new WeakMap<object, Validate>()
   readonly #serialisers = new WeakMap<object, Serialise>()
@@ -30,6 +32,7 @@ export class MessagePlan {
 
   constructor (app: FastifyInstance, options: RouteOptions, settings: MessageSettings, route: string) {
     this.settings = settings
+    this.app = app
     this.#route = route
     app.addHook('onReady', async () => {
       if (settings.websocket !== undefined) await loadParts()

@@ -1,6 +1,7 @@
 import type { Duplex } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../connection/reading.ts'
+import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
 import type { Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
@@ -86,7 +87,9 @@ export class WebSocketMessenger extends Messenger {
     const { Receiver, Sender, PerMessageDeflate } = loadedParts()
     this.#deflate = options.extensions[PerMessageDeflate.extensionName]
     if (this.#deflate !== undefined) this.#inflateInTurn(this.#deflate)
-    this.#receiver = new Receiver({ isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...PARTS })
+    this.#receiver = new Receiver({
+      isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...PARTS
+    })
     this.#receiver.on('message', (data, isBinary) => this.#onMessage(data, !isBinary))
     this.#receiver.on('ping', data => this.#onPing(data))
     this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
@@ -213,16 +216,21 @@ export class WebSocketMessenger extends Messenger {
       this.#endBytes()
     } else if (this.breaking === undefined) {
       // What came before it may still be answered by whoever reads it.
-      const answer = (): void => this.end()
-      if (isRead(this.readable) || this.#backlog.length > 0) {
-        this.readable.once('end', () => process.nextTick(answer))
-        this.readable.once('close', answer)
-        setTimeout(answer, LAST_WORDS).unref()
-      } else {
-        answer()
-      }
+      if (isRead(this.readable) || this.#backlog.length > 0) this.#answerBehindReader()
+      else this.end()
     }
     this.#add('end')
+  }
+
+  /** A loop takes its listener off once it has come behind the last message; a pipe ends our side itself. */
+  #answerBehindReader (): void {
+    const { readable } = this
+    const piped = isPiped(readable)
+    const answer = (): void => { process.nextTick(() => this.end()) }
+    const look = (): void => { if (readable.readableEnded && !piped && readable.listenerCount('readable') === 0) answer() }
+    readable.on('end', look)
+    readable.on('removeListener', look)
+    setTimeout(answer, LAST_WORDS).unref()
   }
 
   #add (item: Item): void {
@@ -429,7 +437,8 @@ export class WebSocketMessenger extends Messenger {
     this.discarding = true
     this.readable.destroy()
     this.writable.destroy()
-    whole.setSocket(readable as Duplex, Buffer.concat(raw, this.#rawLength), { allowSynchronousEvents: true, maxPayload: this.#maxLength, ...PARTS })
+    const head = Buffer.concat(raw, this.#rawLength)
+    whole.setSocket(readable as Duplex, head, { allowSynchronousEvents: true, maxPayload: this.#maxLength, ...PARTS })
     readable.resume()
     this.#raw = undefined
     this.#chunks = []
