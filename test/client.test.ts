@@ -174,7 +174,8 @@ t.test('CL1 the signal and the timeout, while connecting, waiting, and afterward
     control.abort(enough)
     await t.rejects(waiting, enough)
     await wire.remains()
-    await t.rejects(connect(`http://127.0.0.1:${silent.port}/`, { ...options, timeout: 1 }), { code: 'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT' })
+    const nowhere = `http://127.0.0.1:${silent.port}/`
+    await t.rejects(connect(nowhere, { ...options, ...'proxy' in options ? { proxy: nowhere } : {}, timeout: 1 }), { code: 'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT' })
   }
   const control = new AbortController()
   const waiting = connect(url, { protocol: 'foo', signal: control.signal })

@@ -42,7 +42,9 @@ program. Exit code:
 `
 
 /** What is wrong with the command line. */
-export class UsageError extends Error {}
+export class UsageError extends Error {
+  override readonly name = 'UsageError'
+}
 
 export interface Command {
   readonly url: string
