@@ -101,8 +101,7 @@ async function lines (connection: ClientMessageConnection<string | Buffer, strin
   // It is told by the other half.
   sending.catch(() => {})
   for await (const message of readable) {
-    await print(stdout, message)
-    await print(stdout, '\n')
+    await print(stdout, typeof message === 'string' ? `${message}\n` : Buffer.concat([message, Buffer.from('\n')]))
   }
   input.close()
   const { websocket } = await ended(connection)
