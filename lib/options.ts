@@ -3,6 +3,7 @@ import {
   connectionLimits, GOVERNANCE_DEFAULTS, GOVERNANCE_NAMES, governanceSettings, type GovernanceSettings
 } from './governance/settings.ts'
 import { appFields } from './handshake/accept-head.ts'
+import { messageSettings, type MessageSettings } from './messages/settings.ts'
 import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
@@ -42,6 +43,7 @@ export interface RouteSettings extends Limits {
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
   manual: boolean
+  messages: MessageSettings | undefined
 }
 
 const DEFAULTS: PluginSettings = {
@@ -71,7 +73,7 @@ const TIMEOUTS = [
 ] as const
 const SHARED = [...TIMEOUTS, ...GOVERNANCE_NAMES, 'kinds', 'maxConnections', 'maxBuffered'] as const
 const PLUGIN_ONLY = ['drainTimeout', 'drainSpread', 'extendedConnect', 'ignoredUpgrades'] as const
-const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'messages', 'websocket'] as const
 
 type Loose = Record<string, unknown>
 
@@ -117,7 +119,8 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
   if (accept !== undefined && accept !== 'auto' && accept !== 'manual') throw invalidOption('accept', '"auto" or "manual"', accept, place)
   checkHeaders(headers, place)
   const named = kinds(given.kinds, place)
-  const listed = typeof protocols === 'function' ? undefined : tokens(protocols, place)
+  const messages = messageSettings(given, route)
+  const listed = typeof protocols === 'function' ? undefined : withWebSocket(tokens(protocols, place), messages)
   return {
     handshakeTimeout: plugin.handshakeTimeout,
     idleTimeout: plugin.idleTimeout,
@@ -135,14 +138,28 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     rate: plugin.rate,
     ...limits(given, place),
     ...connectionLimits(given.maxConnections, true, (name, expected, value) => invalidOption(name, expected, value, place)),
-    kinds: named ?? plugin.kinds,
+    kinds: named ?? kindsOf(messages) ?? plugin.kinds,
     kindsNamed: named !== undefined,
     protocols: listed,
     listed: listed && listProtocols(listed),
     chooser: typeof protocols === 'function' ? protocols as DuplexProtocolChooser<string> : undefined,
     headers: headers as DuplexHeaders | undefined,
-    manual: accept === 'manual'
+    manual: accept === 'manual',
+    messages
   }
+}
+
+/** What messages are taken on, where the route does not say. No method has all of these. */
+function kindsOf (messages: MessageSettings | undefined): readonly DuplexKind[] | undefined {
+  if (messages === undefined) return undefined
+  const { streams, sse } = messages
+  if (streams.length > 0) return ['upgrade', 'connect', 'body']
+  return sse ? ['upgrade', 'body'] : ['upgrade']
+}
+
+function withWebSocket (listed: readonly string[] | undefined, messages: MessageSettings | undefined): readonly string[] | undefined {
+  if (messages?.websocket === undefined || listed?.some(token => token.toLowerCase() === 'websocket') === true) return listed
+  return ['websocket', ...listed ?? []]
 }
 
 function limits (given: Loose, place: Place): Partial<Limits> {

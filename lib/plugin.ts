@@ -11,13 +11,14 @@ import { allowConnect, markRegistered, markSeen, onSecondaryServer, routingOptio
 import { Http1Gate } from './http1/gate.ts'
 import { Http2Gate } from './http2/gate.ts'
 import { speaksHttp2 } from './http2/server.ts'
+import { asyncapi } from './messages/asyncapi.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
 import { checkDuration, invalidOption, pluginSettings } from './options.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
-import type { DuplexRevocation, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+import type { AsyncApiOptions, DuplexRevocation, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
@@ -48,6 +49,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const servers = new Servers(app, gates, registry, settings)
   app.decorate('duplex', {
     connections: registry.connections.view as never,
+    asyncapi: (options: AsyncApiOptions) => asyncapi(routes.all, options),
     drain: async (timeout?: Milliseconds) => {
       checkDuration('drain(ms)', timeout)
       await registry.drain(timeout)

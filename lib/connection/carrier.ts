@@ -5,7 +5,7 @@ import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import type { kProgressed } from './symbols.ts'
-import type { DetachedSocket, DuplexKind, Milliseconds } from '../../types/index.ts'
+import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */
 export interface Handshake {
@@ -93,6 +93,8 @@ export interface Carrier {
   /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
+  /** What `closed` tells beside the usual. */
+  readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
   /** Keeps back what has arrived, where it has a rate. */
   readonly inputMeter: InputMeter | undefined
   /** Puts a meter between what arrives and the stream. */

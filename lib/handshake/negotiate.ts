@@ -44,7 +44,9 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     return
   }
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
-    choose(claim, request, reply).then(() => done(), done)
+    choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), done)
+  } else if (route.messages !== undefined) {
+    route.messages.prepare(request, reply).then(() => done(), done)
   } else {
     promise100(claim)
     done()

@@ -1,4 +1,5 @@
 import type { RouteTerms } from '../governance/terms.ts'
+import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
 import type { Slots } from './slots.ts'
 
@@ -12,6 +13,8 @@ export interface DuplexRoute {
   readonly slots: Slots
   /** What it asks of its requests, if anything. */
   readonly terms: RouteTerms | undefined
+  /** Of a route whose pairs are of messages. */
+  readonly messages: MessagePlan | undefined
   /** In milliseconds, 0 for none. */
   readonly handshakeTimeout: number
   /** It is the handlerTimeout of the route, which Fastify watches as well. */
