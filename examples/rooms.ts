@@ -49,7 +49,10 @@ const page = `<!doctype html><meta charset="utf-8"><title>Rooms</title>
 // Browsers open connections ahead of need, and before Node 26 close() waits for one that was never used.
 const app = Fastify({ logger: { level: process.env.LOG ?? 'info' }, forceCloseConnections: true }).withTypeProvider<TypeBoxTypeProvider>()
 await app.register(duplex, { drainTimeout: 5000 })
-await app.register(jwt, { secret: process.env.SECRET ?? 'only for the example', verify: { extractToken: request => (request.query as { token?: string }).token } })
+await app.register(jwt, {
+  secret: process.env.SECRET ?? 'only for the example',
+  verify: { extractToken: request => (request.query as { token?: string }).token }
+})
 
 app.get('/', (_request, reply) => reply.type('text/html; charset=utf-8').send(page))
 app.get('/token/:name', { schema: { params: Type.Object({ name: Type.String({ minLength: 1, maxLength: 20 }) }) } },

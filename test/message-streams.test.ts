@@ -164,7 +164,8 @@ t.test('MS4 what cannot be serialised is not sent, and the connection goes on', 
 for (const transport of ['tcp', 'h2'] as const) {
   t.test(`MS6 a reader that does not read holds the sender back; pings are answered, and nothing is lost [${transport}]`, async t => {
     const open = gate()
-    const { wire, connection, connect } = await room(t, { transport, messages: { maxLength: 2000, highWaterMark: 2 } }, async ({ readable, send }) => {
+    const settings = { transport, messages: { maxLength: 2000, highWaterMark: 2 } }
+    const { wire, connection, connect } = await room(t, settings, async ({ readable, send }) => {
       await open.promise
       let count = 0
       for await (const message of readable) {

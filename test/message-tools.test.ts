@@ -81,7 +81,8 @@ t.test('WS6 graphql-ws on it', async t => {
 })
 
 t.test('WS2 a client of ws, whole: a large message, pings, a close', async t => {
-  const server = await serve(t, {}, app => declareRoom(app, { duplex: { websocket: { perMessageDeflate: true, maxLength: 1024 * 1024 } } }, echo))
+  const duplex = { websocket: { perMessageDeflate: true, maxLength: 1024 * 1024 } }
+  const server = await serve(t, {}, app => declareRoom(app, { duplex }, echo))
   const client = new WebSocket(`ws://127.0.0.1:${server.port}/room`)
   await once(client, 'open')
   const text = 'x'.repeat(500_000)

@@ -82,7 +82,9 @@ export type DuplexMessages<In = unknown, Out = unknown, K extends DuplexKind = D
   K extends DuplexKind ? AcceptedMessages<K, P, Reply, In, Out> : never
 
 /** The same before it is accepted. */
-export type PendingMessages<In = unknown, Out = unknown, K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> =
+export type PendingMessages<
+  In = unknown, Out = unknown, K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply
+> =
   K extends DuplexKind ? UnacceptedMessages<K, P, Reply, In, Out> : never
 
 /** What messages may be on a route, whose types are inferred. Names that are not known do not compile. */
