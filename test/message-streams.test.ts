@@ -97,7 +97,9 @@ t.test('MS4 an invalid message fails the stream behind those before it, and ends
   const { code, reason } = await nextClose(wire)
   t.equal(code, 1007)
   t.match(reason, /message\/a must be integer/)
-  t.match(await failed.promise, { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID', statusCode: 400, validationContext: 'message', validation: [{ instancePath: '/a' }] })
+  t.match(await failed.promise, {
+    code: 'FST_ERR_DUPLEX_MESSAGE_INVALID', statusCode: 400, validationContext: 'message', validation: [{ instancePath: '/a' }]
+  })
   t.strictSame(seen, [{ a: 1 }, { a: 2 }])
   wire.end()
   t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
@@ -122,7 +124,8 @@ t.test('MS4 onInvalid: what it throws, or closes with, ends the connection', asy
   const throwing = await room(t, { messages: { onInvalid: async () => { throw Object.assign(new Error('no'), { closeCode: 4007 }) } } }, echo)
   throwing.wire.send(frame('{'))
   t.equal((await nextClose(throwing.wire)).code, 4007)
-  const closing = await room(t, { messages: { onInvalid: ((_error: Error, connection: DuplexMessages) => { void connection.close({ code: 4008 }) }) as never } }, echo)
+  const onInvalid = ((_error: Error, connection: DuplexMessages) => { void connection.close({ code: 4008 }) }) as never
+  const closing = await room(t, { messages: { onInvalid } }, echo)
   closing.wire.send(frame('{'))
   t.equal((await nextClose(closing.wire)).code, 4008)
 })
@@ -161,7 +164,8 @@ t.test('MS4 what cannot be serialised is not sent, and the connection goes on', 
 for (const transport of ['tcp', 'h2'] as const) {
   t.test(`MS6 a reader that does not read holds the sender back; pings are answered, and nothing is lost [${transport}]`, async t => {
     const open = gate()
-    const { wire, connection, connect } = await room(t, { transport, messages: { maxLength: 2000, highWaterMark: 2 } }, async ({ readable, send }) => {
+    const settings = { transport, messages: { maxLength: 2000, highWaterMark: 2 } }
+    const { wire, connection, connect } = await room(t, settings, async ({ readable, send }) => {
       await open.promise
       let count = 0
       for await (const message of readable) {
@@ -210,7 +214,8 @@ t.test('MS7 send() waits for room', async t => {
     for (let count = 1; ; count++) {
       const sent = send(message)
       // Room is promised at once, or when there is some.
-      if (await Promise.race([sent.then(() => true), new Promise<boolean>(resolve => setImmediate(() => setImmediate(resolve, false)))])) continue
+      const later = new Promise<boolean>(resolve => setImmediate(() => setImmediate(resolve, false)))
+      if (await Promise.race([sent.then(() => true), later])) continue
       full.open(count)
       await sent
       break
@@ -268,6 +273,7 @@ t.test('MS8 heartbeat: a silent WebSocket is gone after two, one that answers st
   const { wire, connection } = await room(t, { messages: { heartbeat: 80 } }, async ({ closed }) => { await closed })
   let over = false
   void silent.connection.closed.then(() => { over = true })
+  // eslint-disable-next-line no-unmodified-loop-condition
   while (!over) {
     t.equal((await nextFrame(wire)).opcode, OPCODE.ping)
     wire.send(frame('', { opcode: OPCODE.pong }))
@@ -300,6 +306,7 @@ t.test('MS9 pipeline(), a transform between', async t => {
 t.test('MS9 break leaves the rest to be read, map(), web()', async t => {
   const { wire } = await room(t, lines, async connection => {
     const { readable, send } = connection
+    // eslint-disable-next-line no-unreachable-loop
     for await (const first of readable) {
       await send(first)
       break

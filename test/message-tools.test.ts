@@ -11,7 +11,7 @@ import { declareRoom, echo, room } from './fixtures/messages.ts'
 import { request } from './fixtures/requests.ts'
 import { serve } from './fixtures/server.ts'
 
-const websocket = { websocket: true }
+const websocket = { websocket: true } as const
 
 for (const transport of ['tcp', 'h2'] as const) {
   t.test(`WS6 asWs(): a WebSocket of ws, with what came before [${transport}]`, async t => {
@@ -81,7 +81,8 @@ t.test('WS6 graphql-ws on it', async t => {
 })
 
 t.test('WS2 a client of ws, whole: a large message, pings, a close', async t => {
-  const server = await serve(t, {}, app => declareRoom(app, { duplex: { websocket: { perMessageDeflate: true, maxLength: 1024 * 1024 } } }, echo))
+  const duplex = { websocket: { perMessageDeflate: true, maxLength: 1024 * 1024 } }
+  const server = await serve(t, {}, app => declareRoom(app, { duplex }, echo))
   const client = new WebSocket(`ws://127.0.0.1:${server.port}/room`)
   await once(client, 'open')
   const text = 'x'.repeat(500_000)
@@ -120,6 +121,7 @@ for (const transport of ['tcp', 'h2'] as const) {
     }
     const frames = await app.injectDuplex({ url: '/frames', websocket: true })
     await frames.send('text')
+    // eslint-disable-next-line no-unreachable-loop
     for await (const message of frames.readable) {
       t.equal(message, 'text')
       break
@@ -184,4 +186,3 @@ t.test('WS7 beside ws on the same server: each has its own', async t => {
   ours.send(frame('p', { opcode: OPCODE.ping }))
   t.equal((await nextFrame(ours)).opcode, OPCODE.pong)
 })
-

@@ -70,7 +70,8 @@ t.test('WS1 origins: the same host by default, a list, a function, any', async t
 
 t.test('WS1 subprotocols: the first of the route that is offered', async t => {
   const ask = async (subprotocols: unknown, offered: string): Promise<string | undefined> => {
-    const server = await serve(t, {}, app => declareRoom(app, { duplex: { websocket: { subprotocols } } }, async ({ send, subprotocol }) => {
+    const duplex = { websocket: { subprotocols } }
+    const server = await serve(t, {}, app => declareRoom(app, { duplex }, async ({ send, subprotocol }) => {
       await send(String(subprotocol))
     }))
     const wire = await server.connect()

@@ -17,9 +17,15 @@ export interface MessageRouteOptions extends MessageOptions {
 /** The option `websocket` of a route without schemas: the messages are strings and Buffers, as the frames are. */
 export interface WebSocketRouteOptions extends WebSocketSettings, Pick<MessageOptions, 'maxLength' | 'highWaterMark' | 'heartbeat'> {}
 
+/** What `for await` takes messages from. */
+export interface MessageIterator<In> extends AsyncIterableIterator<In> {
+  [Symbol.asyncIterator] (): MessageIterator<In>
+  [Symbol.asyncDispose] (): Promise<void>
+}
+
 /** A stream of messages. */
 export interface MessageReadable<In = unknown> extends Readable {
-  [Symbol.asyncIterator] (): ReturnType<Readable[typeof Symbol.asyncIterator]> & AsyncIterableIterator<In>
+  [Symbol.asyncIterator] (): MessageIterator<In>
   read (size?: number): In | null
 }
 
@@ -43,7 +49,7 @@ export interface AcceptedMessages<K extends DuplexKind, P extends string, Reply,
   /** What the client gets, in object mode: takes what `send()` takes. */
   readonly writable: Writable
   /**
-   * Sends one message, and promises that there is room for another. It rejects with `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE`, where nothing
+   * Sends one message, and promises room for another. It rejects with `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE`, where nothing
    * is sent and the connection goes on, and with `FST_ERR_DUPLEX_MESSAGE_NOT_SENT` where the connection takes no more. Nobody
    * has to wait for it. It may be taken off the connection.
    */
@@ -76,7 +82,9 @@ export type DuplexMessages<In = unknown, Out = unknown, K extends DuplexKind = D
   K extends DuplexKind ? AcceptedMessages<K, P, Reply, In, Out> : never
 
 /** The same before it is accepted. */
-export type PendingMessages<In = unknown, Out = unknown, K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> =
+export type PendingMessages<
+  In = unknown, Out = unknown, K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply
+> =
   K extends DuplexKind ? UnacceptedMessages<K, P, Reply, In, Out> : never
 
 /** What messages may be on a route, whose types are inferred. Names that are not known do not compile. */

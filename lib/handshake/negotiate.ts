@@ -46,7 +46,10 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
     choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), done)
   } else if (route.messages !== undefined) {
-    route.messages.prepare(request, reply).then(() => done(), done)
+    route.messages.prepare(request, reply).then(() => {
+      promise100(claim)
+      done()
+    }, done)
   } else {
     promise100(claim)
     done()

@@ -20,7 +20,9 @@ export interface InMessages {
 
 /** Reads `messages` and `websocket`, and makes the request that they mean. */
 export function inMessages (given: object): InMessages | undefined {
-  const { messages, websocket, ...options } = given as { messages?: unknown, websocket?: unknown, headers?: Record<string, unknown>, [option: string]: unknown }
+  const { messages, websocket, ...options } = given as {
+    messages?: unknown, websocket?: unknown, headers?: Record<string, unknown>, [option: string]: unknown
+  }
   if (messages !== undefined && typeof messages !== 'boolean') throw invalid('messages is no boolean')
   if (websocket !== undefined && typeof websocket !== 'boolean') throw invalid('websocket is no boolean')
   if (websocket === true) {
@@ -63,13 +65,18 @@ export async function messagesOf (injected: Injected, websocket: boolean, encodi
     readable: messenger.readable,
     writable: messenger.writable,
     send: (message: unknown) => messenger.writable.send(message),
-    closed: closed.then((ended: InjectDuplexClosed) => messenger.websocket === undefined ? ended : { ...ended, websocket: messenger.websocket })
+    closed: closed.then((ended: InjectDuplexClosed) => {
+      const { websocket } = messenger
+      return websocket === undefined ? ended : { ...ended, websocket }
+    })
   }
 }
 
 const MOST = 2 ** 31 - 1
 
-function messengerOn (readable: Readable, writable: Writable, headers: IncomingHttpHeaders, websocket: boolean, encoding: MessageEncoding): Messenger {
+function messengerOn (
+  readable: Readable, writable: Writable, headers: IncomingHttpHeaders, websocket: boolean, encoding: MessageEncoding
+): Messenger {
   const bytes: Bytes = {
     readable,
     writable,

@@ -56,7 +56,9 @@ async function checkOrigin (allowed: WebSocketSettings['origin'] = 'same', reque
   if (!await isAllowed(allowed, origin, request)) throw new FST_ERR_DUPLEX_WEBSOCKET_ORIGIN(JSON.stringify(origin.slice(0, 200)))
 }
 
-function isAllowed (allowed: Exclude<WebSocketSettings['origin'], false | undefined>, origin: string, request: FastifyRequest): boolean | Promise<boolean> {
+function isAllowed (
+  allowed: Exclude<WebSocketSettings['origin'], false | undefined>, origin: string, request: FastifyRequest
+): boolean | Promise<boolean> {
   if (typeof allowed === 'function') return allowed(origin, request as never)
   if (typeof allowed === 'object') return allowed.includes(origin)
   // A proxy that ends TLS hides the scheme, and the default port with it. `host` knows of proxies that the app trusts.
