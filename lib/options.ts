@@ -1,6 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
 import { appFields } from './handshake/accept-head.ts'
 import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
@@ -36,6 +37,10 @@ export interface RouteSettings extends Limits {
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
   manual: boolean
+  /** Its requests go to another server, all of them: see `forwardKinds()`. */
+  forward: ForwardRoute | undefined
+  /** Nobody parses the body of an upgrade. */
+  rawBody: boolean
 }
 
 const DEFAULTS: PluginSettings = {
@@ -62,7 +67,7 @@ const TIMEOUTS = [
 ] as const
 const SHARED = [...TIMEOUTS, 'kinds', 'maxConnections', 'maxBuffered'] as const
 const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect', 'ignoredUpgrades'] as const
-const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward'] as const
 
 type Loose = Record<string, unknown>
 
@@ -123,7 +128,9 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     listed: listed && listProtocols(listed),
     chooser: typeof protocols === 'function' ? protocols as DuplexProtocolChooser<string> : undefined,
     headers: headers as DuplexHeaders | undefined,
-    manual: accept === 'manual'
+    manual: accept === 'manual',
+    forward: undefined,
+    rawBody: false
   }
 }
 
@@ -157,10 +164,12 @@ function kinds (value: unknown, place: Place): readonly DuplexKind[] | undefined
   return [...new Set(value as DuplexKind[])]
 }
 
-function tokens (value: unknown, place: Place): readonly string[] | undefined {
+export function tokens (
+  value: unknown, place: Place, name = 'protocols', expected = 'a function or a list of upgrade tokens'
+): readonly string[] | undefined {
   if (value === undefined) return undefined
   if (!Array.isArray(value) || value.length === 0 || !value.every(token => typeof token === 'string' && isToken(token))) {
-    throw invalidOption('protocols', 'a function or a list of upgrade tokens', value, place)
+    throw invalidOption(name, expected, value, place)
   }
   return value as string[]
 }
@@ -184,7 +193,7 @@ export function checkDuration (name: string, value: unknown, place: Place = {}):
   }
 }
 
-function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
+export function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
   for (const name of Object.keys(given)) {
     if (known.includes(name) || others.includes(name) || given[name] === undefined) continue
     const near = nearest(name, known)

@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf } from './handshake/claim.ts'
 import { DuplexRoutes } from './routes/find.ts'
+import { letForwardRoutesHaveNoHandler } from './routes/forward-routes.ts'
 import { showLikePlainRoutes } from './routes/show.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
@@ -14,6 +15,7 @@ import { speaksHttp2 } from './http2/server.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
 import { checkDuration, invalidOption, pluginSettings } from './options.ts'
+import { closeUpstreams } from './relay/forward/upstreams.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
@@ -59,6 +61,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   showLikePlainRoutes(app, routes)
+  letForwardRoutesHaveNoHandler(app)
   app.addHook('onReady', function (done) {
     routes.seal()
     servers.watch(app.server as Server)
@@ -79,6 +82,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     // Nobody else waits for connections that did not come by a listening server.
     if (!(app.server as Server).listening) await registry.drained
     void registry.drained.then(() => setImmediate(() => servers.leave()))
+    closeUpstreams(app)
   })
 }
 

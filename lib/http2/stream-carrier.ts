@@ -159,7 +159,7 @@ export class StreamCarrier implements Carrier {
     }
     const { stream } = this
     // The stream's own method may be guarded against an answer that would say the same as acceptance.
-    Reflect.apply(prototypeOf(stream).respond, stream, [headers])
+    Reflect.apply(prototypeOf(stream).respond, stream, [headers, { waitForTrailers: head.trailers === true }])
   }
 
   start (): void {

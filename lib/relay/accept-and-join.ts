@@ -6,12 +6,16 @@ import { End } from './end.ts'
 import { join } from './join.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
-/** Opens the upstream, accepts, joins. Whatever becomes of it, nothing that was opened is left behind. */
+/**
+ * Opens the upstream, accepts, joins. Whatever becomes of it, nothing that was opened is left behind.
+ *
+ * @param options asked for when the upstream is there
+ */
 export async function acceptAndJoin (
-  pending: PendingDuplex, open: TunnelOpener, options: DuplexAcceptOptions | undefined
+  pending: PendingDuplex, open: TunnelOpener, options: () => DuplexAcceptOptions | undefined
 ): Promise<TunnelResult> {
   // Nothing is opened for a client that has its answer. accept() says which.
-  if (pending.accepted || pending.reply.sent) await pending.accept(options)
+  if (pending.accepted || pending.reply.sent) await pending.accept(options())
   const wait = new Wait(pending)
   let upstream: End | undefined
   try {
@@ -24,7 +28,7 @@ export async function acceptAndJoin (
     if (upstream.failure !== undefined || upstream.gone) await wait.over
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
-    const connection = await pending.accept(options)
+    const connection = await pending.accept(options())
     wait.accepted()
     upstream.unhold()
     const result = await join(new End(connection), upstream)
@@ -59,7 +63,7 @@ function isThenable (value: TunnelEnd | PromiseLike<TunnelEnd>): value is Promis
 }
 
 /** From the call to the end of the tunnel: who may end it before it has begun. */
-class Wait {
+export class Wait {
   /** Set while the accept head is made: only then an upstream that breaks has to interrupt it. */
   accepting = false
   /** What has ended it. */

@@ -8,6 +8,7 @@ import { dropPayload } from '../handshake/send-hooks.ts'
 import { invalidOption, routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
+import { forwarding } from './forward-routes.ts'
 import type { DuplexRoute } from './route.ts'
 import { Slots } from './slots.ts'
 
@@ -17,7 +18,8 @@ export function declareRoute (
 ): void {
   const methods = [options.method].flat().map(method => method.toUpperCase())
   const name = `${methods.join(', ')} ${options.url}`
-  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin, name), options)
+  const duplex = (options as { duplex?: unknown }).duplex
+  const settings = forwarding(kindsForBody(routeSettings(duplex, plugin, name), options), duplex, hasBodySchema(options), name)
   assertReachable(settings, methods, name)
   assertNoWebSocket(options, name)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
@@ -91,7 +93,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
     ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
   }
   append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(route, request, reply, registry, done))
-  if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
+  if (route.settings.rawBody || route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
     // Whoever sent it: where no accept head is being made it is an answer.
@@ -126,7 +128,7 @@ function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
 ): void {
   const claim = claimOf(request.raw)
-  if (claim?.kind === 'body' || claim?.kind === 'hijack') {
+  if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {
     if (claim.kind === 'body') claim.carrier.readFrom(payload)
     // Fastify looks for a body once, right after this, and then everybody sees the headers again.
     const headers = request as { headers: unknown }

@@ -1,0 +1,144 @@
+import type { ServerResponse } from 'node:http'
+import type { ServerHttp2Stream } from 'node:http2'
+import type { Duplex } from 'node:stream'
+import type { Answer, Exchange } from '../../client/exchange.ts'
+import { claimOf, type Claim } from '../../handshake/claim.ts'
+import { closedEarly } from '../stream-errors.ts'
+import { trailerFields } from './fields.ts'
+import { Pump } from './pump.ts'
+import type { DuplexConnection, TunnelResult } from '../../../types/index.ts'
+
+/**
+ * Sends the answer's body to the client while the request's is still sent up, until both are over. What breaks one side breaks the
+ * other: a body without its end.
+ *
+ * @param up the direction to the upstream, which has begun
+ */
+export function joinBodies (
+  connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined
+): Promise<TunnelResult> {
+  return new Promise((resolve, reject) => new BodyJoint(connection, exchange, answer, up, resolve, reject).start())
+}
+
+class BodyJoint {
+  readonly #connection: DuplexConnection<'body'>
+  readonly #exchange: Exchange
+  readonly #answer: Answer
+  readonly #up: Pump | undefined
+  readonly #down: Pump
+  readonly #resolve: (result: TunnelResult) => void
+  readonly #reject: (error: unknown) => void
+  readonly #silentFor: number
+  #over = false
+  #answered = false
+  #silence: NodeJS.Timeout | undefined
+  #seen = 0
+
+  constructor (
+    connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined,
+    resolve: (result: TunnelResult) => void, reject: (error: unknown) => void
+  ) {
+    this.#connection = connection
+    this.#exchange = exchange
+    this.#answer = answer
+    this.#up = up
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#silentFor = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
+    this.#down = new Pump(answer.readable, connection.writable, {
+      ends: () => this.#addTrailers(),
+      failed: error => this.#fail(error)
+    })
+  }
+
+  start (): void {
+    const { signal, writable } = this.#connection
+    const { readable } = this.#answer
+    signal.addEventListener('abort', this.#onGone)
+    writable.on('finish', this.#onFinish)
+    readable.on('close', this.#onClose)
+    if (signal.aborted) {
+      this.#onGone()
+      return
+    }
+    if ('sendTrailers' in writable) (writable as unknown as ServerHttp2Stream).once('wantTrailers', this.#onWantTrailers)
+    this.#down.start()
+    if (readable.errored != null) this.#fail(readable.errored)
+    else if (readable.destroyed) this.#onClose()
+    void this.#exchange.over.then(() => this.#check(true))
+  }
+
+  get #trailers (): [string, string][] { return trailerFields(this.#answer.rawTrailers()) }
+
+  #addTrailers (): void {
+    const { kind, readable } = this.#answer
+    // A body that only the end of its connection ended: the other half of that is still there.
+    if (kind === 'hijack') (readable as Duplex).end()
+    const { writable } = this.#connection
+    if ('sendTrailers' in writable || !(writable as unknown as ServerResponse).chunkedEncoding) return
+    const trailers = this.#trailers
+    if (trailers.length > 0) (writable as unknown as ServerResponse).addTrailers(trailers)
+  }
+
+  readonly #onWantTrailers = (): void => {
+    const fields: Record<string, string[]> = {}
+    for (const [name, value] of this.#trailers) (fields[name.toLowerCase()] ??= []).push(value)
+    const stream = this.#connection.writable as unknown as ServerHttp2Stream
+    if (!stream.closed && !stream.destroyed) stream.sendTrailers(fields)
+  }
+
+  readonly #onFinish = (): void => {
+    this.#answered = true
+    this.#check(false)
+  }
+
+  /** It was cut off. */
+  readonly #onClose = (): void => {
+    if (!this.#down.ended) this.#fail(closedEarly())
+  }
+
+  readonly #onGone = (): void => this.#fail(this.#connection.signal.reason as Error)
+
+  /** @param over nothing more goes to the upstream: what its client still sends has nowhere to go */
+  #check (over: boolean): void {
+    if (this.#over || !this.#answered) return
+    const up = this.#up
+    if (up === undefined || up.ended || over) this.#done()
+    else this.#watchSilence(up)
+  }
+
+  /** The answer is whole, and the upstream may not want the rest: it is waited for as long as it takes of it. */
+  #watchSilence (up: Pump): void {
+    if (this.#silentFor === 0 || this.#silence !== undefined) return
+    this.#seen = up.bytes
+    this.#silence = setInterval(() => {
+      if (up.ended || up.bytes === this.#seen) this.#done()
+      this.#seen = up.bytes
+    }, this.#silentFor)
+  }
+
+  #done (): void {
+    if (this.#over) return
+    this.#stop()
+    if (this.#up?.ended === false) this.#exchange.abort(closedEarly())
+    this.#resolve({ bytesToUpstream: this.#up?.bytes ?? 0, bytesFromUpstream: this.#down.bytes })
+  }
+
+  #fail (error: Error): void {
+    if (this.#over) return
+    this.#stop()
+    this.#exchange.abort(error)
+    this.#connection.destroy(error)
+    this.#reject(error)
+  }
+
+  #stop (): void {
+    this.#over = true
+    clearInterval(this.#silence)
+    this.#up?.stop()
+    this.#down.stop()
+    this.#connection.signal.removeEventListener('abort', this.#onGone)
+    this.#connection.writable.removeListener('finish', this.#onFinish)
+    this.#answer.readable.removeListener('close', this.#onClose)
+  }
+}
