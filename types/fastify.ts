@@ -17,6 +17,7 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
+import type { ForwardRouteSettings } from './forward.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
@@ -208,6 +209,26 @@ export interface DuplexShorthandMethod<
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
+/** What `app.get()` and its like are for routes whose requests go to another server. */
+export interface ForwardShorthandMethod<
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> {
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: DuplexRouteShorthandOptions<
+      ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+}
+
 declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
@@ -224,7 +245,8 @@ declare module 'fastify' {
     RawReply extends RawReplyDefaultExpression<RawServer> = RawReplyDefaultExpression<RawServer>,
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
-  > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+  > extends ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
     DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
@@ -243,8 +265,19 @@ declare module 'fastify' {
      * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
      * alone, so that a plain route could not serve one.
      */
-    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> & DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
+
+    route<
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema
+    >(
+      opts: DuplexRouteShorthandOptions<
+        ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      > & { method: HTTPMethods | 'CONNECT' | readonly (HTTPMethods | 'CONNECT')[], url: string, handler?: undefined }
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,

@@ -1,6 +1,7 @@
 import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteGenericInterface } from 'fastify'
+import type { DuplexRouteBase } from './options.ts'
 import type { DialCheck, DialTlsOptions } from './dial.ts'
-import type { Milliseconds } from './connection.ts'
+import type { DuplexKind, Milliseconds } from './connection.ts'
 
 /** A request that is forwarded, on whichever server it came in. */
 export type ForwardedRequest = FastifyRequest<RouteGenericInterface, RawServerBase, RawRequestDefaultExpression<RawServerBase>>
@@ -94,4 +95,14 @@ export interface ForwardOptions<Request = ForwardedRequest> {
 /** What `duplex: { forward }` is where there is more to say than where to. */
 export interface ForwardRouteOptions<Request = ForwardedRequest> extends ForwardOptions<Request> {
   to: ForwardUpstream<Request>
+}
+
+/**
+ * The `duplex` option of a route whose requests go to another server. Such a route has no handler; it takes every kind but `hijack`, and
+ * HEAD, so that it is a whole reverse proxy for its URLs.
+ */
+export interface ForwardRouteSettings<Request = ForwardedRequest> extends DuplexRouteBase<Exclude<DuplexKind, 'hijack'>> {
+  /** Where to, or `{ to, ...options }`. */
+  forward: ForwardUpstream<Request> | ForwardRouteOptions<Request>
+  accept?: undefined
 }

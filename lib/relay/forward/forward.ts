@@ -16,8 +16,8 @@ import type { DuplexKind, ForwardOptions, ForwardUpstream, PendingDuplex, Tunnel
  * `body`, with any answer. Until then no byte of the client goes up but the request and its body. A refusal goes through `reply`,
  * with its status, fields and body.
  *
- * Rejects, before acceptance, with `FST_ERR_DUPLEX_NO_UPSTREAM` (404) where `upstream` gives undefined; with what `dial()` rejects with; with
- * `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502), `FST_ERR_DUPLEX_UPSTREAM_LOST` (502) or `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT` (504); with
+ * Rejects, before acceptance, with `FST_ERR_DUPLEX_NO_UPSTREAM` (404) where `upstream` gives undefined; with what `dial()` rejects
+ * with; with `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502), `FST_ERR_DUPLEX_UPSTREAM_LOST` (502) or `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT` (504); with
  * `FST_ERR_DUPLEX_BAD_PATH` (400) for a target that cannot be sent on; with `FST_ERR_DUPLEX_INVALID_OPTION` (500). All of
  * these are answered by the app's error handler when the handler passes them on.
  *

@@ -84,4 +84,3 @@ function fixed (to: ForwardTarget, place: Place): ForwardTarget {
   }
   return to
 }
-

@@ -21,7 +21,7 @@ export interface Outgoing {
   readonly streams: boolean
   /** Or it was parsed, and is sent as it was. */
   readonly parsed: Buffer | undefined
-  /** What a handshake of WebSocket needs where the two sides speak different versions of HTTP: changes the fields of the acceptance, or throws. */
+  /** For a WebSocket between two versions of HTTP: changes the fields of the acceptance, or throws. */
   readonly translate: ((fields: ForwardFields) => void) | undefined
 }
 
@@ -35,7 +35,7 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
   sayForwarded(fields, request, settings.forwarded)
   fields = settings.requestHeaders?.(fields, request as never) ?? fields
   for (const name of Object.keys(fields)) if (FRAMING.test(name)) Reflect.deleteProperty(fields, name)
-  const translate = protocol === undefined ? undefined : translateWebSocket(fields, raw.headers, protocol, raw.httpVersionMajor, settings.version)
+  const translate = protocol && translateWebSocket(fields, raw.headers, protocol, raw.httpVersionMajor, settings.version)
   const { streams, parsed } = body(fields, pending, request, claim)
   if (pending.kind === 'connect') {
     const { host, port } = pending.authority
@@ -43,7 +43,8 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
     fields.host = authority
     return { method: 'CONNECT', target: authority, headers: rawFields(fields), protocol, streams, parsed, translate }
   }
-  return { method: raw.method as string, target: pathOf(request, settings), headers: rawFields(fields), protocol, streams, parsed, translate }
+  const path = pathOf(request, settings)
+  return { method: raw.method as string, target: path, headers: rawFields(fields), protocol, streams, parsed, translate }
 }
 
 /** What a function of the app cannot set: it frames the message, or switches the connection. */
