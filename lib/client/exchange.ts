@@ -21,15 +21,15 @@ export interface ExchangeRequest {
    */
   readonly headers: readonly string[]
   /**
-   * The tokens to upgrade to. HTTP/1: `Upgrade`, and `Connection: Upgrade` if there is no `Connection` in `headers`. HTTP/2: `:protocol` of an
-   * extended CONNECT, one token.
+   * The tokens to upgrade to. HTTP/1: `Upgrade`, and `Connection: Upgrade` if there is no `Connection` in `headers`.
+   * HTTP/2: `:protocol` of an extended CONNECT, one token.
    */
   readonly protocol?: readonly string[] | undefined
   /**
-   * A body follows the head, and is written to `exchange.body`. HTTP/1: it is framed as `Content-Length` or `Transfer-Encoding`
-   * of `headers` say, by `Transfer-Encoding: chunked` if there is neither.
+   * A body follows the head: these bytes, or what is written to `exchange.body`. HTTP/1: it is framed as `Content-Length` or
+   * `Transfer-Encoding` of `headers` say, by `Transfer-Encoding: chunked` if there is neither.
    */
-  readonly body?: boolean | undefined
+  readonly body?: boolean | Buffer | undefined
   /** Bytes right behind the head of an upgrade, a CONNECT or a hijack, in the same write, before there is an answer. */
   readonly early?: Buffer | undefined
   /** Of HTTP/2. */
@@ -83,8 +83,9 @@ export interface Exchange {
 /** The head of the final answer, and what follows it. */
 export interface Answer {
   /**
-   * What the server made of it. `upgrade`: 101, or 2xx to an extended CONNECT. `connect`: 2xx to a CONNECT. `hijack`: 2xx on HTTP/1, to a request without a body,
-   * of which nothing but the connection's end is the end. `body`: every other answer, refusals included.
+   * What the server made of it. `upgrade`: 101, or 2xx to an extended CONNECT. `connect`: 2xx to a CONNECT. `hijack`: 2xx on
+   * HTTP/1, to a request without a body, of which nothing but the connection's end is the end. `body`: every other
+   * answer, refusals included.
    */
   readonly kind: DuplexKind
   readonly httpVersion: '1.0' | '1.1' | '2.0'
@@ -99,8 +100,9 @@ export interface Answer {
   /** The bytes that came with the head of a takeover, for information: they are at the front of `readable`. */
   readonly head: Buffer
   /**
-   * Where `kind` is not `body`: the taken over Duplex, the same as `writable`: the `net.Socket`, or a Duplex for a stream of HTTP/2. Half-open: the server's
-   * FIN or END_STREAM is its end, and a reset is an error. `destroy()` of it before both ends is a reset.
+   * Where `kind` is not `body`: the taken over Duplex, the same as `writable`: the `net.Socket`, or a Duplex for a stream of
+   * HTTP/2. Half-open: the server's FIN or END_STREAM is its end, and a reset is an error. `destroy()` of it before
+   * both ends is a reset.
    * Where it is `body`: the decoded response body. It ends when that is whole, and fails when that is cut off.
    */
   readonly readable: Readable
@@ -122,8 +124,9 @@ export interface ExchangeEnd {
 /**
  * Sends one request, by Node's own clients. The link is the exchange's until `over`; a session stays its opener's.
  *
- * Throws what Node throws for a method, target or field that HTTP does not allow, before anything is sent: the link is untouched then, and the
- * caller's. So it does with `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502) where a session's server does not offer that.
+ * Throws, before anything is sent, what Node throws for a method, target or field that HTTP does not allow; the reason of an aborted
+ * `signal`; `FST_ERR_DUPLEX_UPSTREAM_LOST` where the link is over; `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502) where the server of a
+ * session does not offer that. The link is untouched then, and the caller's.
  */
 export function exchange (link: Link, request: ExchangeRequest): Exchange {
   return 'remoteSettings' in link ? exchangeHttp2(link, request) : exchangeHttp1(link, request)
