@@ -1,7 +1,5 @@
-import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { exchange, type Exchange } from '../../client/exchange.ts'
-import { resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../../internals/sockets.ts'
 import { dial } from '../dial.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
@@ -28,7 +26,7 @@ export async function ask (
     target: out.target,
     headers: out.headers,
     protocol: out.protocol,
-    body: out.streams || (out.parsed !== undefined && out.parsed.length > 0),
+    body: out.streams ? true : out.parsed,
     scheme: target.scheme,
     signal,
     keepAlive: keep
@@ -38,8 +36,8 @@ export async function ask (
   if (settings.version === '2') {
     // One token, and the first that the client wants.
     const protocol = out.protocol?.slice(0, 1)
-    const asked = exchange(await upstreams.session(key, target, settings, signal), { ...request, protocol })
-    return { exchange: sendParsed(asked, out), reused: false }
+    const session = await upstreams.session(key, target, settings, signal)
+    return { exchange: exchange(session, { ...request, protocol }), reused: false }
   }
   const idle = keep && !fresh ? upstreams.take(key) : undefined
   const { connectTimeout, check } = settings
@@ -52,22 +50,10 @@ export async function ask (
     throw error
   }
   if (keep) {
-    tellResetFromEnd(socket as unknown as HttpSocket, onReset)
     void asked.over.then(({ reusable }) => {
-      takeResetForEnd(socket as unknown as HttpSocket, onReset)
       if (reusable) upstreams.give(key, socket)
       else socket.destroy()
     })
   }
-  return { exchange: sendParsed(asked, out), reused: idle !== undefined }
-}
-
-/** A body that is cut off by a reset is not to pass for one that has ended. */
-function onReset (this: HttpSocket): void {
-  (this as unknown as Socket).destroy(resetByPeer())
-}
-
-function sendParsed (asked: Exchange, { parsed }: Outgoing): Exchange {
-  if (parsed !== undefined && parsed.length > 0) asked.body?.end(parsed)
-  return asked
+  return { exchange: asked, reused: idle !== undefined }
 }
