@@ -1,5 +1,4 @@
 import type { ServerResponse } from 'node:http'
-import type { ServerHttp2Stream } from 'node:http2'
 import type { Duplex } from 'node:stream'
 import type { Answer, Exchange } from '../../client/exchange.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
@@ -61,7 +60,6 @@ class BodyJoint {
       this.#onGone()
       return
     }
-    if ('sendTrailers' in writable) (writable as unknown as ServerHttp2Stream).once('wantTrailers', this.#onWantTrailers)
     this.#down.start()
     if (readable.errored != null) this.#fail(readable.errored)
     else if (readable.destroyed) this.#onClose()
@@ -74,17 +72,9 @@ class BodyJoint {
     const { kind, readable } = this.#answer
     // A body that only the end of its connection ended: the other half of that is still there.
     if (kind === 'hijack') (readable as Duplex).end()
-    const { writable } = this.#connection
-    if ('sendTrailers' in writable || !(writable as unknown as ServerResponse).chunkedEncoding) return
-    const trailers = this.#trailers
-    if (trailers.length > 0) (writable as unknown as ServerResponse).addTrailers(trailers)
-  }
-
-  readonly #onWantTrailers = (): void => {
-    const fields: Record<string, string[]> = {}
-    for (const [name, value] of this.#trailers) (fields[name.toLowerCase()] ??= []).push(value)
-    const stream = this.#connection.writable as unknown as ServerHttp2Stream
-    if (!stream.closed && !stream.destroyed) stream.sendTrailers(fields)
+    const { writable, reply } = this.#connection
+    if ('sendTrailers' in writable) sendTrailersBehind(reply.raw as unknown as LateFields, this.#trailers)
+    else if ((writable as unknown as ServerResponse).chunkedEncoding) (writable as unknown as ServerResponse).addTrailers(this.#trailers)
   }
 
   readonly #onFinish = (): void => {
@@ -141,4 +131,16 @@ class BodyJoint {
     this.#connection.writable.removeListener('finish', this.#onFinish)
     this.#answer.readable.removeListener('close', this.#onClose)
   }
+}
+
+/** `Http2ServerResponse`, of which the declaration of Node lacks this. */
+interface LateFields {
+  setTrailer (name: string, value: string[]): void
+}
+
+/** Node's response sends them when the stream asks for trailers. */
+function sendTrailersBehind (res: LateFields, trailers: readonly [string, string][]): void {
+  const fields: Record<string, string[]> = {}
+  for (const [name, value] of trailers) (fields[name.toLowerCase()] ??= []).push(value)
+  for (const [name, values] of Object.entries(fields)) res.setTrailer(name, values)
 }
