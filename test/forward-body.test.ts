@@ -162,15 +162,14 @@ t.test('FW7 over HTTP/2: a GET without a body, HEAD, 204 and 404', async t => {
   const far = await upstream(t)
   const { session } = await serveHttp2(t, {}, app => app.get('/*', { duplex: { forward: targetOf(far, 'tcp') } }))
   const client = await session()
-  let server: Awaited<ReturnType<typeof far.accepted>> | undefined
   for (const [method, sent, status, body] of [
-    ['GET', answer('200 OK', 'one'), 200, 'one'],
-    ['HEAD', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n', 200, ''],
-    ['GET', 'HTTP/1.1 204 No Content\r\n\r\n', 204, ''],
-    ['GET', answer('404 Not Found', 'none'), 404, 'none']
+    ['GET', answer('200 OK', 'one', 'Connection: close'), 200, 'one'],
+    ['HEAD', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\n', 200, ''],
+    ['GET', 'HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n', 204, ''],
+    ['GET', answer('404 Not Found', 'none', 'Connection: close'), 404, 'none']
   ] as const) {
     const stream = client.request({ ':method': method, ':path': '/x', cookie: 'a=1; b=2' }, { endStream: true })
-    server ??= await far.accepted()
+    const server = await far.accepted()
     const head = await server.head()
     t.equal(head.line, `${method} /x HTTP/1.1`)
     t.match(head.headers, { cookie: 'a=1; b=2', 'x-forwarded-proto': 'http' })

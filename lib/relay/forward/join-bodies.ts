@@ -46,6 +46,8 @@ class BodyJoint {
     this.#silentFor = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
     this.#down = new Pump(answer.readable, connection.writable, {
       ends: () => this.#addTrailers(),
+      // The response to a HEAD over HTTP/2 has ended long before.
+      waits: () => { if (this.#down.ended && connection.writable.writableFinished) this.#onFinish() },
       failed: error => this.#fail(error)
     })
   }
