@@ -273,7 +273,7 @@ t.test('FW9 a WebSocket over HTTP/1: echo, ping, subprotocol, close code', async
 
 /** A WebSocket of `ws` on a stream of HTTP/2. */
 function onStream (stream: http2.ClientHttp2Stream): WebSocket {
-  const socket = new (WebSocket as unknown as new (address: null) => WebSocket & { setSocket (...args: unknown[]): void })(null)
+  const socket = new (WebSocket as unknown as new (...args: unknown[]) => WebSocket & { setSocket (...args: unknown[]): void })(null, undefined, { autoPong: true })
   Object.assign(stream, { setNoDelay () {}, setTimeout () {} })
   Object.assign(socket, { _isServer: false })
   socket.setSocket(stream, Buffer.alloc(0), { maxPayload: 1024 * 1024, skipUTF8Validation: false, allowSynchronousEvents: true })
@@ -285,8 +285,14 @@ for (const key of [undefined, 'dGhlIHNhbXBsZSBub25jZQ==']) {
     const port = await webSockets(t)
     const { session } = await serveHttp2(t, {}, app => app.get('/ws', { duplex: { forward: `http://127.0.0.1:${port}` } }))
     const { stream, status, headers } = await requestHttp2(await session(), {
-      ':method': 'CONNECT', ':protocol': 'websocket', ':scheme': 'http', ':path': '/ws', ':authority': 'a', 'sec-websocket-version': '13',
-      'sec-websocket-protocol': 'chat', ...key === undefined ? {} : { 'sec-websocket-key': key }
+      ':method': 'CONNECT',
+      ':protocol': 'websocket',
+      ':scheme': 'http',
+      ':path': '/ws',
+      ':authority': 'a',
+      'sec-websocket-version': '13',
+      'sec-websocket-protocol': 'chat',
+      ...key === undefined ? {} : { 'sec-websocket-key': key }
     })
     t.equal(status, 200)
     t.equal(headers['sec-websocket-protocol'], 'chat')
@@ -388,7 +394,7 @@ t.test('FW9 HTTP/2 on both sides: an upgrade, a reset', async t => {
   server.write('hello')
   t.equal(await bytes(stream, 5), 'hello')
   server.close(http2.constants.NGHTTP2_INTERNAL_ERROR)
-  await once(stream, 'close')
+  await new Promise(resolve => stream.once('close', resolve))
   t.not(stream.rstCode, 0)
 })
 
