@@ -78,6 +78,34 @@ export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
 export const FST_ERR_DUPLEX_NOT_ADOPTED = createError<[string]>(
   'FST_ERR_DUPLEX_NOT_ADOPTED', 'This request was read by another server, and its "%s" cannot be served here any more', 501)
 
+/** Of messages: `readable` fails with these, `send()` rejects with them, and a request whose body is one message is answered with them. */
+export const FST_ERR_DUPLEX_MESSAGE_INVALID = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_INVALID', 'Invalid message: %s', 400)
+export const FST_ERR_DUPLEX_MESSAGE_TOO_LONG = createError<[number]>(
+  'FST_ERR_DUPLEX_MESSAGE_TOO_LONG', 'A message is longer than %d bytes', 413)
+export const FST_ERR_DUPLEX_MESSAGE_CUT = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_CUT', 'The input ended inside a message', 400)
+export const FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE', 'The message cannot be sent: %s', 500)
+export const FST_ERR_DUPLEX_MESSAGE_NOT_SENT = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_NOT_SENT', 'The connection takes no messages any more', 500)
+export const FST_ERR_DUPLEX_MESSAGE_TYPE = createError<[string]>(
+  'FST_ERR_DUPLEX_MESSAGE_TYPE', 'This route takes messages as %s', 415)
+export const FST_ERR_DUPLEX_HEARTBEAT = createError<[number]>(
+  'FST_ERR_DUPLEX_HEARTBEAT', 'The peer was silent for two heartbeats of %d ms', 408)
+
+/** Of WebSocket. */
+export const FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE = createError<[string]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE', 'Not a WebSocket handshake: %s', 400)
+export const FST_ERR_DUPLEX_WEBSOCKET_VERSION = createError(
+  'FST_ERR_DUPLEX_WEBSOCKET_VERSION', 'Only version 13 of WebSocket is spoken here', 426)
+export const FST_ERR_DUPLEX_WEBSOCKET_ORIGIN = createError<[string]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_ORIGIN', 'Pages of %s may not connect here', 403)
+export const FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL', 'The peer does not keep to RFC 6455: %s', 400)
+export const FST_ERR_DUPLEX_CANNOT_HAND_OVER = createError<[string]>(
+  'FST_ERR_DUPLEX_CANNOT_HAND_OVER', 'asWs() is not possible: %s', 500)
+
 /** `injectDuplex` rejects with these. */
 export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(
   'FST_ERR_DUPLEX_INVALID_INJECTION', 'injectDuplex() cannot send this request: %s', 500, TypeError)
@@ -129,3 +157,7 @@ export const FST_ERR_DUPLEX_NO_UPSTREAM = createError(
   'FST_ERR_DUPLEX_NO_UPSTREAM', 'There is no upstream for this request', 404)
 export const FST_ERR_DUPLEX_BAD_PATH = createError(
   'FST_ERR_DUPLEX_BAD_PATH', 'The target of this request cannot be sent on', 400)
+
+/** `connect()` of the client rejects with a `DuplexRefused` of this code. */
+export const FST_ERR_DUPLEX_REFUSED = createError<[string, number, string]>(
+  'FST_ERR_DUPLEX_REFUSED', 'The %s refused: %d %s', 502)

@@ -1,5 +1,6 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
 import { appFields } from './handshake/accept-head.ts'
+import { messageSettings, type MessageSettings } from './messages/settings.ts'
 import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
 import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
@@ -41,6 +42,7 @@ export interface RouteSettings extends Limits {
   forward: ForwardRoute | undefined
   /** Nobody parses the body of an upgrade. */
   rawBody: boolean
+  messages: MessageSettings | undefined
 }
 
 const DEFAULTS: PluginSettings = {
@@ -67,7 +69,7 @@ const TIMEOUTS = [
 ] as const
 const SHARED = [...TIMEOUTS, 'kinds', 'maxConnections', 'maxBuffered'] as const
 const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect', 'ignoredUpgrades'] as const
-const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward', 'messages', 'websocket'] as const
 
 type Loose = Record<string, unknown>
 
@@ -110,7 +112,8 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
   if (accept !== undefined && accept !== 'auto' && accept !== 'manual') throw invalidOption('accept', '"auto" or "manual"', accept, place)
   checkHeaders(headers, place)
   const named = kinds(given.kinds, place)
-  const listed = typeof protocols === 'function' ? undefined : tokens(protocols, place)
+  const messages = messageSettings(given, route)
+  const listed = typeof protocols === 'function' ? undefined : withWebSocket(tokens(protocols, place), messages)
   return {
     handshakeTimeout: plugin.handshakeTimeout,
     idleTimeout: plugin.idleTimeout,
@@ -122,7 +125,7 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     maxBuffered: plugin.maxBuffered,
     maxConnections: Infinity,
     ...limits(given, place),
-    kinds: named ?? plugin.kinds,
+    kinds: named ?? kindsOf(messages) ?? plugin.kinds,
     kindsNamed: named !== undefined,
     protocols: listed,
     listed: listed && listProtocols(listed),
@@ -130,8 +133,22 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     headers: headers as DuplexHeaders | undefined,
     manual: accept === 'manual',
     forward: undefined,
-    rawBody: false
+    rawBody: false,
+    messages
   }
+}
+
+/** What messages are taken on, where the route does not say. No method has all of these. */
+function kindsOf (messages: MessageSettings | undefined): readonly DuplexKind[] | undefined {
+  if (messages === undefined) return undefined
+  const { streams, sse } = messages
+  if (streams.length > 0) return ['upgrade', 'connect', 'body']
+  return sse ? ['upgrade', 'body'] : ['upgrade']
+}
+
+function withWebSocket (listed: readonly string[] | undefined, messages: MessageSettings | undefined): readonly string[] | undefined {
+  if (messages?.websocket === undefined || listed?.some(token => token.toLowerCase() === 'websocket') === true) return listed
+  return ['websocket', ...listed ?? []]
 }
 
 function limits (given: Loose, place: Place): Partial<Limits> {

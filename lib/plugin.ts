@@ -12,6 +12,7 @@ import { allowConnect, markRegistered, markSeen, onSecondaryServer, routingOptio
 import { Http1Gate } from './http1/gate.ts'
 import { Http2Gate } from './http2/gate.ts'
 import { speaksHttp2 } from './http2/server.ts'
+import { asyncapi } from './messages/asyncapi.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
 import { checkDuration, invalidOption, pluginSettings } from './options.ts'
@@ -19,11 +20,19 @@ import { closeUpstreams } from './relay/forward/upstreams.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
-import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+import type { AsyncApiOptions, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
-  const { again, tooEarly } = markRegistered(app)
+  const { again, tooEarly } = markRegistered(app, () => {
+    routes.seal()
+    servers.watch(app.server as Server)
+    onSecondaryServer(app, server => servers.watch(server))
+    const { requestTimeout } = app.server as Server
+    if (requestTimeout > 0 && routes.takeBodies) {
+      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
+    }
+  })
   if (again) throw new FST_ERR_DUPLEX_ALREADY_REGISTERED()
   if (tooEarly !== undefined) throw new FST_ERR_DUPLEX_LATE_REGISTRATION(tooEarly)
   const routing = routingOptions(app)
@@ -42,6 +51,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const servers = new Servers(app, gates, registry, settings)
   app.decorate('duplex', {
     connections: registry.connections.view as never,
+    asyncapi: (options: AsyncApiOptions) => asyncapi(routes.all, options),
     drain: async (timeout?: Milliseconds) => {
       checkDuration('drain(ms)', timeout)
       await registry.drain(timeout)
@@ -62,16 +72,6 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   })
   showLikePlainRoutes(app, routes)
   letForwardRoutesHaveNoHandler(app)
-  app.addHook('onReady', function (done) {
-    routes.seal()
-    servers.watch(app.server as Server)
-    onSecondaryServer(app, server => servers.watch(server))
-    const { requestTimeout } = app.server as Server
-    if (requestTimeout > 0 && routes.takeBodies) {
-      app.log.warn({ requestTimeout }, 'requestTimeout ends request bodies that last longer, those of duplex routes included')
-    }
-    done()
-  })
   // The drain only starts here. A hook that waited would run into the plugin timeout, and make close()
   // reject; that the connections end is what closing the server waits for.
   app.addHook('preClose', function (done) {

@@ -3,7 +3,7 @@
 //
 //   node scripts/build.mjs [directory]
 import { spawnSync } from 'node:child_process'
-import { rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { fileURLToPath } from 'node:url'
 import ts from 'typescript'
@@ -35,6 +35,15 @@ export = fastifyDuplex`)
 write('index.mjs', `export { ${values.join(', ')}, fastifyDuplex as default } from './lib/index.js'`)
 write('index.d.mts', `export * from './lib/index.js'
 export { fastifyDuplex as default } from './lib/index.js'`)
+
+// The other end: neither of these loads what a server needs.
+const client = exportsOf(join(output, 'lib/client/index.d.ts'))
+write('client.js', "'use strict'\nmodule.exports = require('./lib/client/index.js')")
+write('client.d.ts', "export * from './lib/client/index.js'")
+write('client.mjs', `export { ${client.values.join(', ')} } from './lib/client/index.js'`)
+write('client.d.mts', "export * from './lib/client/index.js'")
+write('bin.js', "#!/usr/bin/env node\n'use strict'\nrequire('./lib/client/bin.js').run(__dirname)")
+chmodSync(join(output, 'bin.js'), 0o755)
 
 function write (name, text) {
   writeFileSync(join(output, name), `${text}\n`)

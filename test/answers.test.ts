@@ -519,3 +519,79 @@ onEachKind(t, 'Q1 the timer fires in the tick in which the answer is given', gua
   t.equal(await wire.remains(), '')
   await server.baseline()
 }), everyKind, ['tcp'])
+
+/** What a handler may still do when its time is over. */
+const tooLate: Record<string, (reply: FastifyReply) => unknown> = {
+  'sets a status and fields': reply => { reply.code(403).header('x-late', 'yes').type('text/html').removeHeader('x-early') },
+  'sends an answer': reply => reply.code(403).header('x-late', 'yes').send('late'),
+  'sends a stream': reply => reply.code(403).type('text/html').send(Readable.from(['late'])),
+  'returns a value': reply => {
+    reply.code(403)
+    return 'late'
+  },
+  'is rejected': async reply => {
+    reply.code(403).header('x-late', 'yes')
+    throw new Error('late')
+  },
+  'hijacks the reply': reply => {
+    reply.hijack()
+    reply.raw.setHeader('x-late', 'yes')
+    reply.raw.writeHead(403, { 'x-late': 'yes' })
+    reply.raw.end('late')
+  }
+}
+for (const [what, deed] of Object.entries(tooLate)) {
+  for (const timer of ['handshakeTimeout', 'handlerTimeout'] as const) {
+    for (const place of ['handler', 'preHandler hook'] as const) {
+      onEachKind(t, `Q1 a ${place} that ${what} while the answer of ${timer} is made: that answer is whole`, guarded(async (t, kind: DuplexKind, transport: Way) => {
+        const struck = gate()
+        const done = gate()
+        const late = async (reply: FastifyReply): Promise<unknown> => {
+          await struck.promise
+          try {
+            return await deed(reply)
+          } finally {
+            setImmediate(done.open)
+          }
+        }
+        const server = await serveGuarded(t, { transport, ...(timer === 'handshakeTimeout' ? { plugin: { handshakeTimeout: SHORT } } : {}) }, app => {
+          app.setErrorHandler(async (error: Error & { code?: string, statusCode?: number }, _request, reply) => {
+            struck.open()
+            await done.promise
+            return reply.code(error.statusCode ?? 500).send({ code: error.code })
+          })
+          app.addHook('preHandler', async (request, reply) => {
+            if (request.url === '/pong' || request.url === '/probe') return
+            reply.header('x-early', 'yes')
+            if (place !== 'handler') return await late(reply) as undefined
+          })
+          takeManually(app, pending => late(replyOf(pending)), timer === 'handlerTimeout' ? { handlerTimeout: SHORT } : {})
+        })
+        const wire = await server.connect()
+        const { status, headers, body } = await wire.send(ask(kind)).response()
+        t.equal(status, 503)
+        t.equal(codeOf(body), timer === 'handshakeTimeout' ? 'FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT' : 'FST_ERR_HANDLER_TIMEOUT')
+        t.equal(headers['x-early'], 'yes', 'what was set in time is there')
+        t.notOk(headers['x-late'], 'and nothing that came later')
+        t.match(headers['content-type'], 'application/json')
+        wire.end(kind === 'body' ? LAST_CHUNK : '')
+        await server.baseline()
+      }), what === 'sends an answer' && place === 'handler' ? everyKind : ['upgrade', 'body'], ['tcp'])
+    }
+  }
+}
+
+onEachKind(t, 'Q1 handlerTimeout strikes a stream that was sent and has no byte yet: its answer is whole', guarded(async (t, kind: DuplexKind, transport: Way) => {
+  const source = new PassThrough()
+  const server = await serveGuarded(t, { transport }, app => {
+    takeManually(app, pending => { replyOf(pending).code(403).type('text/html').send(source) }, { handlerTimeout: SHORT })
+  })
+  const wire = await server.connect()
+  const { status, body } = await wire.send(ask(kind)).response()
+  t.equal(status, 503)
+  t.equal(codeOf(body), 'FST_ERR_HANDLER_TIMEOUT')
+  source.end('late')
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
+  t.equal(await wire.remains(), '')
+  await server.baseline()
+}), everyKind, ['tcp'])

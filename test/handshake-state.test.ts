@@ -15,7 +15,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     head: 'sending none',
     end: 'answered none',
     timeout: 'late answer-late',
-    'handler-timeout': 'late none',
+    'handler-timeout': 'late answer-late',
     leave: 'gone tell'
   },
   // The hooks of the accept head run: what is sent by them is that head.
@@ -28,7 +28,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     head: 'sending none',
     end: 'answered none',
     timeout: 'late interrupt',
-    'handler-timeout': 'late none',
+    'handler-timeout': 'late interrupt',
     leave: 'gone tell'
   },
   // The 503 is being made, by an error handler that may be too slow in its turn.
@@ -54,7 +54,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     head: 'sending none',
     end: 'answered none',
     timeout: 'late interrupt',
-    'handler-timeout': 'late none',
+    'handler-timeout': 'late interrupt',
     leave: 'gone tell'
   },
   // The client has a part of it: only its end, or the end of the client, may follow.

@@ -298,6 +298,19 @@ t.test('Q58 GOAWAY names the last stream that was taken, when no earlier one can
   await closing
 })
 
+t.test('Q58 with forceCloseConnections nothing new is taken from the moment that the app closes [h2]', async t => {
+  const { app, session } = await serveHttp2(t, { close: false, fastify: { forceCloseConnections: true } }, app => { app.get('/plain', () => 'plain') })
+  const client = await session()
+  const first = client.request(PLAIN)
+  await once(first, 'response')
+  const closing = app.close()
+  const late = client.request(PLAIN)
+  const [error] = await once(late, 'error') as [Error]
+  t.match(error.message, 'NGHTTP2_REFUSED_STREAM')
+  await whole(first)
+  await closing
+})
+
 t.test('Q58 an app that closes a session itself, while the server closes, is called back at its end [h2]', async t => {
   const { app, port } = await serveHttp2(t, { close: false }, app => { take(app, () => {}) })
   const begun = once(app.server, 'session') as Promise<[ServerHttp2Session]>

@@ -363,6 +363,20 @@ for (const order of orders) {
     })
   }
 
+  // Such a request has no connection of the server, nor a head that a parser has read.
+  t.test(`Q15 an upgrade that @fastify/websocket injects is its alone, registered ${order} it`, async t => {
+    const { app } = await share(t, { ...(order === 'before' ? { before: app => app.register(websocket) } : {}) }, async app => {
+      if (order === 'after') await app.register(websocket)
+      app.get('/it', { duplex: { kinds: ['upgrade'] } }, echo)
+      app.get('/ws', { websocket: true }, socket => { socket.on('message', message => { socket.send(`back: ${String(message)}`) }) })
+    })
+    const client = await within('101', app.injectWS('/ws'))
+    const answer = once(client, 'message') as Promise<[Buffer]>
+    client.send('hi')
+    t.equal(String((await within('an answer', answer))[0]), 'back: hi')
+    client.terminate()
+  })
+
   t.test(`Q15 an unlisted websocket is 400 at a route without a list, with @fastify/websocket registered ${order} it`, async t => {
     const { connect } = await share(t, { ...(order === 'before' ? { before: app => app.register(websocket) } : {}) }, async app => {
       if (order === 'after') await app.register(websocket)

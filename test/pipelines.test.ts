@@ -346,3 +346,92 @@ for (const kind of ['upgrade', 'connect', 'hijack'] as const satisfies readonly 
     t.equal(entered, 0)
   }), resettable)
 }
+
+const takeovers = (app: FastifyInstance, handler: (connection: DuplexConnection) => unknown): void => {
+  for (const [method, url] of [['GET', '/it'], ['POST', '/it'], ['CONNECT', '*']] as const) app.route({ method, url, duplex: true, handler } as never)
+}
+
+for (const [what, follower] of Object.entries(behind)) {
+  if (what === 'another body' || what === 'half a head') continue
+  onEach(t, `Q7 a long poll behind the last response of its connection is told of the end, with ${what} behind it`, guarded(async (t, transport: Way) => {
+    let polled!: Poll
+    const answer = gate()
+    const server = await serveGuarded(t, { transport }, app => {
+      polled = poll(app)
+      app.get('/last', async (_request, reply) => {
+        await answer.promise
+        reply.header('connection', 'close')
+        return 'last'
+      })
+      takeovers(app, () => t.fail('it is entered'))
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /last') + request('GET /poll') + follower)
+    await polled.entered
+    await turn()
+    answer.open()
+    t.equal((await wire.response()).body, 'last')
+    await until(() => polled.told.length > 1)
+    t.same(polled.told.sort(), ['abort', 'close'])
+    t.equal(await wire.remains(), '')
+    await server.baseline()
+  }), what === 'a CONNECT' ? ['tcp', 'tls'] : ['tcp'])
+}
+
+for (const what of ['nothing', 'an upgrade that is ignored'] as const) {
+  onEach(t, `Q68 a client that half-closes behind a long poll and a body: the poll is told when the body is over, with ${what} behind it`, guarded(async (t, transport: Way) => {
+    let polled!: Poll
+    const entered = gate()
+    const over = gate()
+    const server = await serveGuarded(t, { transport }, app => {
+      polled = poll(app)
+      takeovers(app, async () => {
+        entered.open()
+        await over.promise
+        throw new Error('no')
+      })
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /poll') + WHOLE + behind[what])
+    await entered.promise
+    wire.end()
+    const other = await server.connect()
+    await other.send(request('GET /pong')).response()
+    other.destroy()
+    t.same(polled.told, [], 'the body is not cut short')
+    over.open()
+    await until(() => polled.told.length > 1 && server.peers[0]?.destroyed === true)
+    t.same(polled.told.sort(), ['abort', 'close'])
+    await server.baseline()
+  }), ['tcp', 'tls'])
+}
+
+onEach(t, 'Q68 a reset right behind a long poll and an upgrade that is ignored: the poll is told', guarded(async (t, transport: Way) => {
+  let polled!: Poll
+  const server = await serveGuarded(t, { transport }, app => { polled = poll(app) })
+  const wire = await server.connect()
+  t.equal((await wire.send(request('GET /pong')).response()).status, 200)
+  wire.send(request('GET /poll') + IGNORED)
+  wire.reset()
+  await until(() => polled.told.length > 1)
+  t.same(polled.told.sort(), ['abort', 'close'])
+  await server.baseline()
+}), ['tcp'])
+
+for (const [what, follower] of Object.entries({ ...parted, 'a CONNECT': ask('connect') })) {
+  onEach(t, `Q68 a client that leaves behind a long poll whose Upgrade is ignored, and ${what}: the poll is told`, guarded(async (t, transport: Way) => {
+    let polled!: Poll
+    const server = await serveGuarded(t, { transport }, app => {
+      polled = poll(app)
+      takeovers(app, () => {})
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /poll', ...UPGRADE) + follower)
+    await polled.entered
+    if (what !== 'a CONNECT') wire.end()
+    else wire.reset()
+    await until(() => polled.told.length > 1)
+    t.same(polled.told.sort(), ['abort', 'close'])
+    await server.baseline()
+  }), ['tcp', 'tls'])
+}

@@ -2,6 +2,7 @@ import type { FastifyReply, RawReplyDefaultExpression, RawRequestDefaultExpressi
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable, Writable } from 'node:stream'
+import type { WebSocketClosed } from './messages.ts'
 
 /** A time span in milliseconds. */
 export type Milliseconds = number
@@ -73,6 +74,8 @@ export interface DuplexClosed {
   readonly bytesWritten: number
   /** From the request head to the end. */
   readonly duration: Milliseconds
+  /** How a WebSocket with messages ended; absent on others. */
+  readonly websocket?: WebSocketClosed
 }
 
 /** What `accept()` may add to the accept head. */

@@ -18,7 +18,11 @@ import type {
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
 import type { ForwardRouteSettings } from './forward.ts'
-import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
+import type { InjectDuplexOptions, InjectDuplexResponse, InjectMessagesOptions, InjectMessagesResponse } from './inject.ts'
+import type {
+  DuplexMessages, InferredMessages, InOf, MessageRouteOptions, OutOf, PendingMessages, WebSocketRouteOptions
+} from './message-connection.ts'
+import type { AsyncApiDocument, AsyncApiOptions } from './messages.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
 /**
@@ -131,14 +135,33 @@ export interface FastifyDuplex {
    * @returns when no connection is left
    */
   drain (ms?: Milliseconds): Promise<void>
+  /**
+   * An AsyncAPI 3 document of all routes that have messages: each is a channel, with an operation for each direction and the schemas of the
+   * route. Call it once the app is ready.
+   */
+  asyncapi (options: AsyncApiOptions): AsyncApiDocument
 }
 
 /** Who accepts: the plugin, before the handler is entered, or the handler. */
 type Acceptance = 'auto' | 'manual'
 
 /** What `duplex` may be on such a route. */
-type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string> =
-  A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
+type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket> =
+  A extends 'manual'
+    ? ManualDuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>
+    : true | (DuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>)
+
+/** What a handler gets, once it is accepted. */
+type ConnectionOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
+  [Messages] extends [undefined]
+    ? [Socket] extends [undefined] ? DuplexConnection<K, P, Reply> : DuplexMessages<string | Buffer, string | Uint8Array, K, P, Reply>
+    : DuplexMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
+
+/** What it gets before. */
+type PendingOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
+  [Messages] extends [undefined]
+    ? [Socket] extends [undefined] ? PendingDuplex<K, P, Reply> : PendingMessages<string | Buffer, string | Uint8Array, K, P, Reply>
+    : PendingMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
 
 /**
  * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler that is
@@ -156,11 +179,13 @@ type HandlerOf<
   SchemaCompiler extends FastifySchema,
   TypeProvider extends FastifyTypeProvider,
   Logger extends FastifyBaseLogger,
+  Messages,
+  Socket,
   Reply = NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>
 > = A extends 'manual'
-  ? ManualDuplexHandler<RouteGeneric, PendingDuplex<NoInfer<K>, NoInfer<P>, Reply>,
+  ? ManualDuplexHandler<RouteGeneric, PendingOf<NoInfer<K>, NoInfer<P>, Reply, Messages, Socket, TypeProvider>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-  : DuplexHandler<RouteGeneric, DuplexConnection<NoInfer<K>, NoInfer<P>, Reply>,
+  : DuplexHandler<RouteGeneric, ConnectionOf<NoInfer<K>, NoInfer<P>, Reply, Messages, Socket, TypeProvider>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
 
 /**
@@ -186,12 +211,15 @@ export interface DuplexShorthandMethod<
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
     const K extends Kind = Kind,
-    const P extends string = string
+    const P extends string = string,
+    const Messages extends MessageRouteOptions | undefined = undefined,
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P, Messages, Socket>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-    handler: HandlerOf<Apart, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    handler: HandlerOf<Apart, K, P, RouteGeneric,
+      RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
@@ -199,12 +227,15 @@ export interface DuplexShorthandMethod<
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
     const K extends Kind = Kind,
-    const P extends string = string
+    const P extends string = string,
+    const Messages extends MessageRouteOptions | undefined = undefined,
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P, Messages, Socket>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: HandlerOf<Inside, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        handler: HandlerOf<Inside, K, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
       }
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
@@ -259,6 +290,7 @@ declare module 'fastify' {
      *
      * @returns the response, an acceptance or a refusal; rejects where there is none
      */
+    injectDuplex<In = unknown, Out = unknown> (options: InjectMessagesOptions): Promise<InjectMessagesResponse<In, Out>>
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /**
@@ -285,12 +317,14 @@ declare module 'fastify' {
       const SchemaCompiler extends FastifySchema = FastifySchema,
       const K extends DuplexKind = DuplexKind,
       const P extends string = string,
-      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
+      const Messages extends MessageRouteOptions | undefined = undefined,
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined
     >(
       opts: DuplexRouteOptions<
-        DuplexOf<'auto', K, P>,
+        DuplexOf<'auto', K, P, Messages, Socket>,
         HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
@@ -301,12 +335,14 @@ declare module 'fastify' {
       const SchemaCompiler extends FastifySchema = FastifySchema,
       const K extends DuplexKind = DuplexKind,
       const P extends string = string,
-      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
+      const Messages extends MessageRouteOptions | undefined = undefined,
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined
     >(
       opts: DuplexRouteOptions<
-        DuplexOf<'manual', K, P>,
+        DuplexOf<'manual', K, P, Messages, Socket>,
         HandlerOf<'manual', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>

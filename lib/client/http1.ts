@@ -51,6 +51,7 @@ class Http1Exchange implements Exchange, BodyOwner {
   #whole = false
   #reusable = false
   #error: Error | undefined
+  #aborted = false
 
   constructor (connection: Duplex, request: ExchangeRequest) {
     request.signal?.throwIfAborted()
@@ -88,6 +89,7 @@ class Http1Exchange implements Exchange, BodyOwner {
 
   abort (error: Error): void {
     if (this.#ended) return
+    this.#aborted = true
     this.#error ??= error
     this.#answered()
     this.#reject(this.#error)
@@ -178,6 +180,8 @@ class Http1Exchange implements Exchange, BodyOwner {
     }
     this.#reusable = this.#request.keepAlive === true && stays
     onWhole(res, () => {
+      // Node's client takes a reset for the end of a response that has no other.
+      if (this.#error !== undefined) return
       this.#whole = true
       this.#progressed()
     })
@@ -219,11 +223,11 @@ class Http1Exchange implements Exchange, BodyOwner {
 
   /** Node's client could not go on. */
   #failed (error: Error & { code?: string, reason?: string }): void {
-    if (this.#res !== undefined || this.#taken !== undefined) return
-    const invalid = error.code?.startsWith('HPE_') === true
-    this.abort(invalid
+    if (this.#res !== undefined || this.#taken !== undefined || this.#aborted) return
+    this.#error = error.code?.startsWith('HPE_') === true
       ? new FST_ERR_DUPLEX_UPSTREAM_INVALID(error.reason ?? error.message, { cause: error })
-      : new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause: error }))
+      : new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause: error })
+    this.abort(this.#error)
   }
 
   #over (reusable: boolean): void {
@@ -245,7 +249,6 @@ class Http1Exchange implements Exchange, BodyOwner {
 
   readonly #onError = (error: Error): void => {
     this.#error ??= error
-    // Node's client would take a reset for the end of a response that has no other.
     if (this.#res !== undefined && !this.#whole) this.#res.destroy(error)
   }
 

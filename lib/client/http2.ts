@@ -1,4 +1,6 @@
-import { connect, type ClientHttp2Session, type ClientHttp2Stream, type IncomingHttpHeaders, type OutgoingHttpHeaders } from 'node:http2'
+import {
+  connect, constants, type ClientHttp2Session, type ClientHttp2Stream, type IncomingHttpHeaders, type OutgoingHttpHeaders
+} from 'node:http2'
 import type { Duplex } from 'node:stream'
 import {
   FST_ERR_DUPLEX_NO_EXTENDED_CONNECT, FST_ERR_DUPLEX_UPSTREAM_INVALID, FST_ERR_DUPLEX_UPSTREAM_LOST, FST_ERR_DUPLEX_UPSTREAM_TIMEOUT
@@ -7,7 +9,7 @@ import { ownErrors } from '../relay/stream-errors.ts'
 import { ClientStream } from './client-stream.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf } from './fields.ts'
-import { breakConnection, prepare } from './own-socket.ts'
+import { breakConnection } from './own-socket.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
@@ -126,7 +128,8 @@ class Http2Exchange implements Exchange {
   /** The stream closed before an answer. */
   #lost (cause: Error | undefined): void {
     if (this.#answered) return
-    // With GOAWAY, and with REFUSED_STREAM, the server says that it has not begun: RFC 9113 section 8.7.
+    // The server says that it has not begun: RFC 9113 section 8.7.
+    this.#heard = this.#stream.rstCode !== constants.NGHTTP2_REFUSED_STREAM
     this.#reject(this.#error ?? new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause }))
   }
 
@@ -186,15 +189,17 @@ export interface SessionOptions {
 export function openSession (connection: Duplex, options: SessionOptions = {}): Promise<ClientHttp2Session> {
   const { scheme = 'http', signal, timeout = 0, settled = false } = options
   signal?.throwIfAborted()
-  prepare(connection)
+  ownErrors(connection)
+  // Node's session does not hear of the end of a half-open connection.
+  connection.allowHalfOpen = false
   return new Promise((resolve, reject) => {
     const session = connect(`${scheme}://localhost`, { createConnection: () => connection, settings: { enablePush: false } })
     ownErrors(session)
     const fail = (error: Error): void => {
       stop()
       reject(error)
-      session.destroy()
       breakConnection(connection, error)
+      session.destroy()
     }
     const onAbort = (): void => fail((signal as AbortSignal).reason as Error)
     const onError = (error: Error & { code?: string }): void => fail(error.code === 'ERR_HTTP2_ERROR'

@@ -3,7 +3,7 @@ import type { Readable, Writable } from 'node:stream'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import type { kProgressed } from './symbols.ts'
-import type { DetachedSocket, DuplexKind, Milliseconds } from '../../types/index.ts'
+import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */
 export interface Handshake {
@@ -91,6 +91,8 @@ export interface Carrier {
   /** What a stream of the pair was destroyed with, if not by the peer. */
   readonly localError: Error | undefined
   readonly closed: boolean
+  /** What `closed` tells beside the usual. */
+  readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
   /** Asks the kernel to look for a peer that has vanished. */
   keepAlive (delay: Milliseconds): void
   /** Flush, then end. */

@@ -62,13 +62,14 @@ export class Connection implements Owner, Mortal {
   #left = false;
   [kDeciding]: Promise<void> | undefined
 
-  constructor (claim: Claim, reply: FastifyReply, registry: Registry) {
+  /** @param carrier what the pair is of, where it is not that of the claim itself */
+  constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
     this.kind = claim.kind
     this.reply = reply
     this.#claim = claim
-    this.#carrier = claim.carrier
+    this.#carrier = carrier
     this.#registry = registry
-    claim.carrier.owner = this
+    carrier.owner = this
     claim.onRefused = () => {
       this.#freeSlots()
       registry.remove(this)
@@ -350,7 +351,8 @@ export class Connection implements Owner, Mortal {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
-      duration: Math.round((performance.now() - claim.since) * 10) / 10
+      duration: Math.round((performance.now() - claim.since) * 10) / 10,
+      ...this.#carrier.closedFacts
     }
     this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
     this.#freeSlots()

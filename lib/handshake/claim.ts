@@ -4,6 +4,7 @@ import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
 import { clearFields, silence } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
+import { takeReply } from './late-reply.ts'
 import { sayClose, sendRefusal, type RefusalError } from './refusal.ts'
 import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type HandshakeState } from './state.ts'
 import { kClaim } from './symbols.ts'
@@ -110,7 +111,7 @@ export class Claim implements Handshake {
     return action
   }
 
-  /** A reply that was hijacked, or whose head is out, is answered by somebody; so it is where Fastify's timer struck. */
+  /** A reply that was hijacked, or whose head is out, is answered by somebody. */
   #look (): void {
     const { reply, res } = this
     switch (this.#state) {
@@ -120,8 +121,7 @@ export class Claim implements Handshake {
           this.#leave()
           return
         }
-        if (this.#timedOutByFastify) this.step('handler-timeout')
-        else if (this.#state === 'claimed' && reply?.sent === true) this.step('head')
+        if (this.#state === 'claimed' && reply?.sent === true) this.step('head')
         break
       case 'accepted':
         return
@@ -135,6 +135,12 @@ export class Claim implements Handshake {
     const { handshakeYields, handshakeTimeout } = this.route
     if (!handshakeYields || handshakeTimeout === 0 || this.reply === undefined) return false
     return (this.reply.request.signal.reason as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
+  }
+
+  /** The route's own hooks begin. Where Fastify's timer has struck in those before, its answer is on its way. */
+  replied (reply: FastifyReply): void {
+    this.reply = reply
+    if (this.#timedOutByFastify) this.step('handler-timeout')
   }
 
   /** From now until acceptance: then the client gets a 503. */
@@ -174,12 +180,33 @@ export class Claim implements Handshake {
           // Before the route's own hooks there is no reply: the answer goes out without the error handler.
           this.refuseBare(error)
         } else {
-          sayClose(this.reply)
-          this.reply.send(error)
+          const late = this.#takeReply(this.reply)
+          sayClose(late)
+          late.code(503).send(error)
         }
         break
       case 'interrupt':
         this.interrupt(error)
+    }
+  }
+
+  #takeReply (reply: FastifyReply): FastifyReply {
+    this.reply = takeReply(reply)
+    return this.reply
+  }
+
+  /**
+   * Fastify's own timer has struck. What it sends is sent in the same way.
+   *
+   * @returns the reply to send it with, or undefined where another answer was decided: then it goes out in the place of that
+   */
+  replyAfterTimeout (reply: FastifyReply, error: RefusalError): FastifyReply | undefined {
+    switch (this.step('handler-timeout')) {
+      case 'answer-late': return this.#takeReply(reply)
+      case 'interrupt':
+        this.interrupt(error)
+        return undefined
+      default: return reply
     }
   }
 

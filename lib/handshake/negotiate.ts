@@ -4,6 +4,7 @@ import { FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_D
 import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
+import type { RefusalError } from './refusal.ts'
 import { shutDown } from './run-handler.ts'
 import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
 import { upgradeRequired } from './upgrade-required.ts'
@@ -17,7 +18,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     done(unclaimed(route, request, reply))
     return
   }
-  claim.reply = reply
+  claim.replied(reply)
   hearReplies(reply)
   if (registry.draining) {
     done(shutDown(reply))
@@ -36,7 +37,9 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
       return
   }
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
-    choose(claim, request, reply).then(() => done(), done)
+    choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), done)
+  } else if (route.messages !== undefined) {
+    route.messages.prepare(request, reply).then(() => done(), done)
   } else {
     promise100(claim)
     done()
@@ -91,13 +94,23 @@ function hearReplies (reply: FastifyReply): void {
 
 // The same functions for all replies.
 function send (this: FastifyReply, payload?: unknown): FastifyReply {
-  claimOf(this.request.raw)?.step('answer')
+  const claim = this.sent ? undefined : claimOf(this.request.raw)
+  if (claim === undefined) return usual(this).send.call(this, payload)
+  if (isHandlerTimeout(this, payload)) {
+    const reply = claim.replyAfterTimeout(this, payload)
+    return reply === undefined ? this : usual(reply).send.call(reply, payload)
+  }
+  claim.step('answer')
   return usual(this).send.call(this, payload)
 }
 
 function hijack (this: FastifyReply): FastifyReply {
-  claimOf(this.request.raw)?.step('head')
+  if (!this.sent) claimOf(this.request.raw)?.step('head')
   return usual(this).hijack.call(this)
+}
+
+function isHandlerTimeout ({ request }: FastifyReply, payload: unknown): payload is RefusalError {
+  return (payload as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT' && request.signal.reason === payload
 }
 
 function usual (reply: FastifyReply): FastifyReply {

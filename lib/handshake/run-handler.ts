@@ -33,7 +33,7 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
     reply.header('retry-after', RETRY_AFTER)
     throw refused(claim, new FST_ERR_DUPLEX_MAX_CONNECTIONS())
   }
-  const connection = new Connection(claim, reply, registry)
+  const connection = route.messages?.connection(claim, request, reply, registry) ?? new Connection(claim, reply, registry)
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request, claim)

@@ -23,7 +23,7 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `head`: the head of an answer went onto the wire, by whomever; or the reply was hijacked, whose owner answers by hand.
  * - `end`: the last byte of an answer did.
  * - `timeout`: the time for the handshake is over.
- * - `handler-timeout`: Fastify's own timer struck, and Fastify answers that.
+ * - `handler-timeout`: Fastify's own timer struck, and sends the answer for that.
  * - `leave`: the client is gone.
  */
 export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'leave'
@@ -51,7 +51,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     timeout: ['late', 'answer-late'],
-    'handler-timeout': ['late', 'none'],
+    'handler-timeout': ['late', 'answer-late'],
     leave: ['gone', 'tell']
   },
   deciding: {
@@ -64,7 +64,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     timeout: ['late', 'interrupt'],
-    'handler-timeout': ['late', 'none'],
+    'handler-timeout': ['late', 'interrupt'],
     leave: ['gone', 'tell']
   },
   late: {
@@ -84,7 +84,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     timeout: ['late', 'interrupt'],
-    'handler-timeout': ['late', 'none'],
+    'handler-timeout': ['late', 'interrupt'],
     leave: ['gone', 'tell']
   },
   sending: {

@@ -1,5 +1,6 @@
 import type { IncomingMessage, Server } from 'node:http'
 import { speakHttp } from '../internals/http-parser.ts'
+import { resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
 import { holdEnd } from '../internals/streams.ts'
 import type { Link } from './link.ts'
 
@@ -45,18 +46,27 @@ export function waitToGoBack (link: Link): () => void {
   const { socket } = link
   const onError = (): void => {}
   socket.on('error', onError)
-  const release = holdEnd(socket, () => {
-    if (link.live) return
-    // As Node does it: a client that half-closes has no use for answers.
+  tellResetFromEnd(socket, onReset)
+  // As Node does it: a client that half-closes has no use for answers.
+  const leave = (): void => {
     release()
     socket.resume()
     socket.end()
+  }
+  const release = holdEnd(socket, () => {
+    if (link.live) link.toleratesHalfClose = leave
+    else leave()
   })
   return () => {
+    link.toleratesHalfClose = undefined
     socket.removeListener('error', onError)
     release()
+    takeResetForEnd(socket, onReset)
   }
 }
+
+/** The same function for all sockets. */
+function onReset (this: HttpSocket): void { this.destroy(resetByPeer()) }
 
 /** Returns a socket to HTTP, whose parser starts anew with what was put back. */
 export function giveBack (server: Server, link: Link): void {

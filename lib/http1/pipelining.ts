@@ -25,8 +25,9 @@ export function afterEarlierResponses (
   link.parked = true
   const stopForwarding = forwardDrain(socket)
   let takeOff = (): void => {}
+  let waiting = true
   const restore = (): void => {
-    if (link.parked && nodes !== undefined) takeOff = restoreListeners(socket, nodes, timeouts)
+    if (waiting && nodes !== undefined) takeOff = restoreListeners(socket, nodes, timeouts)
   }
   restore()
   // The end of a response has the async context of its request, which is not that of the next.
@@ -40,9 +41,11 @@ export function afterEarlierResponses (
     }
     link.parked = false
     stopForwarding()
+    // A response that said `Connection: close` was the last: Node is ending the socket, and then tells those behind it.
+    if (socket.destroyed || socket.writableEnded) return
+    waiting = false
     takeOff()
-    // A response that said `Connection: close` was the last: Node is ending the socket.
-    if (!socket.destroyed && !socket.writableEnded) proceedInContext()
+    proceedInContext()
   }
   response.once('finish', next)
   return () => {

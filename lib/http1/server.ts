@@ -53,6 +53,8 @@ export class Http1Server implements ClaimWatcher {
   readonly #undo: (() => void)[] = []
 
   readonly #ignoredUpgrades: 'close' | 'keep'
+  /** Requests without a connection of this server, which were left to other owners. */
+  readonly #others = new WeakSet<object>()
   /** Connections on which nothing more is served. */
   readonly #closing = new WeakSet<object>()
 
@@ -69,7 +71,7 @@ export class Http1Server implements ClaimWatcher {
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakenVerb) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
       // Emitted past the interceptors, to all listeners alike.
-      if ((req as Leaving)[kVerdict] === undefined) this.#adopt(event, req, socket, head)
+      if ((req as Leaving)[kVerdict] === undefined && !this.#others.has(req)) this.#adopt(event, req, socket, head)
     }
     const { expect, pass, undo } = intercept(server, {
       ...others,
@@ -238,7 +240,11 @@ export class Http1Server implements ClaimWatcher {
   /** Node has let go of a connection, or somebody says so. */
   #onTaken (event: TakenVerb, req: Leaving, socket: HttpSocket, head: Buffer): boolean | undefined {
     const leaving = req[kVerdict]
-    if (leaving === undefined) return this.#hasOthers(event) ? undefined : this.#adopt(event, req, socket, head)
+    if (leaving === undefined) {
+      if (!this.#hasOthers(event)) return this.#adopt(event, req, socket, head)
+      this.#others.add(req)
+      return undefined
+    }
     const link = Link.of(socket) as Link
     const { verdict, claim, nodes } = leaving
     switch (verdict.then) {

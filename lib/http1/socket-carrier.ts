@@ -7,7 +7,7 @@ import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
 import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
 import {
-  allowSetEncoding, bytesInFlight, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket
+  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket
 } from '../internals/sockets.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
@@ -105,6 +105,7 @@ export class SocketCarrier implements Carrier, Watched {
     if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
     tellResetFromEnd(socket, onReset)
     if (socketBeneath(socket) !== undefined) watchPeer(this)
+    goOnReading(socket)
   }
 
   /** The response, once it is the turn of this request. */
@@ -172,6 +173,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
+    goOnReading(socket)
     socket.destroy = destroy
   }
 

@@ -32,7 +32,8 @@ export class Http2Streams {
     this.#app = app
     this.#gate = gate
     this.#registry = registry
-    this.#sessions = new Http2Sessions(server, server instanceof TlsServer, patience)
+    const forced = (app.initialConfig as { forceCloseConnections?: unknown }).forceCloseConnections === true
+    this.#sessions = new Http2Sessions(server, server instanceof TlsServer, patience, forced)
     this.#patience = patience
   }
 

@@ -73,8 +73,10 @@ export class Http2Session {
   /**
    * GOAWAY names the last stream, and the client's later ones are refused. Node has no other to say first that the end
    * is near, so that it comes when all has been answered that the client sent before: it has when a PING comes back.
+   *
+   * @param atOnce without waiting for that
    */
-  close (): void {
+  close (atOnce: boolean): void {
     const session = this.#session
     const { socket } = this
     if (this.#closing) return
@@ -82,6 +84,10 @@ export class Http2Session {
     if (socket.writableFinished) this.#linger()
     else socket.once('finish', this.#linger)
     if (session.closed || session.destroyed) return
+    if (atOnce) {
+      this.#close()
+      return
+    }
     // Fastify and Node close every session when they close the server.
     session.close = (callback?: () => void) => {
       if (callback !== undefined) session.once('close', callback)
@@ -170,6 +176,7 @@ export class Http2Sessions {
   readonly #server: Http2Server | Http2SecureServer
   readonly #secure: boolean
   readonly #patience: Milliseconds
+  readonly #forced: boolean
   readonly #sessions = new Map<ServerHttp2Session, Http2Session>()
   /** Over TLS, connections whose handshakes are not through. */
   readonly #shakingHands = new LiveSet<Handshake>()
@@ -178,11 +185,15 @@ export class Http2Sessions {
   #closing = false
   #cut = false
 
-  /** @param patience how long a client may take nothing of what waits for it, where no route says that */
-  constructor (server: Http2Server | Http2SecureServer, secure: boolean, patience: Milliseconds) {
+  /**
+   * @param patience how long a client may take nothing of what waits for it, where no route says that
+   * @param forced the app's forceCloseConnections: its sessions take no new streams from the moment that it closes
+   */
+  constructor (server: Http2Server | Http2SecureServer, secure: boolean, patience: Milliseconds, forced: boolean) {
     this.#server = server
     this.#secure = secure
     this.#patience = patience
+    this.#forced = forced
     if (secure) server.on('connection', this.#onHandshake)
     // Node makes the session in a listener of its own for this event, and emits 'session' there.
     server.prependListener(secure ? 'secureConnection' : 'connection', this.#onConnection)
@@ -196,7 +207,7 @@ export class Http2Sessions {
   /** The server closes. */
   close (): void {
     this.#closing = true
-    for (const session of this.#sessions.values()) session.close()
+    for (const session of this.#sessions.values()) session.close(this.#forced)
     for (const { socket } of this.#shakingHands) {
       if (socket.bytesRead > 0) continue
       const timer = setTimeout(() => { if (socket.bytesRead === 0) socket.destroy() }, SILENT_GRACE)
@@ -239,7 +250,7 @@ export class Http2Sessions {
     const one = new Http2Session(session, socket, this.#patience)
     this.#sessions.set(session, one)
     socket.once('close', () => this.#sessions.delete(session))
-    if (this.#closing) one.close()
+    if (this.#closing) one.close(this.#forced)
     if (this.#cut) one.cut()
   }
 }

@@ -26,6 +26,8 @@ interface Seen {
   /** Duplex routes that no hook of the plugin has seen, by their options. */
   readonly unseen: Map<object, string>
   registered: boolean
+  /** What the plugin does when the app is ready. */
+  ready: () => void
   /** This package was loaded when the app was there already, so that it may have missed something. */
   readonly late: boolean
 }
@@ -46,14 +48,16 @@ function seenOf (app: FastifyInstance): Seen {
 }
 
 function watch (root: FastifyInstance, late: boolean): Seen {
-  const entry: Seen = { strategies: [], unseen: new Map(), registered: false, late }
+  const entry: Seen = { strategies: [], unseen: new Map(), registered: false, ready: () => {}, late }
   seen.set(root, entry)
   root.addHook('onRoute', (route: RouteOptions) => {
     const { duplex } = route as { duplex?: unknown }
     if (duplex !== undefined && duplex !== false) entry.unseen.set(route, `${String(route.method)} ${route.url}`)
   })
+  // One for all, and the first of the app: when a hook takes too long, Fastify's error has the name of the last one.
   root.addHook('onReady', done => {
     const [route] = entry.unseen.values()
+    if (route === undefined) entry.ready()
     done(route === undefined ? undefined : new FST_ERR_DUPLEX_NOT_REGISTERED(route))
   })
   const addConstraintStrategy = root.addConstraintStrategy
@@ -69,10 +73,15 @@ diagnostics.subscribe('fastify.initialization', message => {
   watch((message as { fastify: FastifyInstance }).fastify, false)
 })
 
-/** `register` succeeds once for each app. Tells the duplex route, or whatever else, that was declared too early. */
-export function markRegistered (app: FastifyInstance): { again: boolean, tooEarly: string | undefined } {
+/**
+ * `register` succeeds once for each app. Tells the duplex route, or whatever else, that was declared too early.
+ *
+ * @param ready called when the app is ready
+ */
+export function markRegistered (app: FastifyInstance, ready: () => void): { again: boolean, tooEarly: string | undefined } {
   const entry = seenOf(app)
   const again = entry.registered
+  if (!again) entry.ready = ready
   entry.registered = true
   const [tooEarly] = entry.unseen.values()
   if (tooEarly !== undefined || !entry.late) return { again, tooEarly }
@@ -186,7 +195,19 @@ export function rewriteOnce (rewriteUrl: NonNullable<RoutingOptions['rewriteUrl'
   }
 }
 
-function symbolNamed (target: object, name: string): symbol | undefined {
+/** Another reply to the same request, in the same state. What is set on one from now on is not set on the other. */
+export function copyReply (reply: FastifyReply): FastifyReply {
+  const copy = Object.create(Object.getPrototypeOf(reply) as object, Object.getOwnPropertyDescriptors(reply)) as FastifyReply
+  for (const name of ['fastify.reply.headers', 'fastify.reply.trailers']) {
+    const symbol = symbolNamed(reply, name)
+    if (symbol === undefined) continue
+    const fields: unknown = Reflect.get(reply, symbol)
+    if (fields !== null) Reflect.set(copy, symbol, { ...fields as object })
+  }
+  return copy
+}
+
+export function symbolNamed (target: object, name: string): symbol | undefined {
   for (let object: object | null = target; object !== null; object = Object.getPrototypeOf(object)) {
     const found = Object.getOwnPropertySymbols(object).find(symbol => symbol.description === name)
     if (found !== undefined) return found

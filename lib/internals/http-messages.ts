@@ -29,16 +29,19 @@ const SOCKET_ON_END = 'bound socketOnEnd'
  * send what is being sent while `applies` says so, and end then. There is a switch for it on the
  * server, which is not documented and would change all routes: it is on while Node's listener runs.
  *
- * @returns what takes it back
+ * @returns what takes it back: for a client that has half-closed meanwhile Node then does what it does for others, and tells
+ *   the requests that still wait
  */
 export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): () => void {
   const nodes = (socket.listeners('end') as Handler[]).find(({ name }) => name === SOCKET_ON_END)
   if (nodes === undefined) return () => {}
   const switches = server as { httpAllowHalfOpen?: boolean }
   const { allowHalfOpen } = socket
+  let tolerated = false
   const ours: Handler = function (...args) {
     const before = switches.httpAllowHalfOpen
-    if (applies()) switches.httpAllowHalfOpen = true
+    tolerated = applies()
+    if (tolerated) switches.httpAllowHalfOpen = true
     try {
       Reflect.apply(nodes, this, args)
     } finally {
@@ -53,6 +56,7 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
     socket.removeListener('end', ours)
     socket.on('end', nodes)
     socket.allowHalfOpen = allowHalfOpen
+    if (tolerated && !socket.destroyed) nodes.call(socket)
   }
 }
 
@@ -178,6 +182,15 @@ const SILENT: PropertyDescriptorMap = {
 function itself (this: ServerResponse): ServerResponse { return this }
 
 function nothing (): void {}
+
+/**
+ * Stands for a response to those who are not to answer any more: it tells what becomes of the response, and takes nothing.
+ */
+export function silentStandIn<T extends ServerResponse> (res: T): T {
+  const kept = (name: 'statusCode' | 'statusMessage'): PropertyDescriptor => ({ get: () => res[name], set: nothing })
+  const fields = Object.fromEntries(['setHeader', 'setHeaders', 'appendHeader', 'removeHeader'].map(name => [name, { value: itself }]))
+  return Object.create(res, { ...SILENT, ...fields, statusCode: kept('statusCode'), statusMessage: kept('statusMessage') }) as T
+}
 
 /** By the prototype of a response of Node's: one that is silent. */
 const silentPrototypes = new WeakMap<object, object>()

@@ -18,7 +18,7 @@ export interface HttpSocket extends Duplex {
   _parent?: unknown
   /** On a connection in memory, which has no handle. */
   bytesInFlight?: number
-  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number, getAsyncId?: () => number } | null
+  _handle?: { writeQueueSize?: number, getpeername?: (into: object) => number, getAsyncId?: () => number, reading?: boolean, readStart?: () => number } | null
 }
 
 /** The TCP socket beneath a TLS socket. */
@@ -88,7 +88,9 @@ export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket
 export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if ((socket as Telling)[kOnReset] !== onReset) return
   ;(socket as Telling)[kOnReset] = undefined
-  if (Object.getOwnPropertyDescriptor(socket, 'push')?.value === pushUnlessReset) Reflect.deleteProperty(socket, 'push')
+  if (Object.getOwnPropertyDescriptor(socket, 'push')?.value !== pushUnlessReset) return
+  Reflect.deleteProperty(socket, 'push')
+  Reflect.deleteProperty(socket, kOnReset)
 }
 
 /** The same function for all sockets. */
@@ -99,6 +101,18 @@ function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncodi
   }
   if (chunk !== null) this[kChunk] = nextChunk()
   return (Object.getPrototypeOf(this) as HttpSocket).push.call(this, chunk, encoding)
+}
+
+/**
+ * HTTP stops reading behind a response that its client does not take, and goes on by a listener that is gone once the
+ * socket has left HTTP. The stream believes that it is being read, and would not ask again.
+ */
+export function goOnReading (socket: HttpSocket): void {
+  const handle = socket._handle
+  const { reading } = (socket as unknown as { _readableState: { reading: boolean } })._readableState
+  if (handle?.reading !== false || !reading || handle.readStart === undefined) return
+  handle.reading = true
+  handle.readStart()
 }
 
 /** Bytes the kernel did not take yet, of the write that is under way. TLS has taken all of them at once. */

@@ -16,6 +16,11 @@ export function hasEnd (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
 }
 
+/** Whether it goes on into other streams: told by no property. */
+export function isPiped (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { pipes: readonly unknown[] } })._readableState.pipes.length > 0
+}
+
 /** A stream of HTTP/2 listens for its own end, by a method that only a symbol names, when the end has come. */
 function isNodesOwn (stream: object, listener: unknown): boolean {
   for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {
@@ -46,12 +51,14 @@ export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
   }
   socket.push = holdingPush
   socket.on('newListener', readers)
-  socket.on('resume', release)
+  // The event may be that of a reader before, whose turn is over.
+  const onResume = (): void => { if (socket.readableFlowing === true) release() }
+  socket.on('resume', onResume)
   function release (): void {
     if (!holding) return
     holding = false
     socket.removeListener('newListener', readers)
-    socket.removeListener('resume', release)
+    socket.removeListener('resume', onResume)
     if (before === undefined) Reflect.deleteProperty(socket, 'push')
     else socket.push = push
     if (held && !socket.destroyed) {

@@ -6,6 +6,7 @@ import { negotiate } from '../handshake/negotiate.ts'
 import { enter, type Handler } from '../handshake/run-handler.ts'
 import { dropPayload } from '../handshake/send-hooks.ts'
 import { invalidOption, routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
+import { MessagePlan } from '../messages/plan.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
@@ -29,6 +30,7 @@ export function declareRoute (
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
+    messages: settings.messages && new MessagePlan(app, options, settings.messages, name),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
   }

@@ -44,17 +44,19 @@ export interface Constraint {
   derive (req: object): unknown
 }
 
-/** How much a route wants a request. */
-export enum Rank {
+/** How much a route wants a request. No enum, so that Node runs this file from its source. */
+export const Rank = {
   /** It leaves the request to others. */
-  NO,
+  NO: 0,
   /** It is there, and refuses. */
-  REFUSES,
+  REFUSES: 1,
   /** It takes the request, unless a plain route at the same URL is there to serve it. */
-  UNLESS_PLAIN,
+  UNLESS_PLAIN: 2,
   /** It takes an upgrade or a CONNECT, which no plain route can. */
-  AT_ANY_RATE
-}
+  AT_ANY_RATE: 3
+} as const
+
+export type Rank = typeof Rank[keyof typeof Rank]
 
 export type Ranking = (route: DuplexRoute) => Rank
 

@@ -1,3 +1,4 @@
+import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
 import type { Slots } from './slots.ts'
 
@@ -9,6 +10,8 @@ export interface DuplexRoute {
   readonly constraints: Readonly<Record<string, unknown>>
   readonly settings: RouteSettings
   readonly slots: Slots
+  /** Of a route whose pairs are of messages. */
+  readonly messages: MessagePlan | undefined
   /** In milliseconds, 0 for none. */
   readonly handshakeTimeout: number
   /** It is the handlerTimeout of the route, which Fastify watches as well. */

@@ -55,7 +55,7 @@ export interface BatchOptions {
 export async function runBatch (plan: BatchPlan, options: BatchOptions): Promise<BatchResult> {
   const { bare, forever = FOREVER } = options
   const findings: Finding[] = []
-  const find = (rule: string): void => { findings.push({ rule, round: WHOLE, transcript: '' }) }
+  const find = (rule: string, transcript = ''): void => { findings.push({ rule, round: WHOLE, transcript }) }
   const uncaught = (error: unknown): void => {
     const { code, stack = String(error) } = error as { code?: string, stack?: string }
     const [head = '', ...lines] = stack.split('\n')
@@ -100,7 +100,7 @@ export async function runBatch (plan: BatchPlan, options: BatchOptions): Promise
       let over = false
       app.server.close(() => { over = true })
       await patience(forever, () => over || !polls())
-      if (!await patience(drain + GRACE, () => over)) find('server.close() does not end within drainTimeout and a second')
+      if (!await patience(drain + GRACE, () => over)) find('server.close() does not end within drainTimeout and a second', ledger.left())
     }
     const closing = app.close().then(() => { closed = true }, error => {
       closed = true
@@ -112,7 +112,7 @@ export async function runBatch (plan: BatchPlan, options: BatchOptions): Promise
     // Plain Fastify does not promise it.
     if (!inTime && bare) return
     if (!inTime) {
-      find(`app.close() does not resolve within drainTimeout and a second${clientsGone ? ', and no client is there' : ''}`)
+      find(`app.close() does not resolve within drainTimeout and a second${clientsGone ? ', and no client is there' : ''}`, ledger.left())
       await patience(forever, () => closed || clientsGone)
       // To go on with the next batch.
       const { server } = app as unknown as { server: { closeAllConnections?: () => void } }
@@ -145,7 +145,7 @@ export async function runBatch (plan: BatchPlan, options: BatchOptions): Promise
       let sockets = await socketsOf(world)
       const look = setInterval(() => { void socketsOf(world).then(count => { sockets = count }) }, 10)
       if (!unseen && !await patience(forever, () => sockets === 0)) {
-        find(sockets > 1 ? 'some of the sockets of the server stay open' : 'a socket of the server stays open')
+        find(sockets > 1 ? 'some of the sockets of the server stay open' : 'a socket of the server stays open', ledger.left())
       }
       clearInterval(look)
       if (!bare && findings.length === 0 && plan.app.transport === 'tcp') {

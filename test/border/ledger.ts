@@ -1,3 +1,4 @@
+import type { Socket } from 'node:net'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import type { DuplexClosed, DuplexConnection, PendingDuplex } from '../../lib/index.ts'
 import { pattern } from './dice.ts'
@@ -8,6 +9,7 @@ export class Entry {
   readonly plan: RequestPlan
   /** How often it came to the hooks. */
   reached = 0
+  socket: Socket | undefined
   /** By `close` of the response, or by `aborted` or `close` of the request. */
   told = false
   reply: FastifyReply | undefined
@@ -46,11 +48,18 @@ export class Entry {
   reach (request: FastifyRequest, reply: FastifyReply): void {
     this.reached++
     this.reply = reply
+    this.socket = request.raw.socket
     const tell = (): void => { this.told = true }
     request.raw.once('aborted', tell)
     request.raw.once('close', tell)
     reply.raw.once('close', tell)
     reply.raw.once('finish', tell)
+    if (request.routeOptions.handlerTimeout > 0) request.signal.addEventListener('abort', () => this.#timedOut(request.signal, reply))
+  }
+
+  /** Fastify destroys a response that is under way then, on any route. */
+  #timedOut ({ reason }: AbortSignal, { raw }: FastifyReply): void {
+    if ((reason as { code?: string }).code === 'FST_ERR_HANDLER_TIMEOUT' && raw.headersSent && !raw.writableEnded) this.broke = true
   }
 
   enter (connection: DuplexConnection | PendingDuplex): void {
@@ -90,6 +99,11 @@ export class Ledger {
     const entry = new Entry(plan)
     this.entries.set(plan.id, entry)
     return entry
+  }
+
+  /** Those whose connections are open, in words. */
+  left (): string {
+    return [...this.entries.values()].filter(({ socket }) => socket?.destroyed === false).map(entry => `  left    ${entry}`).join('\n')
   }
 
   /** What a request says of itself. */

@@ -92,8 +92,8 @@ function again (batch: number, round: number): string {
 }
 
 console.log(`${minutes} minutes, seed ${seed}, Node ${process.versions.node}${bare ? ', without the plugin' : ''}`)
-watchTimers()
 const readTimeout = await knows('readTimeout')
+watchTimers()
 const { batch: single } = values
 const chosen = values.round === undefined ? undefined : [Number(values.round)]
 for (let batch = single === undefined ? 0 : Number(single); seconds() < minutes * 60; batch++) {

@@ -164,8 +164,8 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
         if (current === undefined || !isOpen(current.plan)) break
         const from = current.sent.reduce((sum, { length }) => sum + length, 0)
         // No more than a length has promised.
-        const { id, method, framing, body } = current.plan
-        const most = method === 'POST' && framing === 'length' ? Math.max(0, body + 99 - from) : op.count
+        const { id, method, framing } = current.plan
+        const most = method === 'POST' && framing === 'length' ? Math.max(0, wireOf(current.plan).sent.length + 99 - from) : op.count
         stream(pattern(id, from, Math.min(most, op.count)))
         flush()
         break
@@ -229,8 +229,10 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
   }
   const describe = (): string => entries.join('; ')
   if (plan.stalled === true) {
-    // What the server refused, and nobody takes, ends in bounded time.
-    const over = ({ reached, entered, closings, told }: Entry): boolean => reached > 0 && (entered > 0 ? closings.length > 0 : told)
+    // What the server refused, and nobody takes, ends in bounded time. A server that is closing by the time it comes may never hear of it.
+    const over = ({ reached, entered, closings, told }: Entry): boolean => reached > 0
+      ? (entered > 0 ? closings.length > 0 : told)
+      : setting.closing()
     const freed = await patience(forever, () => entries.every(over))
     if (!freed) find('a refusal that nobody takes keeps its connection')
   } else if (!gone) {
