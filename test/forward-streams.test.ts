@@ -273,7 +273,8 @@ t.test('FW9 a WebSocket over HTTP/1: echo, ping, subprotocol, close code', async
 
 /** A WebSocket of `ws` on a stream of HTTP/2. */
 function onStream (stream: http2.ClientHttp2Stream): WebSocket {
-  const socket = new (WebSocket as unknown as new (...args: unknown[]) => WebSocket & { setSocket (...args: unknown[]): void })(null, undefined, { autoPong: true })
+  const Client = WebSocket as unknown as new (...args: unknown[]) => WebSocket & { setSocket (...args: unknown[]): void }
+  const socket = new Client(null, undefined, { autoPong: true })
   Object.assign(stream, { setNoDelay () {}, setTimeout () {} })
   Object.assign(socket, { _isServer: false })
   socket.setSocket(stream, Buffer.alloc(0), { maxPayload: 1024 * 1024, skipUTF8Validation: false, allowSynchronousEvents: true })
