@@ -297,7 +297,8 @@ declare module 'fastify' {
      * Declares a CONNECT route, which takes duplex connections only: a CONNECT is answered 2xx by acceptance
      * alone, so that a plain route could not serve one.
      */
-    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> & DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
 
     route<
