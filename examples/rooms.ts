@@ -10,7 +10,7 @@
 //             curl -N "localhost:3000/rooms/1?token=$T"                                       lines
 //             curl -N -H 'Accept: text/event-stream' "localhost:3000/rooms/1?token=$T"        events
 //             curl -H 'Content-Type: application/json' -d '{"text":"hello"}' "localhost:3000/rooms/1?token=$T"
-//             printf 'GET /rooms/1?token=%s HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: lines\r\n\r\n{"text":"hi"}\n' $T | nc localhost 3000
+//             echo '{"text":"hi"}' | npx fastify-duplex --upgrade lines "http://localhost:3000/rooms/1?token=$T"
 import type { AddressInfo } from 'node:net'
 import jwt from '@fastify/jwt'
 import { Type, type Static, type TypeBoxTypeProvider } from '@fastify/type-provider-typebox'

@@ -165,6 +165,12 @@ export const FST_ERR_DUPLEX_UPSTREAM_TIMEOUT = createError<[number]>(
 export const FST_ERR_DUPLEX_NO_EXTENDED_CONNECT = createError(
   'FST_ERR_DUPLEX_NO_EXTENDED_CONNECT', 'The server does not offer extended CONNECT, by which HTTP/2 upgrades', 502)
 
+/** `forward` answers with these, and with those of a server above. */
+export const FST_ERR_DUPLEX_NO_UPSTREAM = createError(
+  'FST_ERR_DUPLEX_NO_UPSTREAM', 'There is no upstream for this request', 404)
+export const FST_ERR_DUPLEX_BAD_PATH = createError(
+  'FST_ERR_DUPLEX_BAD_PATH', 'The target of this request cannot be sent on', 400)
+
 /** `connect()` of the client rejects with a `DuplexRefused` of this code. */
 export const FST_ERR_DUPLEX_REFUSED = createError<[string, number, string]>(
   'FST_ERR_DUPLEX_REFUSED', 'The %s refused: %d %s', 502)

@@ -5,6 +5,7 @@ import {
 import { appFields } from './handshake/accept-head.ts'
 import { messageSettings, type MessageSettings } from './messages/settings.ts'
 import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
@@ -43,6 +44,10 @@ export interface RouteSettings extends Limits {
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
   manual: boolean
+  /** Its requests go to another server, all of them: see `forwardKinds()`. */
+  forward: ForwardRoute | undefined
+  /** Nobody parses the body of an upgrade. */
+  rawBody: boolean
   messages: MessageSettings | undefined
 }
 
@@ -73,7 +78,7 @@ const TIMEOUTS = [
 ] as const
 const SHARED = [...TIMEOUTS, ...GOVERNANCE_NAMES, 'kinds', 'maxConnections', 'maxBuffered'] as const
 const PLUGIN_ONLY = ['drainTimeout', 'drainSpread', 'extendedConnect', 'ignoredUpgrades'] as const
-const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'messages', 'websocket'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward', 'messages', 'websocket'] as const
 
 type Loose = Record<string, unknown>
 
@@ -145,6 +150,8 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     chooser: typeof protocols === 'function' ? protocols as DuplexProtocolChooser<string> : undefined,
     headers: headers as DuplexHeaders | undefined,
     manual: accept === 'manual',
+    forward: undefined,
+    rawBody: false,
     messages
   }
 }
@@ -192,10 +199,12 @@ function kinds (value: unknown, place: Place): readonly DuplexKind[] | undefined
   return [...new Set(value as DuplexKind[])]
 }
 
-function tokens (value: unknown, place: Place): readonly string[] | undefined {
+export function tokens (
+  value: unknown, place: Place, name = 'protocols', expected = 'a function or a list of upgrade tokens'
+): readonly string[] | undefined {
   if (value === undefined) return undefined
   if (!Array.isArray(value) || value.length === 0 || !value.every(token => typeof token === 'string' && isToken(token))) {
-    throw invalidOption('protocols', 'a function or a list of upgrade tokens', value, place)
+    throw invalidOption(name, expected, value, place)
   }
   return value as string[]
 }
@@ -219,7 +228,7 @@ export function checkDuration (name: string, value: unknown, place: Place = {}):
   }
 }
 
-function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
+export function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
   for (const name of Object.keys(given)) {
     if (known.includes(name) || others.includes(name) || given[name] === undefined) continue
     const near = nearest(name, known)

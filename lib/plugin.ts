@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf } from './handshake/claim.ts'
 import { DuplexRoutes } from './routes/find.ts'
+import { letForwardRoutesHaveNoHandler } from './routes/forward-routes.ts'
 import { showLikePlainRoutes } from './routes/show.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
@@ -15,6 +16,7 @@ import { asyncapi } from './messages/asyncapi.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
 import { checkDuration, invalidOption, pluginSettings } from './options.ts'
+import { closeUpstreams } from './relay/forward/upstreams.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
@@ -74,6 +76,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   showLikePlainRoutes(app, routes)
+  letForwardRoutesHaveNoHandler(app)
   // The drain only starts here. A hook that waited could exceed the plugin timeout, and close() would
   // reject. To close the server waits until all connections have ended.
   app.addHook('preClose', function (done) {
@@ -84,6 +87,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     // If the server does not listen, nothing else waits for its connections.
     if (!(app.server as Server).listening) await registry.drained
     void registry.drained.then(() => setImmediate(() => servers.leave()))
+    closeUpstreams(app)
   })
 }
 

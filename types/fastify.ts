@@ -18,6 +18,7 @@ import type {
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
 import type { DuplexLabelled } from './governance.ts'
+import type { ForwardRouteSettings } from './forward.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse, InjectMessagesOptions, InjectMessagesResponse } from './inject.ts'
 import type {
   DuplexMessages, InferredMessages, InOf, MessageRouteOptions, OutOf, PendingMessages, WebSocketRouteOptions
@@ -240,6 +241,26 @@ export interface DuplexShorthandMethod<
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
+/** What `app.get()` and its like are for routes whose requests go to another server. */
+export interface ForwardShorthandMethod<
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> {
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: DuplexRouteShorthandOptions<
+      ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+}
+
 declare module 'fastify' {
   interface RouteShorthandOptions {
     /**
@@ -257,6 +278,7 @@ declare module 'fastify' {
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
   > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>,
     DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
@@ -276,8 +298,20 @@ declare module 'fastify' {
      * Declares a CONNECT route. It is always a duplex route: only acceptance answers a CONNECT with a 2xx,
      * so a plain route could not serve one.
      */
-    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
+
+    route<
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema
+    >(
+      opts: DuplexRouteShorthandOptions<
+        ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      > & { method: HTTPMethods | 'CONNECT' | readonly (HTTPMethods | 'CONNECT')[], url: string, handler?: undefined }
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,

@@ -9,6 +9,7 @@ import { Governed, type Governable } from '../governance/governed.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
+import type { KindHead } from '../handshake/kinds/index.ts'
 import { sayClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
@@ -173,10 +174,11 @@ export class Connection implements Owner, Mortal, Governable {
     await this.close()
   }
 
-  [kAcceptNow] (options: DuplexAcceptOptions): void | Promise<void> {
+  /** @param head of the acceptance, where it is not that of the kind */
+  [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
     this.#mayGoOn(claim.may('accept'))
-    const status = this.#status(options.statusCode)
+    const status = this.#status(options.statusCode, head)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       const protocol = offeredAs(options.protocol, claim.offered)
       if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
@@ -189,10 +191,10 @@ export class Connection implements Owner, Mortal, Governable {
     claim.step('accept')
     const fields = this.#runHooks(status)
     if (!(fields instanceof Promise)) {
-      this.#openOrRefuse(status, fields)
+      this.#openOrRefuse(status, fields, head)
       return
     }
-    const opening = fields.then(all => this.#openOrRefuse(status, all), error => this.#hooksFailed(error))
+    const opening = fields.then(all => this.#openOrRefuse(status, all, head), error => this.#hooksFailed(error))
     const decided = (): void => { this[kDeciding] = undefined }
     this[kDeciding] = opening.then(decided, decided)
     return opening
@@ -281,8 +283,7 @@ export class Connection implements Owner, Mortal, Governable {
     }
   }
 
-  #status (wanted: number | undefined): number {
-    const kind = this.#carrier.heads[this.kind]
+  #status (wanted: number | undefined, kind: KindHead): number {
     if (wanted === undefined) {
       const set = this.reply.statusCode
       return kind.allows(set) ? set : kind.status
@@ -306,12 +307,12 @@ export class Connection implements Owner, Mortal, Governable {
   }
 
   /** If Node refuses the head, Fastify cannot answer that any more, because the hooks have run. */
-  #openOrRefuse (status: number, fields: HeadFields): void {
+  #openOrRefuse (status: number, fields: HeadFields, head: KindHead): void {
     const claim = this.#claim
     this.#mayOpen(claim.may('open'))
     const carrier = this.#carrier
     try {
-      carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
+      carrier.writeHead(status, fields, head, claim.protocol)
     } catch (error) {
       if (!claim.gone) {
         say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')

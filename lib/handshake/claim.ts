@@ -133,7 +133,8 @@ export class Claim implements Handshake {
         return
     }
     if (this.hooks === undefined && res?.headersSent === true) this.step('head')
-    if (this.hooks === undefined && res?.writableFinished === true) this.step('end')
+    // Node ends the response to a HEAD over HTTP/2 before anybody has answered.
+    if (this.hooks === undefined && res?.headersSent === true && res.writableFinished) this.step('end')
   }
 
   get #timedOutByFastify (): boolean {

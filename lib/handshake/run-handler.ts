@@ -25,7 +25,7 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
   // A time limit was over, and the onSend hooks of its answer still run.
   if (!claim.undecided) return undefined
   if (registry.draining) throw refused(claim, shutDown(reply))
-  if (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded) {
+  if (claim.hasBody && claim.kind === 'upgrade' && !route.settings.rawBody && !claim.req.readableEnded) {
     throw refused(claim, new FST_ERR_DUPLEX_BODY_NOT_PARSED(
       `nothing has read the body of this ${claim.req.method} when the handler is entered. A content type parser that hands on the stream ` +
       'has to read it to its end, or a preHandler hook has to'))

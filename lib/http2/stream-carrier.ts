@@ -160,7 +160,7 @@ export class StreamCarrier implements Carrier {
     }
     const { stream } = this
     // Not the stream's own method, which refuses a status that only acceptance may send.
-    Reflect.apply(prototypeOf(stream).respond, stream, [headers])
+    Reflect.apply(prototypeOf(stream).respond, stream, [headers, { waitForTrailers: head.trailers === true }])
   }
 
   start (): void {

@@ -10,6 +10,7 @@ import { invalidOption, routeSettings, type PluginSettings, type RouteSettings }
 import { MessagePlan } from '../messages/plan.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
+import { forwarding } from './forward-routes.ts'
 import type { DuplexRoute } from './route.ts'
 import { Slots } from './slots.ts'
 
@@ -19,7 +20,8 @@ export function declareRoute (
 ): void {
   const methods = [options.method].flat().map(method => method.toUpperCase())
   const name = `${methods.join(', ')} ${options.url}`
-  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin, name), options)
+  const duplex = (options as { duplex?: unknown }).duplex
+  const settings = forwarding(kindsForBody(routeSettings(duplex, plugin, name), options), duplex, hasBodySchema(options), name)
   assertReachable(settings, methods, name)
   assertNoWebSocket(options, name)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
@@ -95,7 +97,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
     ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
   }
   append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(route, request, reply, registry, done))
-  if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
+  if (route.settings.rawBody || route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
     // Unless an accept head is being made, this is an answer, whoever sent it.
@@ -130,7 +132,7 @@ function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
 ): void {
   const claim = claimOf(request.raw)
-  if (claim?.kind === 'body' || claim?.kind === 'hijack') {
+  if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {
     if (claim.kind === 'body') claim.carrier.readFrom(payload)
     // Fastify looks at these fields once, right after this hook. Then everybody sees the real headers again.
     const headers = request as { headers: unknown }
