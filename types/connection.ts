@@ -127,9 +127,6 @@ export interface DetachedSocket {
   readonly head: Buffer
 }
 
-/** What a protocol of a route's list is accepted as: a name without a version takes any, and the version that was offered is kept. */
-export type DuplexNegotiated<P extends string> = P extends `${string}/${string}` ? P : P | `${P}/${string}`
-
 /** What every duplex request has, before and after acceptance. */
 export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> extends GovernedDuplex {
   /**
@@ -139,8 +136,13 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly reply: Reply
   /** How the client opened the connection. Narrowing `kind` narrows `protocol` and `authority`. */
   readonly kind: K
-  /** The protocol, as the route's list spells it, with the version that the client offered. Undefined unless `kind` is `upgrade`. */
-  readonly protocol: K extends 'upgrade' ? DuplexNegotiated<P> : undefined
+  /**
+   * The protocol, as the route's list spells it. Undefined unless `kind` is `upgrade`.
+   *
+   * An entry without a version takes any version, and keeps the one that the client offered: where the list says `SPDY`, this may be
+   * `SPDY/3.1`. The type has the entry alone.
+   */
+  readonly protocol: K extends 'upgrade' ? P : undefined
   /** The target that the client asks for. Undefined unless `kind` is `connect`. */
   readonly authority: K extends 'connect' ? DuplexAuthority : undefined
   /** `1.0`, `1.1` or `2.0`. */
