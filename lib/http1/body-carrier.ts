@@ -347,7 +347,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   readonly #onResponseClose = (): void => {
-    if (!this.outputFlushed && !this.closed && this.res.socket == null && !this.gone) this.#cutInItsTurn()
+    if (!this.outputFlushed && !this.closed && !this.gone) {
+      if (this.res.socket == null) this.#cutInItsTurn()
+      // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
+      else if (this.res.destroyed) this.#socket.destroy()
+    }
     if (!this.outputFlushed) this.#lose()
     this.#check()
   }
