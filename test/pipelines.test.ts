@@ -378,7 +378,13 @@ for (const [what, follower] of Object.entries(behind)) {
   }), what === 'a CONNECT' ? ['tcp', 'tls'] : ['tcp'])
 }
 
-for (const what of ['nothing', 'an upgrade that is ignored'] as const) {
+const unanswered = {
+  nothing: '',
+  'an upgrade that is ignored': IGNORED,
+  'a HEAD of the same route': request('HEAD /it'),
+  'a HEAD and an upgrade that is ignored': request('HEAD /it') + IGNORED
+}
+for (const [what, follower] of Object.entries(unanswered)) {
   onEach(t, `Q68 a client that half-closes behind a long poll and a body: the poll is told when the body is over, with ${what} behind it`, guarded(async (t, transport: Way) => {
     let polled!: Poll
     const entered = gate()
@@ -392,7 +398,7 @@ for (const what of ['nothing', 'an upgrade that is ignored'] as const) {
       })
     })
     const wire = await server.connect()
-    wire.send(request('GET /poll') + WHOLE + behind[what])
+    wire.send(request('GET /poll') + WHOLE + follower)
     await entered.promise
     wire.end()
     const other = await server.connect()

@@ -113,6 +113,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.inputEnded) this.#watchPeer()
   }
 
+  get takes (): boolean { return this.#settings.takes }
   get writable (): ServerResponse { return this.res }
   get gone (): boolean { return this.#broken || this.#socket.destroyed }
 

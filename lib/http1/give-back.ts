@@ -55,7 +55,7 @@ export function waitToGoBack (link: Link): () => void {
     socket.end()
   }
   const release = holdEnd(socket, () => {
-    if (link.live) link.toleratesHalfClose = leave
+    if (link.takeover !== undefined || link.hasBody) link.toleratesHalfClose = leave
     else leave()
   })
   return () => {
