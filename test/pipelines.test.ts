@@ -554,3 +554,30 @@ onEach(t, 'Q68 a socket that is handed out behind a response that its client doe
   t.equal((await wire.rest()).toString(), '')
   await server.baseline()
 }), ['tcp', 'tls', 'unix'])
+
+for (const kind of streamKinds) {
+  onEach(t, `Q68 a takeover behind a response that breaks off before its turn does not wait for ever [${kind}]`, guarded(async (t, transport: Way) => {
+    const answer = gate()
+    const broken = gate()
+    const server = await serveGuarded(t, { transport, plugin: { maxConnections: 1 } }, app => {
+      app.get('/first', async () => {
+        await answer.promise
+        return 'first'
+      })
+      app.get('/broken', (_request, reply) => {
+        reply.hijack()
+        reply.raw.destroy()
+        broken.open()
+      })
+      takeManually(app, () => t.fail('entered'))
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /first') + request('GET /broken') + ask(kind))
+    await broken.promise
+    await turn()
+    answer.open()
+    t.equal((await wire.response()).body, 'first')
+    t.equal(await wire.remains(), '')
+    await server.baseline()
+  }), kind === 'upgrade' ? ways : ['tcp'])
+}

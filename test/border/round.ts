@@ -99,6 +99,10 @@ function mayWait (plan: RequestPlan): boolean {
   return waits(plan) || plan.pending === 'never'
 }
 
+function saysMuch ({ plain, bytes, hook }: RequestPlan): boolean {
+  return plain === 'big' || bytes > 5000 || (hook?.bytes ?? 0) > 5000
+}
+
 /** What follows it on the connection is not a request, or not yet. */
 function isOpen (plan: RequestPlan): boolean {
   return swallows(plan) || (plan.method === 'POST' && !plan.whole)
@@ -124,9 +128,11 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
   const onlyReset = requests.some(({ pending }) => pending === 'never') || (taken && requests.some(waits))
   // What the server does not take in while it waits would hide the reset.
   const silent = requests.some(one => mayWait(one))
+  // So does what Node stops to read behind: an answer that is too big to wait, and a request behind that.
+  const stops = requests.some((one, at) => at < requests.length - 1 && requests.slice(0, at).some(mayWait) && saysMuch(one))
   const hides = silent && plan.ops.some(op => (op.op === 'request' && op.body > 3000) || (op.op === 'bytes' && op.count > 3000))
   // Unix sockets have none.
-  if (hides || (onlyReset && transport === 'unix')) return []
+  if (hides || stops || (onlyReset && transport === 'unix')) return []
   const findings: Finding[] = []
   const find = (rule: string): void => { findings.push({ rule, round: index, transcript: transcript.toString() }) }
   const client = await dial(setting, transcript)
@@ -163,6 +169,7 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
     switch (op.op) {
       case 'request': {
         current = ledger.add(op)
+        current.pours = op.body > 3000 || plan.ops.some(other => other.op === 'bytes' && other.count > 3000)
         current.talks = op.body > 0 || plan.ops.some(other => other.op === 'bytes' || other.op === 'smuggle')
         entries.push(current)
         const { bytes, sent } = wireOf(op)
@@ -248,6 +255,8 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
   } else if (!gone) {
     client.socket.resume()
     const came = await patience(forever, answered)
+    // Over TLS Node gives a parser that it has paused what comes next, and fails. Node alone does the same.
+    if (entries.some(({ socket }) => (socket?.errored as { code?: string } | null | undefined)?.code === 'HPE_PAUSED')) fair = false
     transcript.note('app', describe())
     // Settled by what has been begun, the answers first.
     await patience(200, () => !client.over || entries.every(entry => entry.entered === 0 || entry.closings.length > 0))
