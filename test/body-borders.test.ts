@@ -370,3 +370,34 @@ for (const kind of ['upgrade', 'connect', 'hijack'] as const) {
     await server.baseline()
   }))
 }
+
+onEach(t, 'Q6 a body that is broken off in the tick in which its turn comes takes its connection along', guarded(async (t, transport: Way) => {
+  const entered = gate()
+  const answer = gate()
+  const result: DuplexClosed[] = []
+  let broken: DuplexConnection | undefined
+  const server = await serveGuarded(t, { transport }, app => {
+    app.get('/first', async (_request, reply) => {
+      await answer.promise
+      // Before Node's own listener, which gives the connection to the next response.
+      reply.raw.prependListener('finish', () => broken?.writable.destroy())
+      return 'first'
+    })
+    app.post('/it', { duplex: true }, async connection => {
+      broken = connection
+      void connection.closed.then(closed => result.push(closed))
+      connection.writable.write('more is to come')
+      entered.open()
+      await new Promise(() => {})
+    })
+  })
+  const wire = await server.connect()
+  wire.send(request('GET /first') + POST + LAST_CHUNK)
+  await entered.promise
+  answer.open()
+  t.equal((await wire.response()).body, 'first')
+  t.notMatch(await wire.remains(), /\r\n0\r\n\r\n/, 'nothing looks whole behind it')
+  await until(() => result.length === 1)
+  t.equal(result[0]?.reason, 'destroyed')
+  await server.baseline()
+}), ways)

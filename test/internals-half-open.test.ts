@@ -4,7 +4,7 @@ import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
-import { keepHalfOpen, readyEvent, resetWhenClosed } from '../lib/internals/half-open.ts'
+import { endBetweenReads, keepHalfOpen, readyEvent, resetWhenClosed } from '../lib/internals/half-open.ts'
 import { onBoth, type Carrying } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -92,6 +92,21 @@ t.test('keepHalfOpen keeps any Duplex half-open, and leaves alone what is so', a
   await once(own, 'end')
   keepHalfOpen(own)
   t.ok(Object.hasOwn(own, 'write'), 'it is another\'s write() where Node has put none')
+})
+
+onBoth('endBetweenReads: an end() from within data costs nothing of what comes behind', async (t, carrying) => {
+  const { client, peer } = await pair(t, carrying)
+  keepHalfOpen(client)
+  endBetweenReads(client)
+  const sent = Buffer.alloc(1024 * 1024, 'records')
+  let heard = 0
+  client.once('data', () => client.end('last'))
+  client.on('data', (chunk: Buffer) => { heard += chunk.length })
+  const ended = once(client, 'end')
+  peer.end(sent)
+  await ended
+  t.equal(heard, sent.length)
+  t.equal(await read(peer), 'last')
 })
 
 onBoth('readyEvent is what a socket emits when it can be used, and nothing from then on', async (t, carrying) => {

@@ -7,7 +7,7 @@ import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
 import {
   abortRequest, clearFields, closeResponse, decodeRefusals, endRequest, onWhole, outliveResponse, outliveServerEnd, publishFinish,
-  publishStart, responseClass, showAsItCame, silence, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+  publishStart, responseClass, showAsItCame, silence, silentStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -481,6 +481,36 @@ t.test('publishFinish says nothing of a response whose start nobody was told', a
     publishStart(late, {})
     publishFinish(late)
   })).length, 1, 'a listener for the end alone hears it')
+})
+
+t.test('silentStandIn takes nothing of an answer, and tells what becomes of the response', async t => {
+  const { connect, server } = await listen(t, 'tcp', () => {})
+  const wire = await connect()
+  const came = once(server, 'request') as Promise<[IncomingMessage, ServerResponse]>
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const [, res] = await came
+  res.setHeader('X-Mine', '1')
+  const standIn = silentStandIn(res)
+  t.ok(standIn instanceof ServerResponse)
+  t.strictSame([standIn.headersSent, standIn.writableEnded, standIn.writableFinished, standIn.statusCode], [true, true, false, 200])
+  standIn.statusCode = 500
+  standIn.statusMessage = 'No'
+  for (const same of [
+    standIn.setHeader('X-Mine', '2'), standIn.appendHeader('X-Other', '2'), standIn.writeHead(500, { 'X-Other': '3' }), standIn.end('nothing')
+  ]) t.equal(same, standIn)
+  standIn.removeHeader('X-Mine')
+  standIn.flushHeaders()
+  standIn.writeContinue()
+  standIn.addTrailers({ 'X-Other': '4' })
+  t.equal(standIn.write('nothing'), false)
+  t.strictSame([res.headersSent, res.statusCode, res.getHeaderNames()], [false, 200, ['x-mine']])
+  const closed = once(standIn, 'close')
+  res.statusCode = 201
+  res.end('whole')
+  const { line, headers, body } = await wire.response()
+  t.strictSame([line, headers['x-mine'], headers['x-other'], body], ['HTTP/1.1 201 Created', '1', undefined, 'whole'])
+  await closed
+  t.strictSame([standIn.writableFinished, standIn.statusCode], [true, 201])
 })
 
 t.test('showAsItCame shows the fields of another request, however many the parser has read', async t => {

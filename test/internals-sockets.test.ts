@@ -4,9 +4,10 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, endIsReset, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd,
+  allowSetEncoding, bytesInFlight, endIsReset, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd,
   type HttpSocket
 } from '../lib/internals/sockets.ts'
+import { PARSE_BODY, takeOver } from '../lib/internals/http-parser.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
 import { listen, listenAndTake, onBoth, takeOne, turn } from './fixtures/bare.ts'
 import { gate } from './fixtures/server.ts'
@@ -109,6 +110,49 @@ onBoth('bytesInFlight is what the kernel has not taken, and nothing once it has 
   t.ok(bytesInFlight(socket) < waiting, 'and fewer as the client reads')
   await written.promise
   t.equal(bytesInFlight(socket), 0)
+})
+
+onBoth('goOnReading: a socket that leaves HTTP while HTTP has stopped reading is read, and does not flow without a reader', async (t, carrying) => {
+  const { link, server, taken } = await listenAndTake(t, carrying, req => req.url === '/take' ? takeOver(req) : PARSE_BODY)
+  const size = 16 * 1024 * 1024
+  server.removeAllListeners('request')
+  server.on('request', (req, res) => { res.end(req.url === '/big' ? Buffer.alloc(size) : '') })
+  const { wire, socket } = await link()
+  wire.socket.pause()
+  wire.send('GET /big HTTP/1.1\r\nHost: a\r\n\r\n')
+  while (!socket.writableNeedDrain) await turn()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\nGET /take HTTP/1.1\r\nHost: a\r\n\r\n')
+  await taken()
+  t.equal(socket._handle?.reading, false, 'HTTP has stopped reading')
+  goOnReading(socket)
+  goOnReading(socket)
+  t.equal(socket._handle?.reading, true)
+  wire.send('while it waits')
+  while (socket.readableLength < 14) await turn()
+  wire.socket.resume()
+  t.equal((await wire.head()).status, 200)
+  await wire.bytes(size)
+  t.equal((await wire.response()).body, '')
+  t.equal(socket.readableFlowing, null, 'HTTP does not let it flow')
+  const [heard] = await once(socket, 'data') as [Buffer]
+  t.equal(heard.toString(), 'while it waits')
+})
+
+onBoth('goOnReading leaves a socket alone that has stopped because nobody reads', async (t, carrying) => {
+  const { wire, socket } = await takeOne(t, carrying)
+  wire.send(Buffer.alloc(1024 * 1024))
+  // The stream asks for input for the first time.
+  socket.read(0)
+  while (socket._handle?.reading !== false) await turn()
+  goOnReading(socket)
+  t.equal(socket._handle.reading, false)
+  t.ok(socket.readableLength < 1024 * 1024)
+})
+
+t.test('goOnReading does nothing to a stream in memory', async t => {
+  const stream = new PassThrough()
+  goOnReading(stream)
+  t.equal(stream.readableFlowing, null)
 })
 
 t.test('bytesInFlight is 0 for a stream in memory', async t => {

@@ -14,7 +14,7 @@ import * as probe from '../lib/internals/probe.ts'
 import * as serverEvents from '../lib/internals/server-events.ts'
 import * as sockets from '../lib/internals/sockets.ts'
 import * as streams from '../lib/internals/streams.ts'
-import { lendAddress, onEndStream, resetStream } from '../lib/internals/http2.ts'
+import { isOverOnTheWire, lendAddress, onEndStream, resetStream } from '../lib/internals/http2.ts'
 import { gate } from './fixtures/server.ts'
 
 // What lib/internals relies on. A Node that changes it fails here first.
@@ -83,6 +83,23 @@ t.test('resetStream sends no end before the reset', async t => {
   resetStream(client, http2.constants.NGHTTP2_CANCEL)
   await once(server, 'close')
   t.strictSame([ended, server.rstCode, client.destroyed], [false, http2.constants.NGHTTP2_CANCEL, true])
+})
+
+t.test('isOverOnTheWire: a stream that is reset with NO_ERROR is over, while Node keeps it for its reader', async t => {
+  const { client, server } = await http2Link(t)
+  server.pause()
+  client.write('unread')
+  while (server.readableLength === 0) await new Promise(resolve => setImmediate(resolve))
+  server.respond({ ':status': 200 })
+  server.write('answer')
+  t.equal(isOverOnTheWire(server), false, 'it is open')
+  resetStream(client, http2.constants.NGHTTP2_NO_ERROR)
+  while (!server.closed) await new Promise(resolve => setImmediate(resolve))
+  t.strictSame([server.destroyed, isOverOnTheWire(server)], [false, true])
+  const closed = once(server, 'close')
+  server.destroy()
+  t.equal(isOverOnTheWire(server), false, 'it is gone')
+  await closed
 })
 
 t.test('lendAddress tells a session of HTTP/2 what its connection in memory says', async t => {

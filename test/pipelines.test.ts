@@ -5,13 +5,13 @@ import { PassThrough } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
-import type { DuplexClosed, DuplexConnection, DuplexKind } from '../lib/index.ts'
-import { guarded, serveGuarded, soon, until } from './fixtures/baseline.ts'
+import type { DuplexClosed, DuplexConnection, DuplexKind, PendingDuplex } from '../lib/index.ts'
+import { guarded, serveGuarded, soon, until, type GuardedServer } from './fixtures/baseline.ts'
 import { chunkedBody } from './fixtures/chunked.ts'
-import { ask, LAST_CHUNK, piece, resettable } from './fixtures/kinds.ts'
+import { ask, LAST_CHUNK, piece, resettable, streamKinds, takeManually } from './fixtures/kinds.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
-import { gate, onEach, transports, type Way } from './fixtures/server.ts'
-import { all, pattern } from './fixtures/takeover.ts'
+import { gate, onEach, transports, ways, type Way } from './fixtures/server.ts'
+import { all, MiB, pattern } from './fixtures/takeover.ts'
 import { connectTcp, type Wire } from './fixtures/wire.ts'
 
 const SLOW = request('GET /slow')
@@ -378,7 +378,13 @@ for (const [what, follower] of Object.entries(behind)) {
   }), what === 'a CONNECT' ? ['tcp', 'tls'] : ['tcp'])
 }
 
-for (const what of ['nothing', 'an upgrade that is ignored'] as const) {
+const unanswered = {
+  nothing: '',
+  'an upgrade that is ignored': IGNORED,
+  'a HEAD of the same route': request('HEAD /it'),
+  'a HEAD and an upgrade that is ignored': request('HEAD /it') + IGNORED
+}
+for (const [what, follower] of Object.entries(unanswered)) {
   onEach(t, `Q68 a client that half-closes behind a long poll and a body: the poll is told when the body is over, with ${what} behind it`, guarded(async (t, transport: Way) => {
     let polled!: Poll
     const entered = gate()
@@ -392,7 +398,7 @@ for (const what of ['nothing', 'an upgrade that is ignored'] as const) {
       })
     })
     const wire = await server.connect()
-    wire.send(request('GET /poll') + WHOLE + behind[what])
+    wire.send(request('GET /poll') + WHOLE + follower)
     await entered.promise
     wire.end()
     const other = await server.connect()
@@ -434,4 +440,144 @@ for (const [what, follower] of Object.entries({ ...parted, 'a CONNECT': ask('con
     t.same(polled.told.sort(), ['abort', 'close'])
     await server.baseline()
   }), ['tcp', 'tls'])
+}
+
+const BIG = 16 * MiB
+
+/** Node reads 64 KiB at once, and once more while less than this is there. */
+const MOST_READ = 128 * 1024 + 100
+
+/** A client that takes nothing of a response, so that HTTP has stopped reading, with a takeover behind that. */
+async function stopped (t: Test, transport: Way, follower: string, handler: (connection: PendingDuplex) => unknown): Promise<{
+  server: GuardedServer, wire: Wire, peer: Socket, bytes: Buffer
+}> {
+  const bytes = pattern(BIG)
+  const behind = gate()
+  const server = await serveGuarded(t, { transport }, app => {
+    app.get('/big', async () => bytes)
+    app.get('/behind', async () => {
+      behind.open()
+      return 'behind'
+    })
+    takeManually(app, handler)
+  })
+  const wire = await server.connect()
+  wire.socket.pause()
+  wire.send(request('GET /big'))
+  await until(() => server.peers[0]?.writableNeedDrain === true)
+  wire.send(request('GET /behind') + follower)
+  await behind.promise
+  return { server, wire, peer: server.peers[0] as Socket, bytes }
+}
+
+/** The client reads at last, up to what is behind. */
+async function catchUp (t: Test, wire: Wire, bytes: Buffer): Promise<void> {
+  wire.socket.resume()
+  t.equal((await wire.head()).status, 200)
+  t.ok((await wire.bytes(bytes.length)).equals(bytes), 'the response is whole')
+  t.equal((await wire.response()).body, 'behind')
+}
+
+for (const kind of streamKinds) {
+  onEach(t, `Q68 a takeover behind a response that its client does not take hears all that comes [${kind}]`, guarded(async (t, transport: Way) => {
+    const { server, wire, bytes } = await stopped(t, transport, ask(kind) + 'early, ', async pending => {
+      const { readable, writable } = await pending.accept()
+      for await (const chunk of readable) writable.write(chunk)
+    })
+    wire.send('while it waits, ')
+    await catchUp(t, wire, bytes)
+    t.ok([101, 200].includes((await wire.head()).status))
+    t.equal((await wire.bytes(23)).toString(), 'early, while it waits, ')
+    wire.send('later')
+    t.equal((await wire.bytes(5)).toString(), 'later')
+    wire.end()
+    t.equal((await wire.rest()).toString(), '')
+    await server.baseline()
+  }), kind === 'upgrade' ? ways : ['tcp', 'tls'])
+}
+
+onEach(t, 'Q68 a takeover behind a response that its client does not take is not read before somebody reads', guarded(async (t, transport: Way) => {
+  const accept = gate()
+  const read = gate()
+  const heard = gate<Buffer>()
+  const { server, wire, peer, bytes } = await stopped(t, transport, ask('upgrade') + 'early, ', async pending => {
+    await accept.promise
+    const { readable } = await pending.accept()
+    await read.promise
+    heard.open(Buffer.from(await all(readable)))
+  })
+  wire.end(bytes)
+  const held = async (what: string): Promise<void> => {
+    for (let times = 0; times < 3; times++) {
+      const other = await server.connect()
+      await other.send(request('GET /behind')).response()
+      other.destroy()
+    }
+    t.ok(peer.readableLength <= MOST_READ, `${what}: ${peer.readableLength} bytes were read`)
+  }
+  await held('behind the response')
+  accept.open()
+  await catchUp(t, wire, bytes)
+  t.equal((await wire.head()).status, 101)
+  await held('accepted')
+  read.open()
+  const whole = await heard.promise
+  t.equal(whole.toString('latin1', 0, 7), 'early, ')
+  t.ok(whole.subarray(7).equals(bytes), 'and then all of it comes, once')
+  await server.baseline()
+}), ['tcp', 'tls', 'unix'])
+
+onEach(t, 'Q68 requests behind an ignored upgrade, behind a response that its client does not take, are answered', guarded(async (t, transport: Way) => {
+  const { server, wire, bytes } = await stopped(t, transport, IGNORED, () => t.fail('entered'))
+  wire.send(request('GET /pong'))
+  await catchUp(t, wire, bytes)
+  wire.send(request('GET /pong'))
+  for (let times = 0; times < 3; times++) t.equal((await wire.response()).body, 'pong')
+  wire.destroy()
+  await server.baseline()
+}))
+
+onEach(t, 'Q68 a socket that is handed out behind a response that its client does not take has all that comes', guarded(async (t, transport: Way) => {
+  const accept = gate()
+  const { server, wire, bytes } = await stopped(t, transport, ask('upgrade') + 'early, ', async pending => {
+    await accept.promise
+    const { socket, head } = pending.detach()
+    socket.write(head)
+    socket.pipe(socket)
+  })
+  wire.send('while it waits, ')
+  await catchUp(t, wire, bytes)
+  accept.open()
+  wire.send('later')
+  t.equal((await wire.bytes(28)).toString(), 'early, while it waits, later')
+  wire.end()
+  t.equal((await wire.rest()).toString(), '')
+  await server.baseline()
+}), ['tcp', 'tls', 'unix'])
+
+for (const kind of streamKinds) {
+  onEach(t, `Q68 a takeover behind a response that breaks off before its turn does not wait for ever [${kind}]`, guarded(async (t, transport: Way) => {
+    const answer = gate()
+    const broken = gate()
+    const server = await serveGuarded(t, { transport, plugin: { maxConnections: 1 } }, app => {
+      app.get('/first', async () => {
+        await answer.promise
+        return 'first'
+      })
+      app.get('/broken', (_request, reply) => {
+        reply.hijack()
+        reply.raw.destroy()
+        broken.open()
+      })
+      takeManually(app, () => t.fail('entered'))
+    })
+    const wire = await server.connect()
+    wire.send(request('GET /first') + request('GET /broken') + ask(kind))
+    await broken.promise
+    await turn()
+    answer.open()
+    t.equal((await wire.response()).body, 'first')
+    t.equal(await wire.remains(), '')
+    await server.baseline()
+  }), kind === 'upgrade' ? ways : ['tcp'])
 }

@@ -116,6 +116,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.inputEnded) this.#watchPeer()
   }
 
+  get takes (): boolean { return this.#settings.takes }
   get writable (): ServerResponse { return this.res }
   get gone (): boolean { return this.#broken || this.#socket.destroyed }
 
@@ -369,7 +370,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   readonly #onResponseClose = (): void => {
-    if (!this.outputFlushed && !this.closed && this.res.socket == null && !this.gone) this.#cutInItsTurn()
+    if (!this.outputFlushed && !this.closed && !this.gone) {
+      if (this.res.socket == null) this.#cutInItsTurn()
+      // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
+      else if (this.res.destroyed) this.#socket.destroy()
+    }
     if (!this.outputFlushed) this.#lose()
     this.#check()
   }

@@ -1,6 +1,6 @@
 import type { IncomingMessage, Server } from 'node:http'
 import { speakHttp } from '../internals/http-parser.ts'
-import { resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
+import { goOnReading, resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
 import { holdEnd } from '../internals/streams.ts'
 import type { Link } from './link.ts'
 
@@ -47,6 +47,7 @@ export function waitToGoBack (link: Link): () => void {
   const onError = (): void => {}
   socket.on('error', onError)
   tellResetFromEnd(socket, onReset)
+  goOnReading(socket)
   // As Node does it: a client that half-closes has no use for answers.
   const leave = (): void => {
     release()
@@ -54,7 +55,7 @@ export function waitToGoBack (link: Link): () => void {
     socket.end()
   }
   const release = holdEnd(socket, () => {
-    if (link.live) link.toleratesHalfClose = leave
+    if (link.takeover !== undefined || link.hasBody) link.toleratesHalfClose = leave
     else leave()
   })
   return () => {

@@ -10,6 +10,8 @@ interface Linked extends HttpSocket {
 
 /** A request that is not over, on a connection that may close. */
 export interface Waiting {
+  /** It is the body of a duplex route, whose client may half-close before it has its response. */
+  readonly takes?: boolean
   /** The connection has closed. */
   linkClosed (): void
 }
@@ -59,6 +61,11 @@ export class Link {
     return this.takeover !== undefined || this.#waiting.length > 0
   }
 
+  /** Whether the body of a duplex route is not over yet. */
+  get hasBody (): boolean {
+    return this.#waiting.some(({ takes }) => takes === true)
+  }
+
   add (waiting: Waiting): void {
     this.#waiting.push(waiting)
   }
@@ -67,7 +74,8 @@ export class Link {
     const at = this.#waiting.indexOf(waiting)
     if (at < 0) return
     this.#waiting.splice(at, 1)
-    if (this.#waiting.length > 0) return
+    // Others may wait for a response before them that never comes, and a client that has half-closed takes none.
+    if (this.hasBody) return
     this.toleratesHalfClose?.()
     this.toleratesHalfClose = undefined
     this.latestBody = undefined

@@ -1,4 +1,5 @@
 import { AsyncResource } from 'node:async_hooks'
+import type { ServerResponse } from 'node:http'
 import { unfinishedResponse } from '../internals/http-messages.ts'
 import { restoreListeners, type NodesListeners } from '../internals/http-parser.ts'
 import type { HttpSocket } from '../internals/sockets.ts'
@@ -36,7 +37,7 @@ export function afterEarlierResponses (
     // Node's own listener ran before this one. It has given the socket to the next response, if there is one.
     const following = unfinishedResponse(socket)
     if (following !== undefined) {
-      following.once('finish', next)
+      follow(following)
       return
     }
     link.parked = false
@@ -47,7 +48,12 @@ export function afterEarlierResponses (
     takeOff()
     proceedInContext()
   }
-  response.once('finish', next)
+  const follow = (response: ServerResponse): void => {
+    // Since Node 24 a response that was destroyed before its turn never finishes, and nobody ends its connection.
+    if (response.destroyed) socket.destroy()
+    else response.once('finish', next)
+  }
+  follow(response)
   return () => {
     takeOff()
     restore()

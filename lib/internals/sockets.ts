@@ -16,6 +16,8 @@ export interface HttpSocket extends Duplex {
   parser?: Parser | null
   _httpMessage?: ServerResponse | null
   _parent?: unknown
+  /** HTTP has stopped reading, and goes on when the responses are sent. */
+  _paused?: boolean
   /** On a connection in memory, which has no handle. */
   bytesInFlight?: number
   _handle?: {
@@ -124,10 +126,12 @@ export function usualPush (socket: HttpSocket): HttpSocket['push'] {
 }
 
 /**
- * HTTP stops reading behind a response that its client does not take, and goes on by a listener that is gone once the
- * socket has left HTTP. The stream believes that it is being read, and would not ask again.
+ * HTTP stops reading behind a response that its client does not take. It goes on by a listener that is gone once the socket
+ * has left HTTP, and the stream believes that it is being read, and would not ask again. And when the response is sent, HTTP
+ * lets the socket flow, whether anybody reads it or not: all that came meanwhile would be lost.
  */
 export function goOnReading (socket: HttpSocket): void {
+  if (socket._paused === true) socket._paused = false
   const handle = socket._handle
   const { reading } = (socket as unknown as { _readableState: { reading: boolean } })._readableState
   if (handle?.reading !== false || !reading || handle.readStart === undefined) return

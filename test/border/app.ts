@@ -338,9 +338,10 @@ async function first (source: AsyncIterable<Buffer>): Promise<Buffer> {
 function upstreamFor (entry: Entry): Duplex {
   switch (entry.plan.stream) {
     case 'tunnel-part':
-      // Over HTTP/2 the end of the input is known before it is read, and a handler may read at its own pace for ever: a tunnel
-      // waits for an upstream that takes no more and does not close, as a pipeline() does. So this one takes the rest.
-      if (entry.reply?.request.raw.httpVersionMajor === 2) {
+      // A handler may read at its own pace for ever once the end of its input is known: over HTTP/2, or where all that came fits
+      // into the stream. A tunnel waits for an upstream that takes no more and does not close, as a pipeline() does. So this one
+      // takes the rest.
+      if (entry.reply?.request.raw.httpVersionMajor === 2 || entry.pours) {
         return Duplex.from(async function * (source: AsyncIterable<Buffer>) {
           let begun = false
           for await (const chunk of source) {

@@ -27,6 +27,8 @@ export class Entry {
   foreign = false
   /** Its client sends more than the head of the request. */
   talks = false
+  /** Its client sends more than one chunk. */
+  pours = false
   /** Bytes of the pattern. */
   said = 0
   /** The handler ended its side. */

@@ -311,6 +311,8 @@ function planRound (dice: Dice, theme: Theme, app: AppPlan, ids: Ids): RoundPlan
     case 'given-away': {
       const connect = without(request('connect', { pending: dice.pick(['accept', 'detach-inner', 'detach-refuse', 'detach-echo']), stream: dice.pick(['inner', 'inner', 'echo']), body: 0, ms: 0 }))
       const inner = without(request(dice.pick(['upgrade', 'hijack', 'body', 'plain']), { url: dice.pick(['/free', '/auto', '/plain']), whole: true }))
+      // Nobody takes it over there, and what follows would be the next request.
+      if (inner.url === '/plain' && inner.kind !== 'body') inner.body = 0
       const manual = app.routes.some(({ url, accept }) => url === '*' && accept === 'manual')
       const away = manual
         ? connect.pending === 'detach-inner' || (connect.pending === 'accept' && connect.stream === 'inner')
