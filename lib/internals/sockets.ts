@@ -24,6 +24,7 @@ export interface HttpSocket extends Duplex {
     getAsyncId?: () => number
     reading?: boolean
     readStart?: () => number
+    readStop?: () => number
   } | null
 }
 
