@@ -8,7 +8,7 @@ import { showLikePlainRoutes } from './routes/show.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'
-import { allowConnect, markRegistered, markSeen, onSecondaryServer, routingOptions } from './internals/fastify.ts'
+import { allowConnect, markRegistered, markSeen, missingParts, onSecondaryServer, routingOptions } from './internals/fastify.ts'
 import { Http1Gate } from './http1/gate.ts'
 import { Http2Gate } from './http2/gate.ts'
 import { speaksHttp2 } from './http2/server.ts'
@@ -38,7 +38,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   if (tooEarly !== undefined) throw new FST_ERR_DUPLEX_LATE_REGISTRATION(tooEarly)
   const routing = routingOptions(app)
   if (routing === undefined) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME('this Fastify does not show how it routes')
-  const missing = probeTakeover()
+  const missing = missingParts(app) ?? probeTakeover()
   if (missing !== undefined) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME(missing)
 
   assertSafe(app.server as Server)

@@ -11,6 +11,7 @@ import { timersLeft } from './fixtures/lifetime.ts'
 import { codeOf, exchange, request } from './fixtures/requests.ts'
 import { gate, onEach, type ServerSettings, type Way } from './fixtures/server.ts'
 import { MiB } from './fixtures/takeover.ts'
+import { tooLate } from './fixtures/too-late.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 const SHORT = 80
@@ -520,26 +521,6 @@ onEachKind(t, 'Q1 the timer fires in the tick in which the answer is given', gua
   await server.baseline()
 }), everyKind, ['tcp'])
 
-/** What a handler may still do when its time is over. */
-const tooLate: Record<string, (reply: FastifyReply) => unknown> = {
-  'sets a status and fields': reply => { reply.code(403).header('x-late', 'yes').type('text/html').removeHeader('x-early') },
-  'sends an answer': reply => reply.code(403).header('x-late', 'yes').send('late'),
-  'sends a stream': reply => reply.code(403).type('text/html').send(Readable.from(['late'])),
-  'returns a value': reply => {
-    reply.code(403)
-    return 'late'
-  },
-  'is rejected': async reply => {
-    reply.code(403).header('x-late', 'yes')
-    throw new Error('late')
-  },
-  'hijacks the reply': reply => {
-    reply.hijack()
-    reply.raw.setHeader('x-late', 'yes')
-    reply.raw.writeHead(403, { 'x-late': 'yes' })
-    reply.raw.end('late')
-  }
-}
 for (const [what, deed] of Object.entries(tooLate)) {
   for (const timer of ['handshakeTimeout', 'handlerTimeout'] as const) {
     for (const place of ['handler', 'preHandler hook'] as const) {

@@ -122,6 +122,40 @@ t.test('Q14 app.register(import(\'fastify-duplex\')): what cannot be honoured an
   t.match(await late(inOther), /^FST_ERR_DUPLEX_NOT_REGISTERED .*GET \/it/)
 })
 
+t.test('Q14 a package that is loaded in a scope, as fastify-cli does it: a duplex route in a scope beside it fails at boot', async t => {
+  const route = 'app.get("/it", { duplex: true }, handler)'
+  /** In a scope of a scope; what is declared there is at work when this scope is there already. */
+  const beside = (declare: string): string => `app.register(async app => {
+    app.register(async app => { await app.register(plugin()) })
+    ${declare}
+  })`
+  t.match(await late(beside(`app.register(async app => { ${route} })`)), /^FST_ERR_DUPLEX_NOT_REGISTERED .*GET \/it/)
+  t.match(await late(beside(`app.register(async app => { app.register(async app => { ${route} }) })`)), /^FST_ERR_DUPLEX_NOT_REGISTERED .*GET \/it/)
+  t.match(await late(beside(`app.after(() => { ${route} })`)), /^FST_ERR_DUPLEX_NOT_REGISTERED .*GET \/it/)
+  t.equal(await late(beside('app.register(async app => { app.get("/plain", handler) })')), 'ready')
+  t.equal(await late(`app.register(async app => { await app.register(plugin()); app.register(async app => { ${route} }) })`), 'ready')
+})
+
+for (const part of ['fastify.children', 'fastify.Reply']) {
+  t.test(`Q14 a Fastify without ${part} is told at registration`, async t => {
+    const app = Fastify()
+    t.teardown(() => app.close())
+    const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === part) as symbol
+    const kept: unknown = Reflect.get(app, symbol)
+    Reflect.deleteProperty(app, symbol)
+    await t.rejects(async () => { await app.register(duplex) }, { code: 'FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME' })
+    Reflect.set(app, symbol, kept)
+  })
+}
+
+t.test('Q14 a Fastify whose replies keep their fields elsewhere is told at registration', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  const symbol = Object.getOwnPropertySymbols(app).find(({ description }) => description === 'fastify.Reply') as symbol
+  Reflect.set(app, symbol, class { headers = {} })
+  await t.rejects(async () => { await app.register(duplex) }, { code: 'FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME', message: /fastify.reply.headers/ })
+})
+
 t.test('Q13 an app of @fastify/restartable is restarted as often as one likes', async t => {
   let made = 0
   const app = await restartable(async (factory, options) => {

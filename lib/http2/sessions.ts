@@ -1,7 +1,7 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import { SilenceWatch } from '../connection/silence-watch.ts'
-import { isOverOnTheWire } from '../internals/http2.ts'
+import { closeBetweenReads, isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { LiveSet } from '../shutdown/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -19,6 +19,9 @@ const LATEST: Milliseconds = 30_000
 
 /** How often is looked, when nothing new is begun any more, whether a stream is over on the wire. */
 const LOOK: Milliseconds = 250
+
+/** How often is looked whether what is on its way has left, so that GOAWAY can follow at once. */
+const SOON: Milliseconds = 50
 
 interface OpenStream { readonly stream: ServerHttp2Stream }
 interface Handshake { readonly socket: Socket }
@@ -38,13 +41,21 @@ export class Http2Session {
   #taking: SilenceWatch | undefined
   #grace: NodeJS.Timeout | undefined
   #looking: NodeJS.Timeout | undefined
+  #soon: NodeJS.Timeout | undefined
   #closing = false
   #cut = false
+  /** Until the PING has come back, what others want to close stays open. */
+  #waiting = false
+  #ending: 'no' | 'soon' | 'over' = 'no'
+  #latest = Infinity
+  readonly #usualClose: ServerHttp2Session['close']
 
   constructor (session: ServerHttp2Session, socket: Socket, patience: Milliseconds) {
     this.#session = session
     this.socket = socket
     this.patience = patience
+    this.#usualClose = session.close
+    session.close = this.#closeSoon
     // Before Node's own listener, which emits the request.
     session.prependListener('stream', this.#onStream)
     session.once('goaway', this.#onGoaway)
@@ -89,16 +100,13 @@ export class Http2Session {
     this.#closing = true
     if (socket.writableFinished) this.#linger()
     else socket.once('finish', this.#linger)
+    this.#latest = performance.now() + GRACE
     if (session.closed || session.destroyed) return
     if (atOnce) {
       this.#close()
       return
     }
-    // Fastify and Node close every session when they close the server.
-    session.close = (callback?: () => void) => {
-      if (callback !== undefined) session.once('close', callback)
-      if (socket.destroyed) this.#close()
-    }
+    this.#waiting = true
     this.#grace = setTimeout(this.#close, socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
     session.ping(this.#close)
     // A client that has sent GOAWAY or a FIN asks for nothing more.
@@ -112,6 +120,7 @@ export class Http2Session {
     this.#cut = true
     this.#closing = true
     this.#close()
+    if (this.#soon !== undefined) this.#closeBetweenWrites()
     this.#endIfOver()
     const latest = performance.now() + LATEST
     this.#taking?.stop()
@@ -144,14 +153,36 @@ export class Http2Session {
     }, LOOK)
   }
 
+  /** Everybody's `session.close()`: the app's, Fastify's when the server closes, and Node's own behind a GOAWAY of the client. */
+  readonly #closeSoon = (callback?: () => void): void => {
+    const session = this.#session
+    if (session.closed || session.destroyed) return
+    if (callback !== undefined) session.once('close', callback)
+    if (!this.#waiting || this.socket.destroyed) this.#close()
+  }
+
   /** GOAWAY: open streams go on to their end, and no new one begins. */
   readonly #close = (): void => {
-    const session = this.#session
     clearTimeout(this.#grace)
     this.#grace = undefined
-    Reflect.deleteProperty(session, 'close')
-    if (!session.closed && !session.destroyed) session.close()
     this.#onGoaway()
+    if (this.#ending !== 'no') return
+    this.#ending = 'soon'
+    setImmediate(this.#closeBetweenWrites)
+  }
+
+  /** While a write is on its way, GOAWAY would wait, and Node may keep heads of requests that it has read and not looked at. */
+  readonly #closeBetweenWrites = (): void => {
+    clearTimeout(this.#soon)
+    this.#soon = undefined
+    if (this.#inFlight > 0 && !this.#cut && performance.now() < this.#latest) {
+      this.#soon = setTimeout(this.#closeBetweenWrites, SOON)
+      return
+    }
+    closeBetweenReads(this.#session, this.#usualClose, this.socket as unknown as HttpSocket, () => {
+      this.#ending = 'over'
+      this.#endIfOver()
+    })
   }
 
   readonly #linger = (): void => {
@@ -162,7 +193,7 @@ export class Http2Session {
 
   /** Not before what ends the streams has left. */
   #endIfOver (): void {
-    if (!this.#cut || this.#open.size > 0) return
+    if (!this.#cut || this.#ending !== 'over' || this.#open.size > 0) return
     setImmediate(() => { if (this.#open.size === 0) this.socket.destroy() })
   }
 
@@ -187,6 +218,7 @@ export class Http2Session {
   readonly #onSocketClose = (): void => {
     this.#taking?.stop()
     clearTimeout(this.#grace)
+    clearTimeout(this.#soon)
     clearInterval(this.#looking)
   }
 }

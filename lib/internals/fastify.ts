@@ -50,10 +50,12 @@ function seenOf (app: FastifyInstance): Seen {
 function watch (root: FastifyInstance, late: boolean): Seen {
   const entry: Seen = { strategies: [], unseen: new Map(), registered: false, ready: () => {}, late }
   seen.set(root, entry)
-  root.addHook('onRoute', (route: RouteOptions) => {
+  const onRoute = (route: RouteOptions): void => {
     const { duplex } = route as { duplex?: unknown }
     if (duplex !== undefined && duplex !== false) entry.unseen.set(route, `${String(route.method)} ${route.url}`)
-  })
+  }
+  // A scope gets copies of the hooks that are there when it is made.
+  for (const scope of scopesOf(root)) scope.addHook('onRoute', onRoute)
   // One for all, and the first of the app: when a hook takes too long, Fastify's error has the name of the last one.
   root.addHook('onReady', done => {
     const [route] = entry.unseen.values()
@@ -67,6 +69,14 @@ function watch (root: FastifyInstance, late: boolean): Seen {
     return result
   }
   return entry
+}
+
+const SCOPES = 'fastify.children'
+
+/** The app and all scopes that have been made in it. */
+function scopesOf (app: FastifyInstance): FastifyInstance[] {
+  const children = valueNamed(app, SCOPES)
+  return [app, ...Array.isArray(children) ? children.flatMap(scopesOf) : []]
 }
 
 diagnostics.subscribe('fastify.initialization', message => {
@@ -195,12 +205,24 @@ export function rewriteOnce (rewriteUrl: NonNullable<RoutingOptions['rewriteUrl'
   }
 }
 
+const REPLY_FIELDS = ['fastify.reply.headers', 'fastify.reply.trailers']
+
+/** @returns which part this Fastify keeps elsewhere, of those that are needed only later, or undefined */
+export function missingParts (app: FastifyInstance): string | undefined {
+  if (!Array.isArray(valueNamed(app, SCOPES))) return 'this Fastify does not show its scopes'
+  const Reply = valueNamed(app, 'fastify.Reply')
+  if (typeof Reply !== 'function') return 'this Fastify does not show its replies'
+  const reply = Reflect.construct(Reply, [undefined, undefined, undefined]) as object
+  const missing = REPLY_FIELDS.find(name => symbolNamed(reply, name) === undefined)
+  return missing === undefined ? undefined : `its replies have no ${missing}`
+}
+
 /** Another reply to the same request, in the same state. What is set on one from now on is not set on the other. */
 export function copyReply (reply: FastifyReply): FastifyReply {
   const copy = Object.create(Object.getPrototypeOf(reply) as object, Object.getOwnPropertyDescriptors(reply)) as FastifyReply
-  for (const name of ['fastify.reply.headers', 'fastify.reply.trailers']) {
-    const symbol = symbolNamed(reply, name)
-    if (symbol === undefined) continue
+  for (const name of REPLY_FIELDS) {
+    // It is there: that was looked for at registration.
+    const symbol = symbolNamed(reply, name) as symbol
     const fields: unknown = Reflect.get(reply, symbol)
     if (fields !== null) Reflect.set(copy, symbol, { ...fields as object })
   }
@@ -213,6 +235,11 @@ export function symbolNamed (target: object, name: string): symbol | undefined {
     if (found !== undefined) return found
   }
   return undefined
+}
+
+function valueNamed (target: object, name: string): unknown {
+  const symbol = symbolNamed(target, name)
+  return symbol === undefined ? undefined : Reflect.get(target, symbol)
 }
 
 /** The options that the router was built with, or undefined if this Fastify keeps them elsewhere. */

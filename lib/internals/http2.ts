@@ -1,6 +1,7 @@
 // HTTP/2. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import { constants, type Http2Stream, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
+import type { HttpSocket } from './sockets.ts'
 
 /**
  * Calls back once, when the peer has ended an HTTP/2 stream by END_STREAM. Node pushes the same end into a stream that
@@ -25,6 +26,26 @@ export function onEndStream (stream: Http2Stream, came: () => void): void {
  */
 export function isOverOnTheWire (stream: ServerHttp2Stream): boolean {
   return stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE
+}
+
+/**
+ * Closes a session so that its GOAWAY leaves before anything more is read. Node refuses a stream that begins between the two.
+ * That sends the GOAWAY while the head is being read, and nghttp2 frees the stream and goes on with it: memory is corrupted, and
+ * the process may die. A client gets there by GOAWAY and HEADERS in one packet, if `close()` is called as the GOAWAY is read.
+ *
+ * @param closed called when GOAWAY has left, or waits for the socket
+ */
+export function closeBetweenReads (
+  session: ServerHttp2Session, close: ServerHttp2Session['close'], socket: HttpSocket, closed: () => void
+): void {
+  const handle = session.closed || session.destroyed ? undefined : socket._handle
+  handle?.readStop?.()
+  close.call(session)
+  // Node sends from an immediate of its own, which comes first.
+  setImmediate(() => {
+    if (socket._handle === handle) handle?.readStart?.()
+    closed()
+  })
 }
 
 /** Sends RST_STREAM alone. Node would end the output first, and send END_STREAM, which the peer could take for the end. */

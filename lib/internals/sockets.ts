@@ -26,6 +26,7 @@ export interface HttpSocket extends Duplex {
     getAsyncId?: () => number
     reading?: boolean
     readStart?: () => number
+    readStop?: () => number
   } | null
 }
 
