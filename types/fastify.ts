@@ -146,11 +146,31 @@ export interface FastifyDuplex extends DuplexLabelled {
 /** Who accepts: the plugin, before the handler is entered, or the handler. */
 type Acceptance = 'auto' | 'manual'
 
-/** What `duplex` may be on such a route. */
-type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket> =
-  A extends 'manual'
-    ? ManualDuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>
-    : true | (DuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>)
+/** What `duplex` is on a route of bytes. */
+type SettingsOf<A extends Acceptance, K extends DuplexKind, P extends string> =
+  A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
+
+/** What it is on a route of messages. */
+type MessageSettingsOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket> =
+  (A extends 'manual' ? ManualDuplexRouteSettings<K, P> : DuplexRouteSettings<K, P>) & InferredMessages<Messages, Socket>
+
+/**
+ * What `duplex` may be, by the names that are in it: so the error of a misspelt name shows the settings that were meant, and
+ * nothing else. The first branch is never chosen: the compiler infers `Names` from it.
+ */
+type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket, Names extends string> =
+  [symbol] extends [Names]
+    ? { [Name in Names]?: never }
+    : [Extract<Names, keyof InferredMessages<unknown, unknown>>] extends [never]
+        ? SettingsOf<A, K, P>
+        : MessageSettingsOf<A, K, P, Messages, Socket>
+
+/**
+ * All options of a route, by the names in `duplex`: `Forwarded` where `forward` is among them, else `Handled`. The names are not known
+ * where type arguments are written out. It is not an overload of its own: with a fourth one TypeScript reports only the last.
+ */
+type EitherOf<A extends Acceptance, Names extends string, Handled, Forwarded> =
+  A extends 'manual' ? Handled : string extends Names ? Handled | Forwarded : 'forward' extends Names ? Forwarded : Handled
 
 /** What a handler gets, once it is accepted. */
 type ConnectionOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
@@ -189,6 +209,21 @@ type HandlerOf<
   : DuplexHandler<RouteGeneric, ConnectionOf<NoInfer<K>, NoInfer<P>, Reply, Messages, Socket, TypeProvider>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
 
+/** The options of a route whose requests go to another server. */
+type ForwardedOf<
+  RouteGeneric extends RouteGenericInterface,
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  ContextConfig,
+  SchemaCompiler extends FastifySchema,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> = DuplexRouteShorthandOptions<
+  ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+  RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+> & { handler?: undefined }
+
 /**
  * The signatures of `app.get()` and its like for duplex routes: one has the handler as an argument of its own, and one has it
  * inside the options. Each is needed for `auto` and for `manual`.
@@ -214,10 +249,11 @@ export interface DuplexShorthandMethod<
     const K extends Kind = Kind,
     const P extends string = string,
     const Messages extends MessageRouteOptions | undefined = undefined,
-    const Socket extends true | WebSocketRouteOptions | undefined = undefined
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined,
+    const Names extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P, Messages, Socket>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P, Messages, Socket, Names>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
     handler: HandlerOf<Apart, K, P, RouteGeneric,
       RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
@@ -230,34 +266,20 @@ export interface DuplexShorthandMethod<
     const K extends Kind = Kind,
     const P extends string = string,
     const Messages extends MessageRouteOptions | undefined = undefined,
-    const Socket extends true | WebSocketRouteOptions | undefined = undefined
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined,
+    const Names extends string = string
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P, Messages, Socket>,
-      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: HandlerOf<Inside, K, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
-      }
-  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
-}
-
-/** What `app.get()` and its like are for routes whose requests go to another server. */
-export interface ForwardShorthandMethod<
-  RawServer extends RawServerBase,
-  RawRequest extends RawRequestDefaultExpression<RawServer>,
-  RawReply extends RawReplyDefaultExpression<RawServer>,
-  TypeProvider extends FastifyTypeProvider,
-  Logger extends FastifyBaseLogger
-> {
-  <
-    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-    ContextConfig = ContextConfigDefault,
-    const SchemaCompiler extends FastifySchema = FastifySchema
-  >(
-    path: string,
-    opts: DuplexRouteShorthandOptions<
-      ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
-      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    opts: EitherOf<
+      Inside,
+      Names,
+      DuplexRouteShorthandOptions<DuplexOf<Inside, K, P, Messages, Socket, Names>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+          handler: HandlerOf<Inside, K, P, RouteGeneric,
+            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
+        },
+      ForwardedOf<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    >
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
@@ -278,7 +300,6 @@ declare module 'fastify' {
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
   > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
-    ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>,
     DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
@@ -298,20 +319,8 @@ declare module 'fastify' {
      * Declares a CONNECT route. It is always a duplex route: only acceptance answers a CONNECT with a 2xx,
      * so a plain route could not serve one.
      */
-    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> &
-      DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
-
-    route<
-      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
-      ContextConfig = ContextConfigDefault,
-      const SchemaCompiler extends FastifySchema = FastifySchema
-    >(
-      opts: DuplexRouteShorthandOptions<
-        ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
-        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
-      > & { method: HTTPMethods | 'CONNECT' | readonly (HTTPMethods | 'CONNECT')[], url: string, handler?: undefined }
-    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -321,13 +330,22 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
       const Messages extends MessageRouteOptions | undefined = undefined,
-      const Socket extends true | WebSocketRouteOptions | undefined = undefined
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined,
+    const Names extends string = string
     >(
-      opts: DuplexRouteOptions<
-        DuplexOf<'auto', K, P, Messages, Socket>,
-        HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
-        M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      opts: EitherOf<
+        'auto',
+        Names,
+        DuplexRouteOptions<
+          DuplexOf<'auto', K, P, Messages, Socket, Names>,
+          HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
+            RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
+          M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+        >,
+        ForwardedOf<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
+          method: M | readonly M[]
+          url: string
+        }
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
@@ -339,10 +357,11 @@ declare module 'fastify' {
       const P extends string = string,
       const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
       const Messages extends MessageRouteOptions | undefined = undefined,
-      const Socket extends true | WebSocketRouteOptions | undefined = undefined
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined,
+    const Names extends string = string
     >(
       opts: DuplexRouteOptions<
-        DuplexOf<'manual', K, P, Messages, Socket>,
+        DuplexOf<'manual', K, P, Messages, Socket, Names>,
         HandlerOf<'manual', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
           RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
