@@ -123,9 +123,9 @@ export interface DuplexRevocation {
    */
   within?: Milliseconds | undefined
   /**
-   * The close code of those that are WebSockets: 1000, 1001, 1003, 1007 to 1014, or 3000 to 4999.
+   * The close code of those that are WebSockets: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
    *
-   * @default 4403
+   * @default the `closeCode` of `error`, or 4403
    */
   code?: number | undefined
   /**

@@ -109,8 +109,15 @@ export interface Carrier {
   leave (): void
   /** Nobody reads any more: throws input away, so that its end is seen. */
   discardInput (): void
-  /** Ends the connection at once, such that the peer sees no clean end. `failed`: our side is at fault. */
-  breakOff (error: Error | undefined, failed: boolean): void
+  /**
+   * Ends the connection at once, such that the peer sees no clean end. A WebSocket is told first.
+   *
+   * @param failed our side is at fault
+   * @param code what a WebSocket is closed with, where that does not follow from the error
+   */
+  breakOff (error: Error | undefined, failed: boolean, code?: number): void
+  /** It was broken off, and the peer is being told: it ends by itself soon. */
+  readonly saysGoodbye?: boolean
   /** The connection is over. The response emits its last events, by which Fastify completes the request. */
   complete (error: Error | undefined): void
 }

@@ -19,8 +19,8 @@ import type { Registry } from '../shutdown/registry.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { Lifetime, type Mortal } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kFarewell, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed,
-  kShutDown, kUndrain
+  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed, kShutDown,
+  kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -42,9 +42,6 @@ interface Cause {
   /** What a WebSocket is closed with, where it was said. */
   code?: number | undefined
 }
-
-/** @param done when it may be broken off */
-export type Farewell = (reason: DuplexCloseReason, error: Error, code: number | undefined, done: () => void) => void
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
 export class Connection implements Owner, Mortal, Governable {
@@ -72,7 +69,6 @@ export class Connection implements Owner, Mortal, Governable {
   /** The handler has returned, without a promise. */
   #left = false;
   [kDeciding]: Promise<void> | undefined
-  [kFarewell]: Farewell | undefined
 
   /** @param carrier what the pair is of, where it is not that of the claim itself */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
@@ -200,7 +196,8 @@ export class Connection implements Owner, Mortal, Governable {
     return opening
   }
 
-  [kDrain] (reason: Error): void {
+  /** @param _code what a WebSocket is closed with */
+  [kDrain] (reason: Error, _code?: number): void {
     this.#leaving ??= reason
     this.#draining?.abort(reason)
   }
@@ -221,8 +218,10 @@ export class Connection implements Owner, Mortal, Governable {
     }
   }
 
-  [kShutDown] (): void {
+  /** @returns its claim, where the peer is being told and the connection ends by itself soon */
+  [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
+    return this.#carrier.saysGoodbye === true && this.#state !== 'closed' ? this.#claim : undefined
   }
 
   [kExpired] (reason: DuplexCloseReason, error: Error): void {
@@ -365,18 +364,10 @@ export class Connection implements Owner, Mortal, Governable {
   }
 
   #breakOff (cause: Cause): void {
-    if (this.#state === 'closed') return
-    const now = (): void => this.#carrier.breakOff(cause.error, cause.reason === 'error')
-    if (this.#cause !== undefined) {
-      // A goodbye has no longer than that.
-      if (cause.reason === 'shutdown') now()
-      return
-    }
+    if (this.#cause !== undefined || this.#state === 'closed') return
     this.#cause = cause
-    const farewell = this.accepted && this.#state !== 'detached' ? this[kFarewell] : undefined
-    farewell?.(cause.reason, cause.error, cause.code, now)
     this.#signal?.abort(cause.error)
-    if (farewell === undefined) now()
+    this.#carrier.breakOff(cause.error, cause.reason === 'error', cause.code)
   }
 
   [kProgressed] (): void {

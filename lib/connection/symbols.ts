@@ -12,11 +12,6 @@ export const kUndrain = Symbol('fastify-duplex.undrain')
 export const kGoverned = Symbol('fastify-duplex.governed')
 /** It has expired, or was revoked. */
 export const kGovern = Symbol('fastify-duplex.govern')
-/**
- * Says goodbye in the protocol of the connection when it is broken off, and calls back when that is done. It is called before
- * `signal` aborts.
- */
-export const kFarewell = Symbol('fastify-duplex.farewell')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
 /** Accepts, in the same tick if no hook is asynchronous. */

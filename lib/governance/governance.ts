@@ -7,13 +7,8 @@ import { checkLabel, LabelIndex } from './labels.ts'
 import type { GovernanceSettings } from './settings.ts'
 import { SharedDelays } from './shared-delays.ts'
 import { Wheel } from './wheel.ts'
+import { closeCodeOf, isCloseCode, REVOKED } from '../messages/websocket/codes.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
-
-/** RFC 6455 section 7.4: what an endpoint may send. */
-function isCloseCode (code: unknown): boolean {
-  if (typeof code !== 'number' || !Number.isInteger(code)) return false
-  return code === 1000 || code === 1001 || code === 1003 || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999)
-}
 
 /** What all connections of an app are governed with. */
 export class Governance {
@@ -42,8 +37,9 @@ export class Governance {
     this.closedLabels.close(label)
     if (found.length === 0) return 0
     const why = error ?? new FST_ERR_DUPLEX_REVOKED()
-    const later = found.filter(one => one.revoke(why, code, within))
-    if (later.length > 0) this.delays.after(within, () => { for (const one of later) one.end('revoked', why, code) })
+    const closeCode = code ?? closeCodeOf(why, false) ?? REVOKED
+    const later = found.filter(one => one.revoke(why, closeCode, within))
+    if (later.length > 0) this.delays.after(within, () => { for (const one of later) one.end('revoked', why, closeCode) })
     return found.length
   }
 }

@@ -13,7 +13,7 @@ import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.t
 /** What is governed: a connection. */
 export interface Governable {
   readonly accepted: boolean
-  [kDrain] (reason: Error): void
+  [kDrain] (reason: Error, code?: number): void
   /** It goes on after all. */
   [kUndrain] (reason: Error): void
   /** Breaks it off; what is not accepted is answered with the error. */
@@ -76,12 +76,12 @@ export class Governed implements Expiring {
   }
 
   /** @returns whether it goes on until it is ended */
-  revoke (error: Error, code: number | undefined, within: Milliseconds): boolean {
+  revoke (error: Error, code: number, within: Milliseconds): boolean {
     this.#revoked = true
     const connection = this.#connection
     if (connection === undefined) return false
     const goesOn = connection.accepted && within > 0
-    connection[drain](error)
+    connection[drain](error, code)
     if (!goesOn) this.end('revoked', error, code)
     return goesOn
   }

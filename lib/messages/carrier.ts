@@ -108,10 +108,12 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     else this.messenger.discardInput()
   }
 
-  breakOff (error: Error | undefined, failed: boolean): void {
+  breakOff (error: Error | undefined, failed: boolean, code?: number): void {
     if (this.messenger === undefined) this.inner.breakOff(error, failed)
-    else this.messenger.breakOff(error, failed)
+    else this.messenger.breakOff(error, failed, code)
   }
+
+  get saysGoodbye (): boolean { return this.messenger?.saysGoodbye === true }
 
   get closedFacts (): Pick<DuplexClosed, 'websocket'> {
     const websocket = this.messenger?.websocket

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kExpired, kHandlerDone, kHandlerFailed } from '../connection/symbols.ts'
+import { kAcceptNow, kDrain, kExpired, kHandlerDone, kHandlerFailed } from '../connection/symbols.ts'
 import { webPair } from '../connection/web-pair.ts'
 import {
   FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_HEARTBEAT, FST_ERR_DUPLEX_INVALID_OPTION,
@@ -34,6 +34,8 @@ export class MessageConnection extends Connection {
   /** Messages that came before acceptance. */
   #before: unknown[] = []
   #closing: CloseFrame | undefined
+  /** What it is closed with when it leaves because it was told to. */
+  #drainCode: number | undefined
   /** What the messages ended with. */
   #failure: Error | undefined
 
@@ -157,7 +159,13 @@ export class MessageConnection extends Connection {
   #closeFrame (): CloseFrame {
     if (this.#closing !== undefined) return this.#closing
     const { draining } = this
-    return draining.aborted ? { code: closeCodeOf(draining.reason as Error, false) ?? GOING_AWAY, reason: '' } : { code: NORMAL, reason: '' }
+    if (!draining.aborted) return { code: NORMAL, reason: '' }
+    return { code: this.#drainCode ?? closeCodeOf(draining.reason as Error, false) ?? GOING_AWAY, reason: '' }
+  }
+
+  override [kDrain] (reason: Error, code?: number): void {
+    this.#drainCode ??= code
+    super[kDrain](reason)
   }
 
   override [kHandlerFailed] (error: unknown): void {

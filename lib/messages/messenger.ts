@@ -53,6 +53,8 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
 
   /** Of WebSocket alone. */
   get websocket (): WebSocketClosed | undefined { return undefined }
+  /** It was broken off, and the peer is being told: it ends by itself soon. */
+  get saysGoodbye (): boolean { return false }
   /** What the peer did, where the bytes do not show it. */
   get peerError (): Error | undefined { return undefined }
   /** Bytes that were written, and wait above the bytes. */
@@ -87,14 +89,16 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
 
   abstract discardInput (): void
 
-  breakOff (error: Error | undefined, failed: boolean): void {
+  /** @param code what a WebSocket is closed with, where that does not follow from the error */
+  breakOff (error: Error | undefined, failed: boolean, code?: number): void {
     if (this.breaking !== undefined) return
     this.breaking = { error }
-    this.breakBytes(error, failed)
+    this.breakBytes(error, failed, code)
     this.destroyStreams(error)
   }
 
-  protected breakBytes (error: Error | undefined, failed: boolean): void {
+  /** @param _code of a WebSocket */
+  protected breakBytes (error: Error | undefined, failed: boolean, _code: number | undefined): void {
     this.bytes.breakOff(error, failed)
   }
 

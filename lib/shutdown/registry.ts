@@ -166,12 +166,23 @@ export class Registry implements ClaimWatcher {
 
   #cut (): void {
     // A claim behind other responses is over at once when it is broken off. Its connection has to end, too.
-    const claims = [...this.#claims]
-    for (const connection of this.connections) connection[kShutDown]()
+    const claims = new Set(this.#claims)
+    const goodbyes: Promise<unknown>[] = []
+    for (const connection of this.connections) {
+      const claim = connection[kShutDown]()
+      if (claim === undefined) continue
+      claims.delete(claim)
+      goodbyes.push(connection.closed)
+    }
     for (const claim of claims) claim.carrier.cut()
-    for (const { socket } of this.#links) socket.destroy()
-    for (const server of this.#servers) server.cut()
-    this.#checkIdle()
+    const rest = (): void => {
+      for (const { socket } of this.#links) socket.destroy()
+      for (const server of this.#servers) server.cut()
+      this.#checkIdle()
+    }
+    // The close frame of a WebSocket has to leave, and more so its answer: a socket with unread input is reset when it is closed.
+    if (goodbyes.length === 0) rest()
+    else void Promise.all(goodbyes).then(rest)
   }
 
   #checkIdle (): void {

@@ -6,6 +6,8 @@ export const GOING_AWAY = 1001
 export const NO_STATUS = 1005
 export const ABNORMAL = 1006
 const INTERNAL_ERROR = 1011
+/** Of our own, as 4401 is. */
+export const REVOKED = 4403
 
 const CODES: Readonly<Record<string, number>> = {
   FST_ERR_DUPLEX_SHUTDOWN: GOING_AWAY,
@@ -15,7 +17,7 @@ const CODES: Readonly<Record<string, number>> = {
   FST_ERR_DUPLEX_MESSAGE_CUT: 1007,
   FST_ERR_DUPLEX_MESSAGE_TOO_LONG: 1009,
   FST_ERR_DUPLEX_EXPIRED: 4401,
-  FST_ERR_DUPLEX_REVOKED: 4403
+  FST_ERR_DUPLEX_REVOKED: REVOKED
 }
 
 /** An error that says itself which code the peer is to see. */

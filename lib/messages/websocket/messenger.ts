@@ -71,6 +71,7 @@ export class WebSocketMessenger extends Messenger {
   #inflate: (() => void) | undefined
   #received: CloseFrame | undefined
   #closeSent = false
+  #saysGoodbye = false
   #bytesEnded = false
   #inputOver = false
   #peerError: Error | undefined
@@ -117,6 +118,8 @@ export class WebSocketMessenger extends Messenger {
     const { code, reason } = this.#received ?? { code: ABNORMAL, reason: '' }
     return { code, reason, clean: this.#received !== undefined && this.#closeSent }
   }
+
+  override get saysGoodbye (): boolean { return this.#saysGoodbye }
 
   get #mask (): boolean { return this.#options.client === true }
 
@@ -380,14 +383,15 @@ export class WebSocketMessenger extends Messenger {
     }, delay)
   }
 
-  protected override breakBytes (error: CodedClose | undefined, failed: boolean): void {
-    const code = this.#closeSent ? undefined : closeCodeOf(error, failed)
+  protected override breakBytes (error: CodedClose | undefined, failed: boolean, given: number | undefined): void {
+    const code = this.#closeSent ? undefined : given ?? closeCodeOf(error, failed)
     if (code === undefined || this.bytes.writable.destroyed || this.bytes.writable.writableEnded) {
       this.bytes.breakOff(error, failed)
       return
     }
     const told = error as { statusCode?: number } | undefined
     const reason = told?.statusCode !== undefined && told.statusCode < 500 && error?.code?.startsWith('FST_ERR_DUPLEX_') === true ? error.message : ''
+    this.#saysGoodbye = true
     this.discarding = true
     this.#backlog = []
     this.#cost = 0
