@@ -9,7 +9,7 @@
 //             WORKERS=2 SECONDS=60 GRACE=5000 REDIS=redis://localhost:6379 are its settings.
 //             Before Node 22.18: npm run setup, then .build/examples/sessions.js in its place.
 // Drive it:   TOKEN=$(curl -s -X POST http://localhost:3000/login/anna)
-//             node examples/client.ts --upgrade events -H "authorization: Bearer $TOKEN" http://localhost:3000/events &
+//             npx fastify-duplex --upgrade events -H "authorization: Bearer $TOKEN" http://localhost:3000/events &
 //             curl -i -X POST -H "authorization: Bearer $TOKEN" http://localhost:3000/logout
 import cluster from 'node:cluster'
 import { addAbortListener } from 'node:events'

@@ -706,27 +706,6 @@ t.test('worker', async t => {
   })
 })
 
-t.test('client', async t => {
-  await t.test('tells a refusal by its exit code, and prints it', async t => {
-    const { port } = await start(t, example('echo'))
-    const result = spawnSync(process.execPath, [example('client').pathname, `http://localhost:${port}/nowhere`], { encoding: 'utf8', input: '' })
-    t.equal(result.status, 1)
-    t.match(result.stderr, /^HTTP\/1\.1 404 Not Found\r\n/)
-    t.match(result.stdout, 'Route GET:/nowhere not found')
-  })
-
-  await t.test('ends when the server ends, though stdin does not', async t => {
-    const upstream = await listen(t, socket => {
-      socket.once('data', () => socket.end('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: x\r\n\r\nbye'))
-    })
-    const child = spawn(process.execPath, [example('client').pathname, '-u', 'x', `http://localhost:${upstream.port}/`])
-    t.teardown(() => child.kill())
-    const [[code], output] = await Promise.all([once(child, 'exit'), text(child.stdout)])
-    t.equal(code, 0)
-    t.equal(output, 'bye')
-  })
-})
-
 const strips = Boolean((process.features as { typescript?: unknown }).typescript)
 const title = 'each program runs from its source'
 t.test(strips ? title : `${title} (not run: this Node does not run TypeScript)`, { skip: !strips }, async t => {

@@ -3,12 +3,14 @@ import { once } from 'node:events'
 import { existsSync } from 'node:fs'
 import http from 'node:http'
 import { dirname, join, normalize } from 'node:path'
-import { pathToFileURL } from 'node:url'
+import { fileURLToPath, pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
 import { errors } from '../lib/index.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { root } from './fixtures/published.ts'
 import { compile, pages, program, project, read, serverOf, snippetsOf, strip } from './fixtures/snippets.ts'
+
+const netcat = fileURLToPath(new URL('./fixtures/netcat.js', import.meta.url))
 
 /** What a runner of tests tells to its own processes is not for those that are started here. */
 const env = Object.fromEntries(Object.entries(process.env).filter(([name]) => !/^(?:_?TAP|NODE_TEST|NODE_OPTIONS)/.test(name)))
@@ -92,6 +94,10 @@ t.test('Q39 what README says to try in a minute works, with its client', async t
   const { stdout, stderr } = spawnSync(process.execPath, [join(directory, 'client.mjs')], { env, encoding: 'utf8', timeout: 30_000 })
   t.equal(stdout, '101 echo\nhello\n', stderr)
 
+  const command = ['--upgrade', 'echo', `http://localhost:${port}/echo`]
+  const typed = spawnSync(process.execPath, [netcat, ...command], { env, encoding: 'utf8', input: 'hello', timeout: 30_000 })
+  t.match(typed, { status: 0, stdout: 'hello' }, typed.stderr)
+
   const upload = http.request({ port, method: 'PUT', path: '/echo' })
   upload.write('one\n')
   const [response] = await once(upload, 'response') as [http.IncomingMessage]
@@ -125,6 +131,10 @@ t.test('Q39 the recipes of README work', async t => {
   const clock = (await served.connect()).send('GET /time HTTP/1.1\r\nHost: a\r\n\r\n')
   t.equal((await clock.head()).status, 200)
   t.match(await clock.until('\n'), /^\d{4}-\d\d-\d\dT.*Z\n$/)
+
+  const talk = ['--websocket', `ws://localhost:${served.port}/talk`]
+  const said = spawnSync(process.execPath, [netcat, ...talk], { env, encoding: 'utf8', input: '{"text":"hi","more":1}\n', timeout: 30_000 })
+  t.match(said, { status: 0, stdout: '{"text":"hi"}\n' }, said.stderr)
 })
 
 t.test('Q39 the handlers of README end, fail and refuse as they say', async t => {
