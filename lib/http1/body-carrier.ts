@@ -281,7 +281,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   #watchPeer (): void {
-    if (this.#settings.takes && !this.outputFlushed && !this.gone) watchPeer(this)
+    if (this.#settings.takes && !this.outputFlushed && !this.gone && !this.#over) watchPeer(this)
   }
 
   /** The connection is gone before both sides had ended. */
