@@ -3,7 +3,7 @@ import { once } from 'node:events'
 import type { AddressInfo, Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
-import Fastify, { type FastifyInstance, type FastifyRequest, type FastifyServerOptions } from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyReply, type FastifyRequest, type FastifyServerOptions } from 'fastify'
 import type { Test } from 'tap'
 import type { DuplexClosed, DuplexConnection, DuplexKind, PendingDuplex } from '../lib/index.ts'
 import { guarded, serveGuarded, soon, until, type GuardedServer } from './fixtures/baseline.ts'
@@ -581,3 +581,29 @@ for (const kind of streamKinds) {
     await server.baseline()
   }), kind === 'upgrade' ? ways : ['tcp'])
 }
+
+onEach(t, 'Q8 an answer that is destroyed before its turn, with its body unread, costs nothing of the response before it', guarded(async (t, transport: Way) => {
+  const answer = gate()
+  const broken = gate()
+  const server = await serveGuarded(t, { transport, plugin: { maxConnections: 1 } }, app => {
+    app.get('/first', async () => {
+      await answer.promise
+      return 'first'
+    })
+    takeManually(app, ({ reply }) => {
+      const { raw } = reply as unknown as FastifyReply
+      ;(reply as unknown as FastifyReply).hijack()
+      raw.write('half')
+      raw.destroy()
+      broken.open()
+    })
+  })
+  const wire = await server.connect()
+  wire.send(request('GET /first') + WHOLE)
+  await broken.promise
+  for (let turns = 0; turns < 5; turns++) await turn()
+  answer.open()
+  t.equal((await wire.response()).body, 'first')
+  t.notMatch(await wire.remains(), LAST_CHUNK)
+  await server.baseline()
+}), ways)

@@ -136,7 +136,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.#refusing) return
     this.#refusing = true
     const watch = (): void => {
-      if (!this.outputFlushed && !this.gone) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
+      if (!this.outputFlushed && !this.gone && !this.#over) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
     }
     // Behind other responses it has no socket yet, and their bytes do not count.
     if (this.res.socket == null) this.res.once('socket', watch)
@@ -144,7 +144,10 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   tellGone (): void {
-    abortRequest(this.req)
+    const { req } = this
+    // To abort it would destroy the connection, and responses before this one are still to be sent.
+    if (this.res.socket == null && !this.#socket.destroyed) this.#socket.once('close', () => abortRequest(req))
+    else abortRequest(req)
   }
 
   /** Node goes on with the response. */
@@ -303,7 +306,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   #watchPeer (): void {
-    if (this.#settings.takes && !this.outputFlushed && !this.gone) watchPeer(this)
+    if (this.#settings.takes && !this.outputFlushed && !this.gone && !this.#over) watchPeer(this)
   }
 
   /** The connection is gone before both sides had ended. */

@@ -256,11 +256,12 @@ export async function runRound (plan: RoundPlan, index: number, setting: Setting
     client.socket.resume()
     const came = await patience(forever, answered)
     // Over TLS Node gives a parser that it has paused what comes next, and fails. Node alone does the same.
-    if (entries.some(({ socket }) => (socket?.errored as { code?: string } | null | undefined)?.code === 'HPE_PAUSED')) fair = false
+    if (entries.some(({ socket }) => socket?.errored != null && 'code' in socket.errored && socket.errored.code === 'HPE_PAUSED')) fair = false
     transcript.note('app', describe())
     // Settled by what has been begun, the answers first.
     await patience(200, () => !client.over || entries.every(entry => entry.entered === 0 || entry.closings.length > 0))
-    // Since Node 24 a response that breaks off before its turn keeps its connection, and what of it was written is sent. Plain Fastify does the same.
+    // Since Node 24 a response that breaks off before its turn keeps its connection, and what of it was written is sent. So it is
+    // with plain Fastify.
     const next = expected[readWire(client.received, ledger, requests).answers.filter(({ complete }) => complete).length]
     const stuck = Number.parseInt(process.versions.node) >= 24 && next !== undefined && next !== expected[0] && answeredPlainly(next) &&
       ledger.entries.get(next.id)?.broke === true
