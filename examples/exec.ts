@@ -17,10 +17,10 @@
 //
 // Run it:     node examples/exec.ts                        (PORT=8080 ALLOW=sh,ls node examples/exec.ts)
 //             Before Node 22.18: npm run setup, then .build/examples/exec.js in its place.
-// Drive it:   echo 'b a' | tr ' ' '\n' | node examples/client.ts -u exec -j '{"cmd":"sort"}' http://localhost:3000/exec
-//             node examples/client.ts -u exec -j '{"cmd":"cat"}' http://localhost:3000/exec
-//             node examples/client.ts -u exec -j '{"cmd":"rm","args":["-r","/"]}' http://localhost:3000/exec
-//             With ALLOW=sh: echo 'ls nowhere; exit 3' | node examples/client.ts -u exec -j '{"cmd":"sh"}' http://localhost:3000/exec
+// Drive it:   echo 'b a' | tr ' ' '\n' | npx fastify-duplex -X POST -u exec -H content-type:application/json -d '{"cmd":"sort"}' http://localhost:3000/exec
+//             npx fastify-duplex -X POST -u exec -H content-type:application/json -d '{"cmd":"cat"}' http://localhost:3000/exec
+//             npx fastify-duplex -X POST -u exec -H content-type:application/json -d '{"cmd":"rm","args":["-r","/"]}' http://localhost:3000/exec
+//             With ALLOW=sh: echo 'ls nowhere; exit 3' | npx fastify-duplex -X POST -u exec -H content-type:application/json -d '{"cmd":"sh"}' http://localhost:3000/exec
 import { spawn, type ChildProcess } from 'node:child_process'
 import { addAbortListener, once } from 'node:events'
 import type { AddressInfo } from 'node:net'

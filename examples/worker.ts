@@ -14,7 +14,7 @@
 //             HAProxy, systemd and Kubernetes. Under systemd it takes the socket that it is given (LISTEN_FDS).
 //             Before Node 22.18: npm run setup, then .build/examples/worker.js in its place.
 // Drive it:   curl -i http://localhost:3001/ready
-//             (echo 1; sleep 5; echo 2; sleep 60) | node examples/client.ts --upgrade lines http://localhost:3001/lines
+//             (echo 1; sleep 5; echo 2; sleep 60) | npx fastify-duplex --upgrade lines http://localhost:3001/lines
 //             kill -TERM %1      and what it says at its end
 import { addAbortListener } from 'node:events'
 import type { AddressInfo } from 'node:net'

@@ -54,6 +54,8 @@ export const FST_ERR_DUPLEX_MAX_CONNECTIONS = createError(
   'FST_ERR_DUPLEX_MAX_CONNECTIONS', 'Too many duplex connections', 503)
 export const FST_ERR_DUPLEX_SHUTDOWN = createError(
   'FST_ERR_DUPLEX_SHUTDOWN', 'The server is shutting down', 503)
+export const FST_ERR_DUPLEX_MAX_PER_KEY = createError(
+  'FST_ERR_DUPLEX_MAX_PER_KEY', 'Too many duplex connections of the same key', 429)
 
 export const FST_ERR_DUPLEX_ROUTING_FAILED = createError(
   'FST_ERR_DUPLEX_ROUTING_FAILED', 'Routing the request failed', 500)
@@ -71,12 +73,46 @@ export const FST_ERR_DUPLEX_INVALID_HEADER = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_HEADER', 'Header %s has characters that HTTP does not allow', 500)
 export const FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED = createError<[string]>(
   'FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED', 'The client did not offer the protocol "%s"', 500)
+export const FST_ERR_DUPLEX_INVALID_KEY = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_KEY', 'maxConnections.key must give a string, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_EXPIRY = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_EXPIRY', 'The end of a connection must be a Date, milliseconds since 1970 or undefined, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string]>(
+  'FST_ERR_DUPLEX_INVALID_LABEL', 'Labels must be strings, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
   'FST_ERR_DUPLEX_CANNOT_DETACH', 'A body, or a stream of HTTP/2, has no connection of its own to detach', 500)
 export const FST_ERR_DUPLEX_NOT_ADOPTED = createError<[string]>(
   'FST_ERR_DUPLEX_NOT_ADOPTED', 'This request was read by another server, and its "%s" cannot be served here any more', 501)
+
+/** Of messages: `readable` fails with these, `send()` rejects with them, and a request whose body is one message is answered with them. */
+export const FST_ERR_DUPLEX_MESSAGE_INVALID = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_INVALID', 'Invalid message: %s', 400)
+export const FST_ERR_DUPLEX_MESSAGE_TOO_LONG = createError<[number]>(
+  'FST_ERR_DUPLEX_MESSAGE_TOO_LONG', 'A message is longer than %d bytes', 413)
+export const FST_ERR_DUPLEX_MESSAGE_CUT = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_CUT', 'The input ended inside a message', 400)
+export const FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE', 'The message cannot be sent: %s', 500)
+export const FST_ERR_DUPLEX_MESSAGE_NOT_SENT = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_MESSAGE_NOT_SENT', 'The connection takes no messages any more', 500)
+export const FST_ERR_DUPLEX_MESSAGE_TYPE = createError<[string]>(
+  'FST_ERR_DUPLEX_MESSAGE_TYPE', 'This route takes messages as %s', 415)
+export const FST_ERR_DUPLEX_HEARTBEAT = createError<[number]>(
+  'FST_ERR_DUPLEX_HEARTBEAT', 'The peer was silent for two heartbeats of %d ms', 408)
+
+/** Of WebSocket. */
+export const FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE = createError<[string]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE', 'Not a WebSocket handshake: %s', 400)
+export const FST_ERR_DUPLEX_WEBSOCKET_VERSION = createError(
+  'FST_ERR_DUPLEX_WEBSOCKET_VERSION', 'Only version 13 of WebSocket is spoken here', 426)
+export const FST_ERR_DUPLEX_WEBSOCKET_ORIGIN = createError<[string]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_ORIGIN', 'Pages of %s may not connect here', 403)
+export const FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL', 'The peer does not keep to RFC 6455: %s', 400)
+export const FST_ERR_DUPLEX_CANNOT_HAND_OVER = createError<[string]>(
+  'FST_ERR_DUPLEX_CANNOT_HAND_OVER', 'asWs() is not possible: %s', 500)
 
 /** `injectDuplex` rejects with these. */
 export const FST_ERR_DUPLEX_INVALID_INJECTION = createError<[string, ErrorOptions?]>(
@@ -101,6 +137,11 @@ export const FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT', 'The peer ended its side and nothing was written for %d ms', 408)
 export const FST_ERR_DUPLEX_MAX_LIFETIME = createError<[number]>(
   'FST_ERR_DUPLEX_MAX_LIFETIME', 'The connection reached its lifetime of %d ms', 408)
+/** Both are answers as well, before acceptance. */
+export const FST_ERR_DUPLEX_EXPIRED = createError(
+  'FST_ERR_DUPLEX_EXPIRED', 'The time of the connection is over', 401)
+export const FST_ERR_DUPLEX_REVOKED = createError(
+  'FST_ERR_DUPLEX_REVOKED', 'The connection was revoked', 403)
 export const FST_ERR_DUPLEX_HANDLER_FAILED = createError(
   'FST_ERR_DUPLEX_HANDLER_FAILED', 'The handler of the connection failed', 500)
 export const FST_ERR_DUPLEX_DESTROYED = createError(
@@ -113,3 +154,23 @@ export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
   'FST_ERR_DUPLEX_DIAL_FAILED', 'The upstream cannot be reached', 502)
 export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)
+
+/** The other end of a connection of ours: what `forward` answers with, and the client rejects with. */
+export const FST_ERR_DUPLEX_UPSTREAM_INVALID = createError<[string, ErrorOptions?]>(
+  'FST_ERR_DUPLEX_UPSTREAM_INVALID', 'The answer of the server is invalid: %s', 502)
+export const FST_ERR_DUPLEX_UPSTREAM_LOST = createError<[ErrorOptions?]>(
+  'FST_ERR_DUPLEX_UPSTREAM_LOST', 'The server closed the connection without an answer', 502)
+export const FST_ERR_DUPLEX_UPSTREAM_TIMEOUT = createError<[number]>(
+  'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT', 'The server did not answer within %d ms', 504)
+export const FST_ERR_DUPLEX_NO_EXTENDED_CONNECT = createError(
+  'FST_ERR_DUPLEX_NO_EXTENDED_CONNECT', 'The server does not offer extended CONNECT, by which HTTP/2 upgrades', 502)
+
+/** `forward` answers with these, and with those of a server above. */
+export const FST_ERR_DUPLEX_NO_UPSTREAM = createError(
+  'FST_ERR_DUPLEX_NO_UPSTREAM', 'There is no upstream for this request', 404)
+export const FST_ERR_DUPLEX_BAD_PATH = createError(
+  'FST_ERR_DUPLEX_BAD_PATH', 'The target of this request cannot be sent on', 400)
+
+/** `connect()` of the client rejects with a `DuplexRefused` of this code. */
+export const FST_ERR_DUPLEX_REFUSED = createError<[string, number, string]>(
+  'FST_ERR_DUPLEX_REFUSED', 'The %s refused: %d %s', 502)

@@ -3,7 +3,9 @@ import { plugin } from './plugin.ts'
 export default plugin
 export { plugin as fastifyDuplex }
 export { channels } from './channels.ts'
+export { lengthPrefixed } from './messages/framing.ts'
 export { dial } from './relay/dial.ts'
+export { forward } from './relay/forward/forward.ts'
 export { publicOnly } from './relay/public-only.ts'
 export { tunnel } from './relay/tunnel.ts'
 export * as errors from './errors.ts'

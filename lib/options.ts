@@ -1,12 +1,17 @@
-import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
+import { checkDuration, checkNames, invalidOption, tokens, type Loose, type Place } from './check-options.ts'
+import {
+  connectionLimits, GOVERNANCE_DEFAULTS, GOVERNANCE_NAMES, governanceSettings, type GovernanceSettings
+} from './governance/settings.ts'
 import { appFields } from './handshake/accept-head.ts'
-import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import { messageSettings, type MessageSettings } from './messages/settings.ts'
+import { listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
 /** The limits of one connection, every one of them set. */
-export interface Limits {
+export interface Limits extends GovernanceSettings {
   handshakeTimeout: Milliseconds | undefined
   idleTimeout: Milliseconds
   finTimeout: Milliseconds
@@ -21,7 +26,10 @@ export interface Limits {
 
 export interface PluginSettings extends Limits {
   kinds: readonly DuplexKind[]
+  /** Of routes that say nothing themselves. */
+  maxPerRoute: number
   drainTimeout: Milliseconds
+  drainSpread: Milliseconds
   extendedConnect: boolean
   ignoredUpgrades: 'close' | 'keep'
 }
@@ -36,9 +44,15 @@ export interface RouteSettings extends Limits {
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
   manual: boolean
+  /** Its requests go to another server, all of them: see `forwardKinds()`. */
+  forward: ForwardRoute | undefined
+  /** Nobody parses the body of an upgrade. */
+  rawBody: boolean
+  messages: MessageSettings | undefined
 }
 
 const DEFAULTS: PluginSettings = {
+  ...GOVERNANCE_DEFAULTS,
   kinds: KINDS,
   handshakeTimeout: undefined,
   idleTimeout: 0,
@@ -49,25 +63,19 @@ const DEFAULTS: PluginSettings = {
   readTimeout: 0,
   maxBuffered: 0,
   maxConnections: Infinity,
+  maxPerRoute: Infinity,
   drainTimeout: 10_000,
+  drainSpread: 0,
   extendedConnect: false,
   ignoredUpgrades: 'keep'
 }
 
-/** The longest delay of a timer: longer ones fire at once. */
-const LONGEST = 2 ** 31 - 1
-
 const TIMEOUTS = [
-  'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout'
+  'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout', 'expiryGrace'
 ] as const
-const SHARED = [...TIMEOUTS, 'kinds', 'maxConnections', 'maxBuffered'] as const
-const PLUGIN_ONLY = ['drainTimeout', 'extendedConnect', 'ignoredUpgrades'] as const
-const ROUTE_ONLY = ['protocols', 'accept', 'headers'] as const
-
-type Loose = Record<string, unknown>
-
-/** Where the options were given, for the message of an error. */
-type Place = { route?: string }
+const SHARED = [...TIMEOUTS, ...GOVERNANCE_NAMES, 'kinds', 'maxConnections', 'maxBuffered'] as const
+const PLUGIN_ONLY = ['drainTimeout', 'drainSpread', 'extendedConnect', 'ignoredUpgrades'] as const
+const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward', 'messages', 'websocket'] as const
 
 export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   const given = options as Loose
@@ -75,6 +83,7 @@ export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   // `prefix` and the log options are for register(), and come in the same object.
   checkNames(given, [...SHARED, ...PLUGIN_ONLY], ['prefix', 'logLevel', 'logSerializers'], {})
   checkDuration('drainTimeout', given.drainTimeout)
+  checkDuration('drainSpread', given.drainSpread)
   const { extendedConnect, ignoredUpgrades } = given
   if (extendedConnect !== undefined && typeof extendedConnect !== 'boolean') {
     throw invalidOption('extendedConnect', 'a boolean', extendedConnect)
@@ -85,7 +94,9 @@ export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   return {
     ...DEFAULTS,
     ...limits(given, {}),
+    ...connectionLimits(given.maxConnections, false, invalidOption),
     ...pick(given, 'drainTimeout'),
+    ...pick(given, 'drainSpread'),
     ...pick(given, 'extendedConnect'),
     ...pick(given, 'ignoredUpgrades'),
     kinds: kinds(given.kinds, {}) ?? DEFAULTS.kinds
@@ -105,7 +116,8 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
   if (accept !== undefined && accept !== 'auto' && accept !== 'manual') throw invalidOption('accept', '"auto" or "manual"', accept, place)
   checkHeaders(headers, place)
   const named = kinds(given.kinds, place)
-  const listed = typeof protocols === 'function' ? undefined : tokens(protocols, place)
+  const messages = messageSettings(given, route)
+  const listed = typeof protocols === 'function' ? undefined : withWebSocket(tokens(protocols, place), messages)
   return {
     handshakeTimeout: plugin.handshakeTimeout,
     idleTimeout: plugin.idleTimeout,
@@ -115,25 +127,47 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
     maxLifetime: plugin.maxLifetime,
     readTimeout: plugin.readTimeout,
     maxBuffered: plugin.maxBuffered,
-    maxConnections: Infinity,
+    maxConnections: plugin.maxPerRoute,
+    perKey: undefined,
+    expires: plugin.expires,
+    expiryGrace: plugin.expiryGrace,
+    labels: plugin.labels,
+    rate: plugin.rate,
     ...limits(given, place),
-    kinds: named ?? plugin.kinds,
+    ...connectionLimits(given.maxConnections, true, (name, expected, value) => invalidOption(name, expected, value, place)),
+    kinds: named ?? kindsOf(messages) ?? plugin.kinds,
     kindsNamed: named !== undefined,
     protocols: listed,
     listed: listed && listProtocols(listed),
     chooser: typeof protocols === 'function' ? protocols as DuplexProtocolChooser<string> : undefined,
     headers: headers as DuplexHeaders | undefined,
-    manual: accept === 'manual'
+    manual: accept === 'manual',
+    forward: undefined,
+    rawBody: false,
+    messages
   }
 }
 
+/** What messages are taken on, where the route does not say. No method has all of these. */
+function kindsOf (messages: MessageSettings | undefined): readonly DuplexKind[] | undefined {
+  if (messages === undefined) return undefined
+  const { streams, sse } = messages
+  if (streams.length > 0) return ['upgrade', 'connect', 'body']
+  return sse ? ['upgrade', 'body'] : ['upgrade']
+}
+
+function withWebSocket (listed: readonly string[] | undefined, messages: MessageSettings | undefined): readonly string[] | undefined {
+  if (messages?.websocket === undefined || listed?.some(token => token.toLowerCase() === 'websocket') === true) return listed
+  return ['websocket', ...listed ?? []]
+}
+
 function limits (given: Loose, place: Place): Partial<Limits> {
-  const { maxBuffered, maxConnections } = given
-  if (maxConnections !== undefined && maxConnections !== Infinity && !isCount(maxConnections)) {
-    throw invalidOption('maxConnections', 'an integer of at least 0 or Infinity', maxConnections, place)
-  }
+  const { maxBuffered } = given
   if (maxBuffered !== undefined && !isCount(maxBuffered)) throw invalidOption('maxBuffered', 'a whole number of bytes', maxBuffered, place)
-  let result: Partial<Limits> = { ...pick(given, 'maxConnections'), ...pick(given, 'maxBuffered') }
+  let result: Partial<Limits> = {
+    ...pick(given, 'maxBuffered'),
+    ...governanceSettings(given, (name, expected, value) => invalidOption(name, expected, value, place))
+  }
   for (const name of TIMEOUTS) {
     checkDuration(name, given[name], place)
     result = { ...result, ...pick(given, name) }
@@ -157,14 +191,6 @@ function kinds (value: unknown, place: Place): readonly DuplexKind[] | undefined
   return [...new Set(value as DuplexKind[])]
 }
 
-function tokens (value: unknown, place: Place): readonly string[] | undefined {
-  if (value === undefined) return undefined
-  if (!Array.isArray(value) || value.length === 0 || !value.every(token => typeof token === 'string' && isToken(token))) {
-    throw invalidOption('protocols', 'a function or a list of upgrade tokens', value, place)
-  }
-  return value as string[]
-}
-
 function checkHeaders (value: unknown, place: Place): void {
   if (value === undefined || typeof value === 'function') return
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
@@ -175,53 +201,4 @@ function checkHeaders (value: unknown, place: Place): void {
   } catch (error) {
     throw invalidOption('headers', `an object of header fields (${(error as Error).message})`, value, place)
   }
-}
-
-export function checkDuration (name: string, value: unknown, place: Place = {}): void {
-  if (value === undefined) return
-  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > LONGEST) {
-    throw invalidOption(name, `a whole number of milliseconds from 0 to ${LONGEST}`, value, place)
-  }
-}
-
-function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name) || others.includes(name) || given[name] === undefined) continue
-    const near = nearest(name, known)
-    throw new FST_ERR_DUPLEX_INVALID_OPTION(
-      `unknown duplex option ${JSON.stringify(name)}${where(route)}${near === undefined ? '' : `, did you mean ${JSON.stringify(near)}?`}`)
-  }
-}
-
-export function invalidOption (name: string, expected: string, value: unknown, { route }: Place = {}): Error {
-  const shown = typeof value === 'function' ? 'a function' : JSON.stringify(value) ?? String(value)
-  return new FST_ERR_DUPLEX_INVALID_OPTION(`duplex option ${name}${where(route)} must be ${expected}, got ${shown}`)
-}
-
-function where (route: string | undefined): string {
-  return route === undefined ? '' : ` on route ${route}`
-}
-
-/** The known name that is most like a mistyped one, if there is one. */
-function nearest (name: string, known: readonly string[]): string | undefined {
-  let found: string | undefined
-  let least = Math.max(2, Math.floor(name.length / 3)) + 1
-  for (const candidate of known) {
-    const steps = distance(name.toLowerCase(), candidate.toLowerCase())
-    if (steps < least) [found, least] = [candidate, steps]
-  }
-  return found
-}
-
-/** How many letters have to be put in, taken out or changed (Levenshtein). */
-function distance (one: string, other: string): number {
-  let row = Array.from({ length: other.length + 1 }, (_, at) => at)
-  for (const [at, letter] of [...one].entries()) {
-    const next = [at + 1]
-    for (let to = 0; to < other.length; to++) {
-      next.push(Math.min((next[to] as number) + 1, (row[to + 1] as number) + 1, (row[to] as number) + (letter === other[to] ? 0 : 1)))
-    }
-    row = next
-  }
-  return row[other.length] as number
 }

@@ -3,6 +3,7 @@ import fp from 'fastify-plugin'
 import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fastify'
 import { claimOf } from './handshake/claim.ts'
 import { DuplexRoutes } from './routes/find.ts'
+import { letForwardRoutesHaveNoHandler } from './routes/forward-routes.ts'
 import { showLikePlainRoutes } from './routes/show.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
@@ -11,13 +12,16 @@ import { allowConnect, markRegistered, markSeen, missingParts, onSecondaryServer
 import { Http1Gate } from './http1/gate.ts'
 import { Http2Gate } from './http2/gate.ts'
 import { speaksHttp2 } from './http2/server.ts'
+import { asyncapi } from './messages/asyncapi.ts'
 import { injector } from './inject/inject.ts'
 import { probeTakeover } from './internals/probe.ts'
-import { checkDuration, invalidOption, pluginSettings } from './options.ts'
+import { checkDuration, invalidOption } from './check-options.ts'
+import { pluginSettings } from './options.ts'
+import { closeUpstreams } from './relay/forward/upstreams.ts'
 import { Registry } from './shutdown/registry.ts'
 import { checkPlainRoute, declareRoute } from './routes/declare.ts'
 import { Servers } from './watch-server.ts'
-import type { FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
+import type { AsyncApiOptions, DuplexRevocation, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
 function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const settings = pluginSettings(options)
@@ -48,9 +52,15 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   const servers = new Servers(app, gates, registry, settings)
   app.decorate('duplex', {
     connections: registry.connections.view as never,
+    asyncapi: (options: AsyncApiOptions) => asyncapi(routes.all, options),
     drain: async (timeout?: Milliseconds) => {
       checkDuration('drain(ms)', timeout)
       await registry.drain(timeout)
+    },
+    find: (label: string) => registry.governance.find(label).map(({ connection }) => connection as never),
+    close: (label: string, revocation?: DuplexRevocation) => {
+      checkDuration('close(label, { within })', revocation?.within)
+      return registry.governance.close(label, revocation)
     }
   })
   // After the server has closed it is not watched. It is watched again here, so that an injection gets a 503.
@@ -67,6 +77,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     }
   })
   showLikePlainRoutes(app, routes)
+  letForwardRoutesHaveNoHandler(app)
   // The drain only starts here. A hook that waited could exceed the plugin timeout, and close() would
   // reject. To close the server waits until all connections have ended.
   app.addHook('preClose', function (done) {
@@ -77,6 +88,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
     // If the server does not listen, nothing else waits for its connections.
     if (!(app.server as Server).listening) await registry.drained
     void registry.drained.then(() => setImmediate(() => servers.leave()))
+    closeUpstreams(app)
   })
 }
 

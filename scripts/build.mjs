@@ -1,6 +1,6 @@
 // Builds what is published, into dist/: CommonJS, so that every test runner, bundler and Node loads it, and once for
 // `require` and `import` together. Where nothing has changed since, it does nothing.
-import { renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
+import { chmodSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { changed, root, TOOLS } from './fresh.mjs'
 
@@ -44,6 +44,14 @@ ${names.map(name => `  export import ${name} = entry.${name}`).join('\n')}
 }
 export = fastifyDuplex`)
   write('index.mjs', `export { ${values.join(', ')}, fastifyDuplex as default } from './lib/index.js'`)
+  // The other end: neither of these loads what a server needs.
+  const client = exportsOf(program, join(root, 'lib/client/index.ts'))
+  write('client.js', "'use strict'\nmodule.exports = require('./lib/client/index.js')")
+  write('client.d.ts', "export * from './lib/client/index.js'")
+  write('client.mjs', `export { ${client.values.join(', ')} } from './lib/client/index.js'`)
+  write('client.d.mts', "export * from './lib/client/index.js'")
+  write('bin.js', "#!/usr/bin/env node\n'use strict'\nrequire('./lib/client/bin.js').run(__dirname)")
+  chmodSync(join(output, 'bin.js'), 0o755)
   write(LAST, `export * from './lib/index.js'
 export { fastifyDuplex as default } from './lib/index.js'`)
   // What was changed meanwhile is newer.

@@ -2,6 +2,8 @@ import type { FastifyReply, RawReplyDefaultExpression, RawRequestDefaultExpressi
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex, Readable, Writable } from 'node:stream'
+import type { GovernedDuplex } from './governance.ts'
+import type { WebSocketClosed } from './messages.ts'
 
 /** A time span in milliseconds. */
 export type Milliseconds = number
@@ -41,6 +43,8 @@ export interface DuplexAuthority {
  * - `half-open`: the peer had ended, and nothing was written for `halfOpenTimeout`.
  * - `lifetime`: `maxLifetime` was over.
  * - `slow`: more than `maxBuffered` bytes waited for the peer to take them.
+ * - `expired`: what `expires` or `extend()` said was over, and `expiryGrace` too.
+ * - `revoked`: `app.duplex.close()` was called for one of its labels.
  * - `shutdown`: the server closed, and `drainTimeout` was over.
  * - `error`: the handler failed after acceptance, or a stream did.
  * - `destroyed`: `destroy()` was called, or one of the streams was destroyed.
@@ -54,6 +58,8 @@ export type DuplexCloseReason =
   | 'half-open'
   | 'lifetime'
   | 'slow'
+  | 'expired'
+  | 'revoked'
   | 'shutdown'
   | 'error'
   | 'destroyed'
@@ -73,6 +79,8 @@ export interface DuplexClosed {
   readonly bytesWritten: number
   /** From the request head to the end. */
   readonly duration: Milliseconds
+  /** How a WebSocket with messages ended; absent on others. */
+  readonly websocket?: WebSocketClosed
 }
 
 /** What `accept()` may add to the accept head. */
@@ -119,11 +127,8 @@ export interface DetachedSocket {
   readonly head: Buffer
 }
 
-/** What a protocol of a route's list is accepted as: a name without a version takes any, and the version that was offered is kept. */
-export type DuplexNegotiated<P extends string> = P extends `${string}/${string}` ? P : P | `${P}/${string}`
-
 /** What every duplex request has, before and after acceptance. */
-export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> {
+export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> extends GovernedDuplex {
   /**
    * The reply of the request. Before acceptance it answers as on any route, and its headers are sent with the
    * accept head. After acceptance nothing that is sent through it reaches the wire.
@@ -131,8 +136,13 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly reply: Reply
   /** How the client opened the connection. Narrowing `kind` narrows `protocol` and `authority`. */
   readonly kind: K
-  /** The protocol, as the route's list spells it, with the version that the client offered. Undefined unless `kind` is `upgrade`. */
-  readonly protocol: K extends 'upgrade' ? DuplexNegotiated<P> : undefined
+  /**
+   * The protocol, as the route's list spells it. Undefined unless `kind` is `upgrade`.
+   *
+   * An entry without a version takes any version, and keeps the one that the client offered: where the list says `SPDY`, this may be
+   * `SPDY/3.1`. The type has the entry alone.
+   */
+  readonly protocol: K extends 'upgrade' ? P : undefined
   /** The target that the client asks for. Undefined unless `kind` is `connect`. */
   readonly authority: K extends 'connect' ? DuplexAuthority : undefined
   /** `1.0`, `1.1` or `2.0`. */
@@ -149,7 +159,8 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly signal: AbortSignal
   /**
    * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, whoever closes it, or `app.duplex.drain()` is
-   * called. The streams still work, for at most `drainTimeout`.
+   * called. The streams still work, for at most `drainTimeout`. With `FST_ERR_DUPLEX_EXPIRED` when the connection has expired, for
+   * `expiryGrace`; and when `app.duplex.close()` gives it a time to end.
    */
   readonly draining: AbortSignal
   /** Resolves once, when the connection is over, whatever the reason is. It never rejects. */

@@ -17,7 +17,13 @@ import type {
   RouteShorthandOptions
 } from 'fastify'
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
-import type { InjectDuplexOptions, InjectDuplexResponse } from './inject.ts'
+import type { DuplexLabelled } from './governance.ts'
+import type { ForwardRouteSettings } from './forward.ts'
+import type { InjectDuplexOptions, InjectDuplexResponse, InjectMessagesOptions, InjectMessagesResponse } from './inject.ts'
+import type {
+  DuplexMessages, InferredMessages, InOf, MessageRouteOptions, OutOf, PendingMessages, WebSocketRouteOptions
+} from './message-connection.ts'
+import type { AsyncApiDocument, AsyncApiOptions } from './messages.ts'
 import type { DuplexRouteSettings, ManualDuplexRouteSettings } from './options.ts'
 
 /**
@@ -116,7 +122,7 @@ export type DuplexKindOf<M extends string> = [string] extends [M]
     : never
 
 /** `app.duplex`. */
-export interface FastifyDuplex {
+export interface FastifyDuplex extends DuplexLabelled {
   /**
    * The live connections of all routes. A connection is in it from when its handler is entered until `closed` settles.
    * It is a view, not a copy. `accepted` says whether a connection is open or pending.
@@ -130,14 +136,33 @@ export interface FastifyDuplex {
    * @returns a promise that resolves when no connection is left
    */
   drain (ms?: Milliseconds): Promise<void>
+  /**
+   * An AsyncAPI 3 document of all routes that have messages: each is a channel, with an operation for each direction and the schemas of the
+   * route. Call it once the app is ready.
+   */
+  asyncapi (options: AsyncApiOptions): AsyncApiDocument
 }
 
 /** Who accepts: the plugin, before the handler is entered, or the handler. */
 type Acceptance = 'auto' | 'manual'
 
 /** What `duplex` may be on such a route. */
-type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string> =
-  A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
+type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket> =
+  A extends 'manual'
+    ? ManualDuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>
+    : true | (DuplexRouteSettings<K, P> & InferredMessages<Messages, Socket>)
+
+/** What a handler gets, once it is accepted. */
+type ConnectionOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
+  [Messages] extends [undefined]
+    ? [Socket] extends [undefined] ? DuplexConnection<K, P, Reply> : DuplexMessages<string | Buffer, string | Uint8Array, K, P, Reply>
+    : DuplexMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
+
+/** What it gets before. */
+type PendingOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
+  [Messages] extends [undefined]
+    ? [Socket] extends [undefined] ? PendingDuplex<K, P, Reply> : PendingMessages<string | Buffer, string | Uint8Array, K, P, Reply>
+    : PendingMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
 
 /**
  * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler with an
@@ -155,11 +180,13 @@ type HandlerOf<
   SchemaCompiler extends FastifySchema,
   TypeProvider extends FastifyTypeProvider,
   Logger extends FastifyBaseLogger,
+  Messages,
+  Socket,
   Reply = NoInfer<FastifyReply<RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider>>
 > = A extends 'manual'
-  ? ManualDuplexHandler<RouteGeneric, PendingDuplex<NoInfer<K>, NoInfer<P>, Reply>,
+  ? ManualDuplexHandler<RouteGeneric, PendingOf<NoInfer<K>, NoInfer<P>, Reply, Messages, Socket, TypeProvider>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
-  : DuplexHandler<RouteGeneric, DuplexConnection<NoInfer<K>, NoInfer<P>, Reply>,
+  : DuplexHandler<RouteGeneric, ConnectionOf<NoInfer<K>, NoInfer<P>, Reply, Messages, Socket, TypeProvider>,
     RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
 
 /**
@@ -185,12 +212,15 @@ export interface DuplexShorthandMethod<
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
     const K extends Kind = Kind,
-    const P extends string = string
+    const P extends string = string,
+    const Messages extends MessageRouteOptions | undefined = undefined,
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Apart, K, P, Messages, Socket>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
-    handler: HandlerOf<Apart, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+    handler: HandlerOf<Apart, K, P, RouteGeneric,
+      RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
   <
@@ -198,13 +228,36 @@ export interface DuplexShorthandMethod<
     ContextConfig = ContextConfigDefault,
     const SchemaCompiler extends FastifySchema = FastifySchema,
     const K extends Kind = Kind,
-    const P extends string = string
+    const P extends string = string,
+    const Messages extends MessageRouteOptions | undefined = undefined,
+    const Socket extends true | WebSocketRouteOptions | undefined = undefined
   >(
     path: string,
-    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P>,
+    opts: DuplexRouteShorthandOptions<DuplexOf<Inside, K, P, Messages, Socket>,
       RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger> & {
-        handler: HandlerOf<Inside, K, P, RouteGeneric, RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>
+        handler: HandlerOf<Inside, K, P, RouteGeneric,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>
       }
+  ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
+}
+
+/** What `app.get()` and its like are for routes whose requests go to another server. */
+export interface ForwardShorthandMethod<
+  RawServer extends RawServerBase,
+  RawRequest extends RawRequestDefaultExpression<RawServer>,
+  RawReply extends RawReplyDefaultExpression<RawServer>,
+  TypeProvider extends FastifyTypeProvider,
+  Logger extends FastifyBaseLogger
+> {
+  <
+    RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+    ContextConfig = ContextConfigDefault,
+    const SchemaCompiler extends FastifySchema = FastifySchema
+  >(
+    path: string,
+    opts: DuplexRouteShorthandOptions<
+      ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+      RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>
   ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 }
 
@@ -225,6 +278,7 @@ declare module 'fastify' {
     TypeProvider extends FastifyTypeProvider = FastifyTypeProviderDefault,
     Logger extends FastifyBaseLogger = FastifyBaseLogger
   > extends DuplexShorthandMethod<'auto', 'manual', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger>,
+    ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger>,
     DuplexShorthandMethod<'manual', 'auto', DuplexKind, RawServer, RawRequest, RawReply, TypeProvider, Logger> {}
 
   interface FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider> {
@@ -237,14 +291,27 @@ declare module 'fastify' {
      *
      * @returns the response, which is an acceptance or a refusal; rejects if there is none
      */
+    injectDuplex<In = unknown, Out = unknown> (options: InjectMessagesOptions): Promise<InjectMessagesResponse<In, Out>>
     injectDuplex (options: InjectDuplexOptions): Promise<InjectDuplexResponse>
 
     /**
      * Declares a CONNECT route. It is always a duplex route: only acceptance answers a CONNECT with a 2xx,
      * so a plain route could not serve one.
      */
-    connect: DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+    connect: ForwardShorthandMethod<RawServer, RawRequest, RawReply, TypeProvider, Logger> &
+      DuplexShorthandMethod<'auto', 'manual', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger> &
       DuplexShorthandMethod<'manual', 'auto', 'connect', RawServer, RawRequest, RawReply, TypeProvider, Logger>
+
+    route<
+      RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
+      ContextConfig = ContextConfigDefault,
+      const SchemaCompiler extends FastifySchema = FastifySchema
+    >(
+      opts: DuplexRouteShorthandOptions<
+        ForwardRouteSettings<FastifyRequest<RouteGeneric, RawServer, RawRequest, SchemaCompiler, TypeProvider, ContextConfig, Logger>>,
+        RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
+      > & { method: HTTPMethods | 'CONNECT' | readonly (HTTPMethods | 'CONNECT')[], url: string, handler?: undefined }
+    ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
 
     route<
       RouteGeneric extends RouteGenericInterface = RouteGenericInterface,
@@ -252,12 +319,14 @@ declare module 'fastify' {
       const SchemaCompiler extends FastifySchema = FastifySchema,
       const K extends DuplexKind = DuplexKind,
       const P extends string = string,
-      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
+      const Messages extends MessageRouteOptions | undefined = undefined,
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined
     >(
       opts: DuplexRouteOptions<
-        DuplexOf<'auto', K, P>,
+        DuplexOf<'auto', K, P, Messages, Socket>,
         HandlerOf<'auto', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>
@@ -268,12 +337,14 @@ declare module 'fastify' {
       const SchemaCompiler extends FastifySchema = FastifySchema,
       const K extends DuplexKind = DuplexKind,
       const P extends string = string,
-      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT'
+      const M extends HTTPMethods | 'CONNECT' = HTTPMethods | 'CONNECT',
+      const Messages extends MessageRouteOptions | undefined = undefined,
+      const Socket extends true | WebSocketRouteOptions | undefined = undefined
     >(
       opts: DuplexRouteOptions<
-        DuplexOf<'manual', K, P>,
+        DuplexOf<'manual', K, P, Messages, Socket>,
         HandlerOf<'manual', Extract<K, DuplexKindOf<M>>, P, RouteGeneric,
-          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
+          RawServer, RawRequest, RawReply, ContextConfig, SchemaCompiler, TypeProvider, Logger, Messages, Socket>,
         M, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
       >
     ): FastifyInstance<RawServer, RawRequest, RawReply, Logger, TypeProvider>

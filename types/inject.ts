@@ -1,6 +1,8 @@
 import type { HTTPMethods } from 'fastify'
 import type { IncomingHttpHeaders, OutgoingHttpHeaders } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
+import type { MessageReadable } from './message-connection.ts'
+import type { WebSocketClosed } from './messages.ts'
 
 /**
  * A request on a connection in memory, over HTTP/2 if the server speaks that, else over HTTP/1.1. An option
@@ -66,6 +68,19 @@ export interface InjectDuplexResponse {
    * the stream is over, whether it was read or not, and then the connection closes.
    */
   readonly closed: Promise<InjectDuplexClosed>
+}
+
+/** A request whose client is to have messages. Without `protocol` and `payload` it has an open body of lines, which `send()` writes to. */
+export type InjectMessagesOptions = InjectDuplexOptions & (
+  | { /** In lines, or as Server-Sent Events where `Accept` says so. */ messages: true, websocket?: boolean | undefined }
+  | { messages?: boolean | undefined, /** Over a WebSocket. */ websocket: true }
+)
+
+/** The client's side in messages, encoded as the route has it. A refusal has no `send`, and is read by `body()`. */
+export interface InjectMessagesResponse<In = unknown, Out = unknown> extends Omit<InjectDuplexResponse, 'readable' | 'closed'> {
+  readonly readable: MessageReadable<In>
+  readonly send: (message: Out) => Promise<void>
+  readonly closed: Promise<InjectDuplexClosed & { readonly websocket?: WebSocketClosed }>
 }
 
 /** How an injected connection ended. */

@@ -1,6 +1,7 @@
 import type { OutgoingHttpHeaders } from 'node:http'
 import type { FastifyRequest, RawRequestDefaultExpression, RawServerBase, RouteGenericInterface } from 'fastify'
 import type { DuplexKind, Milliseconds } from './connection.ts'
+import type { DuplexGovernance } from './governance.ts'
 
 /**
  * Limits of a connection. Options of the plugin are the defaults of all routes, and a route overrides
@@ -12,7 +13,7 @@ import type { DuplexKind, Milliseconds } from './connection.ts'
  * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
  * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection.
  */
-export interface DuplexLimits {
+export interface DuplexLimits extends DuplexGovernance {
   /**
    * How long a request may take from its head to acceptance, hooks and body included. After that the client gets a 503,
    * `FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT`. The handler is not entered, or its `accept()` rejects.
@@ -72,15 +73,6 @@ export interface DuplexLimits {
    * @default 0: off
    */
   maxBuffered?: number | undefined
-  /**
-   * How many connections there may be at once: a whole number, or Infinity. On the plugin it is the number of
-   * all routes together; on a route, of that route. A request above it gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with
-   * `Retry-After`. A slot is taken before the handler is entered. It is freed when `closed` settles, or as soon as
-   * a refusal is decided.
-   *
-   * @default Infinity
-   */
-  maxConnections?: number | undefined
 }
 
 /** A request as a {@link DuplexProtocolChooser} sees it: before its body is parsed and validated. */
@@ -182,6 +174,13 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    * @default 10_000
    */
   drainTimeout?: Milliseconds | undefined
+  /**
+   * Over how long a time `draining` reaches the connections, evenly, so that their clients do not all connect again at once.
+   * `drainTimeout` counts for each from when it is told. New connections, and those that are not accepted, are refused at once.
+   *
+   * @default 0
+   */
+  drainSpread?: Milliseconds | undefined
   /**
    * Offers extended CONNECT (RFC 8441, SETTINGS_ENABLE_CONNECT_PROTOCOL) on HTTP/2 servers. It is off by
    * default, because browsers that see the offer move their WebSockets to HTTP/2.

@@ -1,9 +1,11 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
+import type { InputMeter, Push } from '../governance/input-meter.ts'
+import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import type { kProgressed } from './symbols.ts'
-import type { DetachedSocket, DuplexKind, Milliseconds } from '../../types/index.ts'
+import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */
 export interface Handshake {
@@ -91,6 +93,14 @@ export interface Carrier {
   /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
+  /** What `closed` tells beside the usual. */
+  readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
+  /** Keeps back what has arrived, where it has a rate. */
+  readonly inputMeter: InputMeter | undefined
+  /** Puts a meter between what arrives and the stream. */
+  meterInput (make: (stream: Readable, push: Push) => InputMeter): void
+  /** Puts one on what carries the output, for as long as that does. None is made when all is over. */
+  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void
   /** Switches TCP keep-alive on, which finds a peer that has vanished. */
   keepAlive (delay: Milliseconds): void
   /** Flush, then end. */

@@ -5,9 +5,11 @@ import {
   FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
+import { Governed, type Governable } from '../governance/governed.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
+import type { KindHead } from '../handshake/kinds/index.ts'
 import { sayClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
@@ -17,12 +19,14 @@ import type { Registry } from '../shutdown/registry.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { Lifetime, type Mortal } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed, kShutDown
+  kAcceptNow, kDeciding, kDrain, kExpired, kFarewell, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed,
+  kShutDown, kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
 import type {
-  DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexWebPair
+  DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexLabels, DuplexMoment,
+  DuplexWebPair
 } from '../../types/index.ts'
 
 /**
@@ -35,10 +39,15 @@ type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
 interface Cause {
   reason: DuplexCloseReason
   error: Error
+  /** What a WebSocket is closed with, where it was said. */
+  code?: number | undefined
 }
 
+/** @param done when it may be broken off */
+export type Farewell = (reason: DuplexCloseReason, error: Error, code: number | undefined, done: () => void) => void
+
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Mortal {
+export class Connection implements Owner, Mortal, Governable {
   readonly kind: DuplexKind
   readonly reply: FastifyReply
   readonly #claim: Claim
@@ -55,19 +64,24 @@ export class Connection implements Owner, Mortal {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
+  /** It was told that it is to go. */
+  #leaving: Error | undefined
+  #governed: Governed | undefined
   /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
   /** The handler has returned, without a promise. */
   #left = false;
   [kDeciding]: Promise<void> | undefined
+  [kFarewell]: Farewell | undefined
 
-  constructor (claim: Claim, reply: FastifyReply, registry: Registry) {
+  /** @param carrier what the pair is of, where it is not that of the claim itself */
+  constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
     this.kind = claim.kind
     this.reply = reply
     this.#claim = claim
-    this.#carrier = claim.carrier
+    this.#carrier = carrier
     this.#registry = registry
-    claim.carrier.owner = this
+    carrier.owner = this
     claim.onRefused = () => {
       this.#freeSlots()
       registry.remove(this)
@@ -101,7 +115,7 @@ export class Connection implements Owner, Mortal {
   get draining (): AbortSignal {
     if (this.#draining === undefined) {
       this.#draining = new AbortController()
-      if (this.#registry.draining) this.#draining.abort(new FST_ERR_DUPLEX_SHUTDOWN())
+      if (this.#leaving !== undefined) this.#draining.abort(this.#leaving)
     }
     return this.#draining.signal
   }
@@ -111,6 +125,19 @@ export class Connection implements Owner, Mortal {
       ? Promise.resolve(this.#result)
       : new Promise(resolve => { this.#resolveClosed = resolve })
     return this.#closed
+  }
+
+  get labels (): DuplexLabels { return this[kGoverned].labels }
+
+  extend (until: DuplexMoment | undefined): boolean {
+    return this[kGoverned].extend(until)
+  }
+
+  /** Made when somebody asks for it: most connections have none. */
+  get [kGoverned] (): Governed {
+    const { governance } = this.#registry
+    this.#governed ??= new Governed(governance, this.#holdsSlots ? this : undefined, this.#claim.route.settings.expiryGrace)
+    return this.#governed
   }
 
   async accept (options: DuplexAcceptOptions = {}): Promise<this> {
@@ -147,10 +174,11 @@ export class Connection implements Owner, Mortal {
     await this.close()
   }
 
-  [kAcceptNow] (options: DuplexAcceptOptions): void | Promise<void> {
+  /** @param head of the acceptance, where it is not that of the kind */
+  [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
     this.#mayGoOn(claim.may('accept'))
-    const status = this.#status(options.statusCode)
+    const status = this.#status(options.statusCode, head)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       const protocol = offeredAs(options.protocol, claim.offered)
       if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
@@ -163,17 +191,34 @@ export class Connection implements Owner, Mortal {
     claim.step('accept')
     const fields = this.#runHooks(status)
     if (!(fields instanceof Promise)) {
-      this.#openOrRefuse(status, fields)
+      this.#openOrRefuse(status, fields, head)
       return
     }
-    const opening = fields.then(all => this.#openOrRefuse(status, all), error => this.#hooksFailed(error))
+    const opening = fields.then(all => this.#openOrRefuse(status, all, head), error => this.#hooksFailed(error))
     const decided = (): void => { this[kDeciding] = undefined }
     this[kDeciding] = opening.then(decided, decided)
     return opening
   }
 
   [kDrain] (reason: Error): void {
+    this.#leaving ??= reason
     this.#draining?.abort(reason)
+  }
+
+  [kUndrain] (reason: Error): void {
+    if (this.#leaving !== reason || this.#registry.draining) return
+    this.#leaving = undefined
+    this.#draining = undefined
+  }
+
+  [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+    if (this.accepted) {
+      this.#breakOff({ reason, error, code })
+    } else if (this.#cause === undefined && this.#claim.undecided) {
+      this.#cause = { reason, error }
+      this.#claim.refuse(error as RefusalError)
+      this.#signal?.abort(error)
+    }
   }
 
   [kShutDown] (): void {
@@ -227,7 +272,7 @@ export class Connection implements Owner, Mortal {
       case 'already-accepted':
         throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
       case 'already-sent':
-        throw new FST_ERR_DUPLEX_ALREADY_SENT()
+        throw this.#cause?.error ?? new FST_ERR_DUPLEX_ALREADY_SENT()
       case 'aborted':
         throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
     }
@@ -238,8 +283,7 @@ export class Connection implements Owner, Mortal {
     }
   }
 
-  #status (wanted: number | undefined): number {
-    const kind = this.#carrier.heads[this.kind]
+  #status (wanted: number | undefined, kind: KindHead): number {
     if (wanted === undefined) {
       const set = this.reply.statusCode
       return kind.allows(set) ? set : kind.status
@@ -263,12 +307,12 @@ export class Connection implements Owner, Mortal {
   }
 
   /** If Node refuses the head, Fastify cannot answer that any more, because the hooks have run. */
-  #openOrRefuse (status: number, fields: HeadFields): void {
+  #openOrRefuse (status: number, fields: HeadFields, head: KindHead): void {
     const claim = this.#claim
     this.#mayOpen(claim.may('open'))
     const carrier = this.#carrier
     try {
-      carrier.writeHead(status, fields, carrier.heads[this.kind], claim.protocol)
+      carrier.writeHead(status, fields, head, claim.protocol)
     } catch (error) {
       if (!claim.gone) {
         say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
@@ -280,7 +324,7 @@ export class Connection implements Owner, Mortal {
   }
 
   #mayOpen (action: HandshakeAction): void {
-    if (action === 'already-sent') throw new FST_ERR_DUPLEX_ALREADY_SENT()
+    if (action === 'already-sent') throw this.#cause?.error ?? new FST_ERR_DUPLEX_ALREADY_SENT()
     if (action !== 'proceed') throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
   }
 
@@ -293,6 +337,7 @@ export class Connection implements Owner, Mortal {
     this.#leaveHttp(status)
     carrier.start()
     const { settings } = claim.route
+    if (settings.rate !== undefined) this[kGoverned].limit(carrier, settings.rate)
     if (settings.tcpKeepAlive > 0) carrier.keepAlive(settings.tcpKeepAlive)
     if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
     if (!settings.manual) warnOfLateHead(claim.route, this.reply)
@@ -320,10 +365,18 @@ export class Connection implements Owner, Mortal {
   }
 
   #breakOff (cause: Cause): void {
-    if (this.#state === 'closed' || this.#cause !== undefined) return
+    if (this.#state === 'closed') return
+    const now = (): void => this.#carrier.breakOff(cause.error, cause.reason === 'error')
+    if (this.#cause !== undefined) {
+      // A goodbye has no longer than that.
+      if (cause.reason === 'shutdown') now()
+      return
+    }
     this.#cause = cause
+    const farewell = this.accepted && this.#state !== 'detached' ? this[kFarewell] : undefined
+    farewell?.(cause.reason, cause.error, cause.code, now)
     this.#signal?.abort(cause.error)
-    this.#carrier.breakOff(cause.error, cause.reason === 'error')
+    if (farewell === undefined) now()
   }
 
   [kProgressed] (): void {
@@ -349,7 +402,8 @@ export class Connection implements Owner, Mortal {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
-      duration: Math.round((performance.now() - claim.since) * 10) / 10
+      duration: Math.round((performance.now() - claim.since) * 10) / 10,
+      ...this.#carrier.closedFacts
     }
     this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
     this.#freeSlots()
@@ -365,6 +419,8 @@ export class Connection implements Owner, Mortal {
   #freeSlots (): void {
     if (!this.#holdsSlots) return
     this.#holdsSlots = false
+    this.#governed?.leave()
+    this.#claim.terms?.release()
     this.#claim.route.slots.free()
     this.#registry.slots.free()
   }

@@ -41,12 +41,14 @@ export class Lifetime {
     const { idleTimeout, readTimeout, maxLifetime, maxBuffered } = limits
     if (idleTimeout > 0) {
       this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
+        if (carrier.inputMeter?.waits === true) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
         return true
       })
     }
     if (readTimeout > 0) {
-      this.#read = new SilenceWatch(readTimeout, () => carrier.bytesRead, () => {
+      this.#read = new SilenceWatch(readTimeout, () => carrier.bytesRead - (carrier.inputMeter?.held ?? 0), () => {
+        if (carrier.inputMeter?.waits === true) return false
         // The peer is not silent if its bytes wait for a reader, or if it has ended its side.
         if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
@@ -110,7 +112,8 @@ export class Lifetime {
   }
 
   #moved (): number {
-    const { bytesRead, sent } = this.#carrier
-    return bytesRead + sent
+    const { bytesRead, sent, inputMeter } = this.#carrier
+    // What its rate lets through is no silence.
+    return bytesRead + sent - (inputMeter?.held ?? 0)
   }
 }

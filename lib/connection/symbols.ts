@@ -6,6 +6,17 @@ export const kProgressed = Symbol('fastify-duplex.progressed')
 export const kExpired = Symbol('fastify-duplex.expired')
 /** The server is going away. */
 export const kDrain = Symbol('fastify-duplex.drain')
+/** It goes on after all. */
+export const kUndrain = Symbol('fastify-duplex.undrain')
+/** What governs it. */
+export const kGoverned = Symbol('fastify-duplex.governed')
+/** It has expired, or was revoked. */
+export const kGovern = Symbol('fastify-duplex.govern')
+/**
+ * Says goodbye in the protocol of the connection when it is broken off, and calls back when that is done. It is called before
+ * `signal` aborts.
+ */
+export const kFarewell = Symbol('fastify-duplex.farewell')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
 /** Accepts, in the same tick if no hook is asynchronous. */

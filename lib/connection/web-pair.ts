@@ -1,17 +1,20 @@
 import { finished, type Readable, type Writable } from 'node:stream'
 import type { DuplexWebPair } from '../../types/index.ts'
 
+/** What a chunk of the one is in the other. */
+type ChunkOf = (chunk: never) => Uint8Array<ArrayBuffer>
+
 /**
  * Converts each half on its own. `Readable.toWeb()` and `Writable.toWeb()` wait until both halves of a
  * socket have ended: on Node 20 and 22 a read is not done before that, and on all versions `close()` is not.
  */
-export function webPair (readable: Readable, writable: Writable): DuplexWebPair {
-  return { readable: webReadable(readable), writable: webWritable(writable) }
+export function webPair (readable: Readable, writable: Writable, chunkOf: ChunkOf = bytesOf): DuplexWebPair {
+  return { readable: webReadable(readable, chunkOf), writable: webWritable(writable) }
 }
 
 /** Reads nothing before it is asked to; cancelling it destroys the stream. */
-function webReadable (readable: Readable): DuplexWebPair['readable'] {
-  const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<Buffer<ArrayBuffer> | string>
+function webReadable (readable: Readable, chunkOf: ChunkOf): DuplexWebPair['readable'] {
+  const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<never>
   return new ReadableStream({
     start (controller) {
       finished(readable, { writable: false }, error => { if (error != null) controller.error(error) })
@@ -19,7 +22,7 @@ function webReadable (readable: Readable): DuplexWebPair['readable'] {
     async pull (controller) {
       const { done, value } = await chunks.next()
       if (done === true) controller.close()
-      else controller.enqueue(bytesOf(value))
+      else controller.enqueue(chunkOf(value))
     },
     cancel (reason) { readable.destroy(asError(reason)) }
   }, { highWaterMark: 0 })

@@ -2,6 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
+import { Terms } from '../governance/terms.ts'
 import { clearFields, silence } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import { takeReply } from './late-reply.ts'
@@ -55,6 +56,8 @@ export class Claim implements Handshake {
   carrier: Carrier
   /** Known once the onRequest hook of the route has run. */
   reply: FastifyReply | undefined
+  /** What its route asks of it, from its head to the end of what becomes of it. */
+  readonly terms: Terms | undefined
   /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
   hooks: { fail (error: Error): void } | undefined
   /** Called when it is decided that the request will not become a connection. */
@@ -75,6 +78,7 @@ export class Claim implements Handshake {
     this.authority = facts.authority
     this.hasBody = facts.hasBody ?? false
     this.carrier = carrier
+    this.terms = facts.route.terms && new Terms(facts.route.terms)
     carrier.handshake = this
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
@@ -107,6 +111,7 @@ export class Claim implements Handshake {
     if (state !== 'late' && state !== 'answering') this.stopTimer()
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
+      this.terms?.release()
       this.onRefused?.()
     }
     return action
@@ -128,7 +133,8 @@ export class Claim implements Handshake {
         return
     }
     if (this.hooks === undefined && res?.headersSent === true) this.step('head')
-    if (this.hooks === undefined && res?.writableFinished === true) this.step('end')
+    // Node ends the response to a HEAD over HTTP/2 before anybody has answered.
+    if (this.hooks === undefined && res?.headersSent === true && res.writableFinished) this.step('end')
   }
 
   get #timedOutByFastify (): boolean {
@@ -176,17 +182,33 @@ export class Claim implements Handshake {
       case 'answer-late':
         // The error handler of the app gets the same time again, and no more.
         this.#wait(delay)
-        if (this.reply === undefined) {
-          // Before the route's own hooks there is no reply. So the answer is sent without the error handler.
-          this.refuseBare(error)
-        } else {
-          const late = this.#takeReply(this.reply)
-          sayClose(late)
-          late.code(503).send(error)
-        }
+        this.#answer(error)
         break
       case 'interrupt':
         this.interrupt(error)
+    }
+  }
+
+  /** Nothing may come of it any more: the client gets this, whoever is about to answer or accept. */
+  refuse (error: RefusalError): void {
+    if (!this.undecided) return
+    switch (this.step('timeout')) {
+      case 'answer-late':
+        this.#answer(error)
+        break
+      case 'interrupt':
+        this.interrupt(error)
+    }
+  }
+
+  #answer (error: RefusalError): void {
+    if (this.reply === undefined) {
+      // Before the route's own hooks there is no reply: the answer is sent without the error handler.
+      this.refuseBare(error)
+    } else {
+      const late = this.#takeReply(this.reply)
+      sayClose(late)
+      late.code(error.statusCode ?? 503).send(error)
     }
   }
 

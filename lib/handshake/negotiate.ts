@@ -1,11 +1,11 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED } from '../errors.ts'
+import { FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
 import type { RefusalError } from './refusal.ts'
-import { shutDown } from './run-handler.ts'
+import { RETRY_AFTER, shutDown } from './run-handler.ts'
 import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
@@ -36,8 +36,20 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
       done(refusedUpgrade(claim, reply))
       return
   }
+  try {
+    claim.terms?.count(request)
+  } catch (error) {
+    if (error instanceof FST_ERR_DUPLEX_MAX_PER_KEY) reply.header('retry-after', RETRY_AFTER)
+    done(error as Error)
+    return
+  }
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
-    choose(claim, request, reply).then(() => done(), done)
+    choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), done)
+  } else if (route.messages !== undefined) {
+    route.messages.prepare(request, reply).then(() => {
+      promise100(claim)
+      done()
+    }, done)
   } else {
     promise100(claim)
     done()

@@ -1,7 +1,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kDeciding, kHandlerDone, kHandlerFailed, kHandlerLeft } from '../connection/symbols.ts'
+import { kAcceptNow, kDeciding, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
+import type { Terms } from '../governance/terms.ts'
 import { takeSlots } from '../routes/slots.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
@@ -11,7 +12,7 @@ import { sayClose } from './refusal.ts'
 export type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown
 
 /** Seconds after which a client that found all slots taken may try again. */
-const RETRY_AFTER = 1
+export const RETRY_AFTER = 1
 
 /** The handler of the Fastify route. It makes the connection, accepts it, and calls the user's handler, which then owns it. */
 export function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest, reply: FastifyReply, registry: Registry): unknown {
@@ -24,16 +25,23 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
   // A time limit was over, and the onSend hooks of its answer still run.
   if (!claim.undecided) return undefined
   if (registry.draining) throw refused(claim, shutDown(reply))
-  if (claim.hasBody && claim.kind === 'upgrade' && !claim.req.readableEnded) {
+  if (claim.hasBody && claim.kind === 'upgrade' && !route.settings.rawBody && !claim.req.readableEnded) {
     throw refused(claim, new FST_ERR_DUPLEX_BODY_NOT_PARSED(
       `nothing has read the body of this ${claim.req.method} when the handler is entered. A content type parser that hands on the stream ` +
       'has to read it to its end, or a preHandler hook has to'))
+  }
+  let begin: ReturnType<Terms['ask']>
+  try {
+    begin = claim.terms?.ask(request)
+  } catch (error) {
+    throw refused(claim, error)
   }
   if (!takeSlots(route.slots, registry.slots)) {
     reply.header('retry-after', RETRY_AFTER)
     throw refused(claim, new FST_ERR_DUPLEX_MAX_CONNECTIONS())
   }
-  const connection = new Connection(claim, reply, registry)
+  const connection = route.messages?.connection(claim, request, reply, registry) ?? new Connection(claim, reply, registry)
+  begin?.(connection[kGoverned])
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request, claim)

@@ -1,11 +1,13 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
-import { Readable } from 'node:stream'
+import { Readable, type Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
 import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
+import type { InputMeter, Push } from '../governance/input-meter.ts'
+import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
 import { abortRequest, clearFields, outliveResponse, tellFinish } from '../internals/http-messages.ts'
@@ -56,6 +58,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   /** The whole request has arrived, whether it was read or not. A utility may have destroyed the request before. */
   inputEnded = false
   closed = false
+  inputMeter: InputMeter | undefined
   peerError: Error | undefined
   localError: Error | undefined
   /** The `push()` that ours replaces. */
@@ -176,6 +179,25 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     countOutput(this.res, this)
     this.#watchDestroy()
     this.#stopTimeout()
+  }
+
+  meterInput (make: (stream: Readable, push: Push) => InputMeter): void {
+    // All of it is there.
+    if (this.usualPush === undefined) return
+    const meter = make(this.req, this.usualPush as Push)
+    this.inputMeter = meter
+    this.usualPush = (chunk, encoding) => meter.push(chunk as Uint8Array | null, encoding)
+  }
+
+  /** The socket, while it is this response's. */
+  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
+    const { res } = this
+    const start = (): void => {
+      const meter = make(this.#socket)
+      res.once('finish', () => meter?.stop())
+    }
+    if (res.socket == null) res.once('socket', start)
+    else start()
   }
 
   keepAlive (delay: Milliseconds): void {

@@ -115,7 +115,7 @@ export class Http1Gate {
     if (req.headers['transfer-encoding'] !== undefined && route.settings.chooser === undefined) {
       return refusal(new FST_ERR_DUPLEX_LENGTH_REQUIRED())
     }
-    if (BODYLESS.has(method)) return refusal(new FST_ERR_DUPLEX_BODY_NOT_PARSED(`the body of a ${method} is not parsed`))
+    if (BODYLESS.has(method) && !route.settings.rawBody) return refusal(new FST_ERR_DUPLEX_BODY_NOT_PARSED(`the body of a ${method} is not parsed`))
     return { then: 'take-after-body', facts: { ...facts, hasBody: true } }
   }
 
@@ -128,7 +128,7 @@ export class Http1Gate {
     if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     const { kinds, protocols } = route.settings
     const kind = kindWithoutUpgrade(route, req)
-    if (kind === undefined || method === 'HEAD') {
+    if (kind === undefined || (method === 'HEAD' && route.settings.forward === undefined)) {
       const refuses = kinds.includes('upgrade') && protocols !== undefined ? 'upgrade-required' : 'not-found'
       const asked = declaresBody(req) ? 'body' : 'hijack'
       return { then: 'http', facts: { route, req, kind: asked, instead: kind === undefined ? refuses : 'head' } }

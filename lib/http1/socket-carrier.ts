@@ -1,15 +1,18 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
+import type { Readable, Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
 import type { SilenceWatch } from '../connection/silence-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
+import type { InputMeter, Push } from '../governance/input-meter.ts'
+import type { OutputMeter } from '../governance/output-meter.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
 import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
 import {
-  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd,
-  type HttpSocket
+  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, takeResetForEnd,
+  tellResetFromEnd, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
@@ -50,6 +53,7 @@ export class SocketCarrier implements Carrier, Watched {
   res: TakeoverResponse | undefined
   peerError: Error | undefined
   localError: Error | undefined
+  inputMeter: InputMeter | undefined
   inputEnded = false
   outputFlushed = false
   closed = false
@@ -178,6 +182,17 @@ export class SocketCarrier implements Carrier, Watched {
     goOnReading(socket)
     if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
+  }
+
+  meterInput (make: (stream: Readable, push: Push) => InputMeter): void {
+    const { socket } = this
+    const meter = make(socket, usualPush(socket) as Push)
+    this.inputMeter = meter
+    replacePush(socket, (chunk, encoding) => meter.push(chunk as Uint8Array | null, encoding))
+  }
+
+  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
+    make(this.socket)
   }
 
   keepAlive (delay: Milliseconds): void {

@@ -80,7 +80,7 @@ export class Http2Gate {
       settings.kinds.includes('body') ? Rank.UNLESS_PLAIN : Rank.REFUSES)
     if (typeof route !== 'object') return ORDINARY
     const takes = route.settings.kinds.includes('body')
-    const instead = !takes ? 'not-found' : method === 'HEAD' ? 'head' : undefined
+    const instead = !takes ? 'not-found' : method === 'HEAD' && route.settings.forward === undefined ? 'head' : undefined
     return { then: 'claim', facts: { route, req, kind: 'body', ...(instead === undefined ? {} : { instead }) } }
   }
 }

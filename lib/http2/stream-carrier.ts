@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
-import type { Readable } from 'node:stream'
+import type { Readable, Writable } from 'node:stream'
+import type { InputMeter, Push } from '../governance/input-meter.ts'
+import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
@@ -41,13 +43,14 @@ export class StreamCarrier implements Carrier {
   bytesWritten = 0
   inputEnded: boolean
   closed = false
+  inputMeter: InputMeter | undefined
   peerError: Error | undefined
   localError: Error | undefined
   handshake: Handshake | undefined
   owner: Owner | undefined
   readonly res: ServerResponse
   /** The `push()` that ours replaces. */
-  readonly usualPush: ServerHttp2Stream['push']
+  usualPush: ServerHttp2Stream['push']
   /** RFC 9113 section 8.5: the stream is a tunnel, which has no trailers. `#far`: its upstream may fail. */
   readonly #tunnel: boolean
   readonly #far: boolean
@@ -157,7 +160,7 @@ export class StreamCarrier implements Carrier {
     }
     const { stream } = this
     // Not the stream's own method, which refuses a status that only acceptance may send.
-    Reflect.apply(prototypeOf(stream).respond, stream, [headers])
+    Reflect.apply(prototypeOf(stream).respond, stream, [headers, { waitForTrailers: head.trailers === true }])
   }
 
   start (): void {
@@ -172,6 +175,16 @@ export class StreamCarrier implements Carrier {
       if (this.inputEnded) stream._read(0)
     }
     this.#session.takeover(stream, this.#patience)
+  }
+
+  meterInput (make: (stream: Readable, push: Push) => InputMeter): void {
+    const meter = make(this.stream, this.usualPush as Push)
+    this.inputMeter = meter
+    this.usualPush = (chunk, encoding) => meter.push(chunk as Uint8Array | null, encoding)
+  }
+
+  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
+    make(this.stream)
   }
 
   keepAlive (delay: number): void {

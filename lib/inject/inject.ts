@@ -17,10 +17,21 @@ export function injector (app: FastifyInstance, watch: () => void): (options: In
     done()
   })
   return async options => {
-    const wanted = injection(options)
+    const inMessages = typeof options === 'object' && options !== null && ('messages' in options || 'websocket' in options)
+      ? await import('./messages.ts')
+      : undefined
+    const messages = inMessages?.inMessages(options)
+    const wanted = injection(messages?.options ?? options)
     await app.ready()
     watch()
-    return answerOf(await send(app.server, wanted, farewell))
+    if (inMessages === undefined || messages === undefined) return answerOf(await send(app.server, wanted, farewell))
+    const watched = inMessages.watchEncoding(wanted.target)
+    try {
+      const answer = answerOf(await send(app.server, wanted, farewell))
+      return await inMessages.messagesOf(answer, messages.websocket, watched.encoding) as InjectDuplexResponse
+    } finally {
+      watched.stop()
+    }
   }
 }
 

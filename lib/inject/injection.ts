@@ -2,7 +2,7 @@ import type { OutgoingHttpHeader } from 'node:http'
 import { FST_ERR_DUPLEX_INVALID_INJECTION } from '../errors.ts'
 import type { InjectDuplexResponse } from '../../types/index.ts'
 
-const KNOWN = new Set(['method', 'url', 'headers', 'protocol', 'payload', 'early', 'signal'])
+const KNOWN = new Set(['messages', 'websocket', 'method', 'url', 'headers', 'protocol', 'payload', 'early', 'signal'])
 
 /** A request as `injectDuplex` sends it. */
 export interface Injection {

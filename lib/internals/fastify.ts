@@ -229,7 +229,7 @@ export function copyReply (reply: FastifyReply): FastifyReply {
   return copy
 }
 
-function symbolNamed (target: object, name: string): symbol | undefined {
+export function symbolNamed (target: object, name: string): symbol | undefined {
   for (let object: object | null = target; object !== null; object = Object.getPrototypeOf(object)) {
     const found = Object.getOwnPropertySymbols(object).find(symbol => symbol.description === name)
     if (found !== undefined) return found

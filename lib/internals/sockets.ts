@@ -76,9 +76,18 @@ export function resetByPeer (): Error {
 /** On a socket: the function that is told of a reset. The property stays, because the socket may go back to HTTP and return. */
 const kOnReset = Symbol('fastify-duplex.onReset')
 
+/** On a socket: what stands in place of its usual push. */
+const kBeneath = Symbol('fastify-duplex.beneath')
+
 interface Telling extends HttpSocket {
   [kOnReset]?: ((this: HttpSocket) => void) | undefined
   [kChunk]?: number
+  [kBeneath]?: (chunk: unknown, encoding?: BufferEncoding) => boolean
+}
+
+/** Puts another push in place of the usual one, beneath all that is told of a reset or waits for a reader. */
+export function replacePush (socket: HttpSocket, push: (chunk: unknown, encoding?: BufferEncoding) => boolean): void {
+  (socket as Telling)[kBeneath] = push
 }
 
 /**
@@ -108,7 +117,11 @@ function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncodi
     return false
   }
   if (chunk !== null) this[kChunk] = nextChunk()
-  return (Object.getPrototypeOf(this) as HttpSocket).push.call(this, chunk, encoding)
+  return (this[kBeneath] ?? usualPush(this)).call(this, chunk, encoding)
+}
+
+export function usualPush (socket: HttpSocket): HttpSocket['push'] {
+  return (Object.getPrototypeOf(socket) as HttpSocket).push
 }
 
 /**

@@ -16,6 +16,11 @@ export function hasEnd (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
 }
 
+/** Whether it goes on into other streams: told by no property. */
+export function isPiped (readable: Readable): boolean {
+  return (readable as unknown as { _readableState: { pipes: readonly unknown[] } })._readableState.pipes.length > 0
+}
+
 /** Whether the listener is Node's own: an HTTP/2 stream listens for its own end, with a method whose name is a symbol. */
 function isNodesOwn (stream: object, listener: unknown): boolean {
   for (let object: object | null = Object.getPrototypeOf(stream); object !== null; object = Object.getPrototypeOf(object)) {

@@ -6,12 +6,16 @@ import { End } from './end.ts'
 import { join } from './join.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
-/** Opens the upstream, accepts, and joins the two. If any of it fails, nothing that was opened is left. */
+/**
+ * Opens the upstream, accepts, and joins the two. If any of it fails, nothing that was opened is left.
+ *
+ * @param options asked for when the upstream is there
+ */
 export async function acceptAndJoin (
-  pending: PendingDuplex, open: TunnelOpener, options: DuplexAcceptOptions | undefined
+  pending: PendingDuplex, open: TunnelOpener, options: () => DuplexAcceptOptions | undefined
 ): Promise<TunnelResult> {
   // If the client has its answer already, nothing is opened. accept() rejects with the right error.
-  if (pending.accepted || pending.reply.sent) await pending.accept(options)
+  if (pending.accepted || pending.reply.sent) await pending.accept(options())
   const wait = new Wait(pending)
   let upstream: End | undefined
   try {
@@ -24,7 +28,7 @@ export async function acceptAndJoin (
     if (upstream.failure !== undefined || upstream.gone) await wait.over
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
-    const connection = await pending.accept(options)
+    const connection = await pending.accept(options())
     wait.accepted()
     upstream.unhold()
     const result = await join(new End(connection), upstream)
@@ -59,7 +63,7 @@ function isThenable (value: TunnelEnd | PromiseLike<TunnelEnd>): value is Promis
 }
 
 /** Watches for everything that may end a tunnel before it has begun. */
-class Wait {
+export class Wait {
   /** Set while the accept head is made. If the upstream breaks then, that has to be interrupted. */
   accepting = false
   /** The error that ended the wait. */

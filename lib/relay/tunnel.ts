@@ -48,7 +48,7 @@ export function tunnel<K extends DuplexKind, P extends string> (
 export async function tunnel (
   first: TunnelEnd | PendingDuplex, second: TunnelEnd | TunnelOpener, acceptOptions?: DuplexAcceptOptions
 ): Promise<TunnelResult> {
-  if (typeof second === 'function') return await acceptAndJoin(first as PendingDuplex, second, acceptOptions)
+  if (typeof second === 'function') return await acceptAndJoin(first as PendingDuplex, second, () => acceptOptions)
   const client = new End(first as TunnelEnd)
   try {
     return await join(client, new End(second))

@@ -1,13 +1,17 @@
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
+import { RouteTerms } from '../governance/terms.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
 import { enter, type Handler } from '../handshake/run-handler.ts'
 import { dropPayload } from '../handshake/send-hooks.ts'
-import { invalidOption, routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
+import { invalidOption } from '../check-options.ts'
+import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
+import { MessagePlan } from '../messages/plan.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
+import { forwarding } from './forward-routes.ts'
 import type { DuplexRoute } from './route.ts'
 import { Slots } from './slots.ts'
 
@@ -17,7 +21,8 @@ export function declareRoute (
 ): void {
   const methods = [options.method].flat().map(method => method.toUpperCase())
   const name = `${methods.join(', ')} ${options.url}`
-  const settings = kindsForBody(routeSettings((options as { duplex?: unknown }).duplex, plugin, name), options)
+  const duplex = (options as { duplex?: unknown }).duplex
+  const settings = forwarding(kindsForBody(routeSettings(duplex, plugin, name), options), duplex, hasBodySchema(options), name)
   assertReachable(settings, methods, name)
   assertNoWebSocket(options, name)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
@@ -27,6 +32,8 @@ export function declareRoute (
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
+    terms: RouteTerms.of(registry.governance, settings),
+    messages: settings.messages && new MessagePlan(app, options, settings.messages, name),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
   }
@@ -91,7 +98,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
     ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
   }
   append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(route, request, reply, registry, done))
-  if (route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
+  if (route.settings.rawBody || route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
     // Unless an accept head is being made, this is an answer, whoever sent it.
@@ -126,7 +133,7 @@ function keepBody (
   request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
 ): void {
   const claim = claimOf(request.raw)
-  if (claim?.kind === 'body' || claim?.kind === 'hijack') {
+  if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {
     if (claim.kind === 'body') claim.carrier.readFrom(payload)
     // Fastify looks at these fields once, right after this hook. Then everybody sees the real headers again.
     const headers = request as { headers: unknown }

@@ -1,3 +1,5 @@
+import type { RouteTerms } from '../governance/terms.ts'
+import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
 import type { Slots } from './slots.ts'
 
@@ -9,6 +11,10 @@ export interface DuplexRoute {
   readonly constraints: Readonly<Record<string, unknown>>
   readonly settings: RouteSettings
   readonly slots: Slots
+  /** What it asks of its requests, if anything. */
+  readonly terms: RouteTerms | undefined
+  /** Of a route whose pairs are of messages. */
+  readonly messages: MessagePlan | undefined
   /** In milliseconds, 0 for none. */
   readonly handshakeTimeout: number
   /** It is the handlerTimeout of the route, which Fastify watches as well. */

@@ -3,6 +3,8 @@ import { channels } from '../channels.ts'
 import type { Connection } from '../connection/connection.ts'
 import { kDrain, kShutDown } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
+import { DrainSpread } from '../governance/drain-spread.ts'
+import { Governance } from '../governance/governance.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import type { Link } from '../http1/link.ts'
 import { LiveSet } from './live-set.ts'
@@ -22,12 +24,17 @@ export interface Closing {
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
+  readonly governance: Governance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
   readonly #links = new LiveSet<Link>()
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
+  readonly #drainSpread: Milliseconds
+  #spread: DrainSpread<Connection> | undefined
+  /** How long each connection is waited for that is told from now on. */
+  #patience: Milliseconds = 0
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
   readonly #servers: Closing[] = []
@@ -35,7 +42,9 @@ export class Registry implements ClaimWatcher {
 
   constructor (settings: PluginSettings) {
     this.slots = new Slots(settings.maxConnections)
+    this.governance = new Governance(settings)
     this.#drainTimeout = settings.drainTimeout
+    this.#drainSpread = settings.drainSpread
   }
 
   /** Resolves when the drain is over. */
@@ -111,17 +120,48 @@ export class Registry implements ClaimWatcher {
     this.draining = true
     // One error for all, because to make an error costs more than everything else here.
     const reason = new FST_ERR_DUPLEX_SHUTDOWN()
-    for (const connection of this.connections) connection[kDrain](reason)
+    const evenly = this.#drainSpread > 0 && this.#spread?.over !== true
+    if (!evenly) for (const connection of this.connections) connection[kDrain](reason)
     this.#drained ??= new Promise<void>(resolve => {
       this.#idle = resolve
       this.#checkIdle()
     })
-    const timer = setTimeout(() => this.#cut(), timeout)
+    if (evenly) this.#drainEvenly(reason, timeout)
+    else this.#after(timeout, () => this.#cut())
+    return this.#drained
+  }
+
+  #after (timeout: Milliseconds, act: () => void): void {
+    const timer = setTimeout(act, timeout)
     // A half-closed socket that nobody reads does not keep the process alive, so this timer has to. Otherwise
     // the process could end before close() has run the hooks of other plugins. When everything is over the timer still
     // runs, for refusals that may come and linger, but no longer keeps the process alive.
-    void this.#drained.then(() => timer.unref())
-    return this.#drained
+    void this.drained.then(() => timer.unref())
+  }
+
+  /** Tells each when it is its turn, and waits for each as long. */
+  #drainEvenly (reason: Error, timeout: Milliseconds): void {
+    const end = (connections: readonly Connection[]): void => { for (const connection of connections) connection[kShutDown]() }
+    if (this.#spread !== undefined) {
+      this.#patience = Math.min(this.#patience, timeout)
+      const told = this.#spread.told
+      this.#after(timeout, () => end(told))
+      return
+    }
+    this.#patience = timeout
+    const open: Connection[] = []
+    for (const connection of this.connections) {
+      if (connection.accepted) open.push(connection)
+      else connection[kDrain](reason)
+    }
+    const spread = new DrainSpread(open, this.#drainSpread, (turn, last) => {
+      const left = turn.filter(connection => this.connections.has(connection))
+      for (const connection of left) connection[kDrain](reason)
+      if (last) this.#after(this.#patience, () => this.#cut())
+      else if (left.length > 0) this.#after(this.#patience, () => end(left))
+    })
+    this.#spread = spread
+    void this.drained.then(() => spread.stop())
   }
 
   #cut (): void {

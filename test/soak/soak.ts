@@ -25,7 +25,7 @@ function random (below: number): number {
   return ((t ^ (t >>> 14)) >>> 0) % below
 }
 
-type Ending = 'clean' | 'reset' | 'vanish' | 'refused'
+type Ending = 'clean' | 'reset' | 'vanish' | 'refused' | 'short'
 const counts: Record<string, number> = {}
 const count = (what: string): void => { counts[what] = (counts[what] ?? 0) + 1 }
 const problems: string[] = []
@@ -42,8 +42,13 @@ process.on('unhandledRejection', error => problem(`unhandled rejection: ${String
 process.on('warning', warning => problem(`warning: ${warning.message}`))
 
 /** Echoes, at times slowly; a byte that is not the client's own would show in its hash. */
-async function echo ({ readable, writable, closed }: DuplexConnection): Promise<void> {
+async function echo (connection: DuplexConnection): Promise<void> {
+  const { readable, writable, closed } = connection
   void closed.then(({ reason }) => count(`closed: ${reason}`))
+  // What is to end in order is never ended by what governs it, whatever comes and goes.
+  connection.labels.add(`way:${connection.kind}`)
+  if (random(4) === 0) connection.extend(Date.now() + 3_600_000 + random(1000))
+  if (random(4) === 0) connection.extend(undefined)
   let turns = 0
   for await (const chunk of readable) {
     if (turns++ % 16 === 15) await sleep(1)
@@ -53,7 +58,16 @@ async function echo ({ readable, writable, closed }: DuplexConnection): Promise<
 
 async function serve (secure: boolean): Promise<{ port: number, close: () => Promise<void>, left: () => Promise<number> }> {
   const app = Fastify(secure ? { https: tlsOptions } as object : {})
-  await app.register(duplex, { drainTimeout: 2000, finTimeout: 5000 })
+  await app.register(duplex, {
+    drainTimeout: 2000,
+    finTimeout: 5000,
+    drainSpread: 500,
+    expiryGrace: 20,
+    expires: request => Date.now() + (request.headers['x-short'] === undefined ? 3_600_000 : 5),
+    labels: request => request.headers['x-short'] === undefined ? ['long'] : ['long', 'short', `short:${String(request.headers['x-short'])}`],
+    maxConnections: { max: CLIENTS, key: request => String(request.headers['x-key']) },
+    rate: secure ? { bytesIn: 4_000_000, bytesOut: 3_000_000 } : {}
+  })
   const settle = async (): Promise<void> => { await sleep(random(3)) }
   app.addHook('onRequest', async request => {
     if (request.headers['x-slow'] !== undefined) await settle()
@@ -61,11 +75,17 @@ async function serve (secure: boolean): Promise<{ port: number, close: () => Pro
   })
   app.route({ method: ['GET', 'POST'], url: '/echo', duplex: true, handler: echo })
   app.route({ method: 'CONNECT', url: '*', duplex: true, handler: echo })
+  const rate = { bytesIn: 3_000_000, bytesOut: 4_000_000 }
+  app.route({ method: ['GET', 'POST'], url: '/rated', duplex: { rate }, handler: echo })
+  const revoking = setInterval(() => { count(`revoked at once: ${Math.min(3, app.duplex.close('short', random(2) === 0 ? {} : { within: 5 }))}`) }, 50)
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as net.AddressInfo
   return {
     port,
-    close: () => app.close(),
+    close: () => {
+      clearInterval(revoking)
+      return app.close()
+    },
     left: () => new Promise(resolve => app.server.getConnections((_error, sockets) => resolve(sockets + app.duplex.connections.size)))
   }
 }
@@ -85,12 +105,13 @@ async function open (port: number, secure: boolean): Promise<{ socket: net.Socke
 const WAYS = ['upgrade', 'connect', 'hijack', 'body'] as const
 
 function requestFor (way: typeof WAYS[number], extra: string): string {
-  const host = `Host: localhost\r\n${extra}`
+  const host = `Host: localhost\r\nX-Key: ${random(CLIENTS)}\r\n${extra}`
+  const path = random(4) === 0 ? '/rated' : '/echo'
   switch (way) {
-    case 'upgrade': return `GET /echo HTTP/1.1\r\n${host}Connection: Upgrade\r\nUpgrade: soak\r\n\r\n`
+    case 'upgrade': return `GET ${path} HTTP/1.1\r\n${host}Connection: Upgrade\r\nUpgrade: soak\r\n\r\n`
     case 'connect': return `CONNECT target:1 HTTP/1.1\r\n${host}\r\n`
-    case 'hijack': return `GET /echo HTTP/1.1\r\n${host}\r\n`
-    case 'body': return `POST /echo HTTP/1.1\r\n${host}Transfer-Encoding: chunked\r\n\r\n`
+    case 'hijack': return `GET ${path} HTTP/1.1\r\n${host}\r\n`
+    case 'body': return `POST ${path} HTTP/1.1\r\n${host}Transfer-Encoding: chunked\r\n\r\n`
   }
 }
 
@@ -120,8 +141,8 @@ function unchunk (wire: Buffer): Buffer | undefined {
 async function cycle (port: number, secure: boolean): Promise<void> {
   const way = WAYS[random(WAYS.length)] as typeof WAYS[number]
   const dice = random(100)
-  const ending: Ending = dice < 70 ? 'clean' : dice < 82 ? 'reset' : dice < 92 ? 'vanish' : 'refused'
-  const extra = `${random(3) === 0 ? 'X-Slow: 1\r\n' : ''}${ending === 'refused' ? 'X-Refuse: 1\r\n' : ''}`
+  const ending: Ending = dice < 65 ? 'clean' : dice < 75 ? 'reset' : dice < 85 ? 'vanish' : dice < 92 ? 'short' : 'refused'
+  const extra = `${random(3) === 0 ? 'X-Slow: 1\r\n' : ''}${ending === 'refused' ? 'X-Refuse: 1\r\n' : ''}${ending === 'short' ? `X-Short: ${random(1000)}\r\n` : ''}`
   const body = randomBytes(random(8) === 0 ? random(MAX_BODY) : random(4096))
   const wire = Buffer.concat([Buffer.from(requestFor(way, extra)), way === 'body' ? chunked(body) : body])
   const { socket, raw } = await open(port, secure)
@@ -134,7 +155,7 @@ async function cycle (port: number, secure: boolean): Promise<void> {
     }
   })
   const over = once(socket, 'close').catch(() => {})
-  const stopAt = ending === 'clean' || ending === 'refused' ? wire.length : random(wire.length)
+  const stopAt = ending === 'clean' || ending === 'refused' || ending === 'short' ? wire.length : random(wire.length)
   for (let at = 0; at < stopAt && !socket.destroyed;) {
     const size = Math.min(stopAt - at, random(4) === 0 ? 1 + random(16) : 1 + random(65536))
     if (!socket.write(wire.subarray(at, at + size))) await Promise.race([once(socket, 'drain').catch(() => {}), over])
@@ -142,6 +163,13 @@ async function cycle (port: number, secure: boolean): Promise<void> {
     if (random(4) === 0) await sleep(random(2))
   }
   count(`${way} ${ending}`)
+  if (ending === 'short') {
+    // It has expired, or was revoked, whatever it has sent by then; a FIN is all that some of its kinds can see of that.
+    socket.once('end', () => socket.destroy())
+    socket.end()
+    await over
+    return
+  }
   if (ending === 'reset' || ending === 'vanish') {
     // Destroying TLS destroys the socket beneath, in TLS's own time.
     if (ending === 'reset' && secure) raw.destroy = () => { raw.destroy = net.Socket.prototype.destroy; return raw.resetAndDestroy() }

@@ -8,6 +8,8 @@ export interface KindHead {
   allows (status: number): boolean
   /** The fields of the head that are the plugin's and never the app's. */
   fields (protocol: string | undefined): readonly (readonly [string, string])[]
+  /** Over HTTP/2: fields may follow the body, and whoever owns it sends them. */
+  trailers?: boolean
 }
 
 /** 204, 205 and 206 would say something about a body that is none. */

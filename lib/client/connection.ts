@@ -1,0 +1,87 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { Readable, Writable } from 'node:stream'
+import { isRead } from '../connection/reading.ts'
+import { webPair } from '../connection/web-pair.ts'
+import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../errors.ts'
+import type { Answer, Exchange, ExchangeEnd } from './exchange.ts'
+import type { Opened } from './open.ts'
+import type { ClientClosed, ClientConnection, ClientCloseReason, DuplexKind, DuplexWebPair, Milliseconds } from '../../types/index.ts'
+
+/** How long `close()` waits for the server. */
+const FIN_TIMEOUT: Milliseconds = 30_000
+
+/** What was accepted, as bytes. */
+export class ByteConnection implements ClientConnection {
+  readonly closed: Promise<ClientClosed>
+  protected readonly answer: Answer
+  readonly #exchange: Exchange
+  readonly #dead = new AbortController()
+  readonly #since = performance.now()
+  /** What was done here, or by whoever has a stream. */
+  protected cause: { reason: ClientCloseReason, error: Error | undefined } | undefined
+
+  constructor ({ exchange, answer }: Opened) {
+    this.#exchange = exchange
+    this.answer = answer
+    this.closed = exchange.over.then(end => this.#closed(end))
+  }
+
+  get kind (): DuplexKind { return this.answer.kind }
+  get readable (): Readable { return this.answer.readable }
+  get writable (): Writable { return this.answer.writable }
+  get statusCode (): number { return this.answer.statusCode }
+  get headers (): IncomingHttpHeaders { return this.answer.headers }
+  get httpVersion (): Answer['httpVersion'] { return this.answer.httpVersion }
+  get protocol (): string | undefined { return this.answer.protocol }
+  get head (): Buffer { return this.answer.head }
+  get signal (): AbortSignal { return this.#dead.signal }
+
+  close (): Promise<ClientClosed> {
+    this.endOutput()
+    this.discardInput()
+    const timer = setTimeout(() => this.destroy(new FST_ERR_DUPLEX_FIN_TIMEOUT(FIN_TIMEOUT)), FIN_TIMEOUT)
+    void this.closed.then(() => clearTimeout(timer))
+    return this.closed
+  }
+
+  destroy (error?: Error): void {
+    this.breakOff(error === undefined ? 'destroyed' : 'error', error)
+  }
+
+  web (): DuplexWebPair { return webPair(this.readable, this.writable) }
+
+  async [Symbol.asyncDispose] (): Promise<void> {
+    await this.close()
+  }
+
+  protected endOutput (): void {
+    const { writable } = this.answer
+    if (!writable.writableEnded) writable.end()
+  }
+
+  protected discardInput (): void {
+    const { readable } = this.answer
+    if (!isRead(readable)) readable.resume()
+  }
+
+  protected breakOff (reason: ClientCloseReason, error: Error | undefined): void {
+    this.cause ??= { reason, error }
+    this.#exchange.abort(error ?? new FST_ERR_DUPLEX_DESTROYED())
+  }
+
+  protected facts (): Pick<ClientClosed, 'websocket'> { return {} }
+
+  #closed ({ complete, error }: ExchangeEnd): ClientClosed {
+    const { readable, writable } = this.answer
+    const whole = complete && (writable.writableFinished || writable.destroyed === false)
+    const reason = this.cause?.reason ?? (whole ? 'end' : ofPeer(error ?? readable.errored) ? 'abort' : error === undefined ? 'destroyed' : 'error')
+    const why = reason === 'end' ? undefined : this.cause?.error ?? error ?? writable.errored ?? new FST_ERR_DUPLEX_ABORTED()
+    if (why !== undefined) this.#dead.abort(why)
+    const duration = Math.round(performance.now() - this.#since)
+    return { reason, ...why === undefined ? {} : { error: why }, duration, ...this.facts() }
+  }
+}
+
+function ofPeer (error: (Error & { code?: string, syscall?: string }) | null | undefined): boolean {
+  return error != null && (error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' || /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? ''))
+}

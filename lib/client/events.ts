@@ -1,0 +1,58 @@
+import { lines } from '../messages/framing.ts'
+import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
+import { FST_ERR_DUPLEX_MESSAGE_TOO_LONG } from '../errors.ts'
+
+/**
+ * Server-Sent Events as they come, for a client: the data of each event is a message. Names and ids of events are left out.
+ * An event that is cut off by the end is none, as the specification of HTML has it.
+ */
+export const events: MessageFraming = {
+  name: 'sse',
+  contentType: 'text/event-stream',
+  decoder: ({ maxLength }) => new EventDecoder(maxLength),
+  encode: payload => lines.encode(payload)
+}
+
+class EventDecoder implements MessageDecoder {
+  readonly #maxLength: number
+  #line = ''
+  #data: string[] = []
+  #length = 0
+  #afterCr = false
+  readonly #text = new TextDecoder()
+
+  constructor (maxLength: number) {
+    this.#maxLength = maxLength
+  }
+
+  * decode (chunk: Buffer): Generator<Buffer | Error> {
+    let text = this.#text.decode(chunk, { stream: true })
+    if (text === '') return
+    if (this.#afterCr && text.startsWith('\n')) text = text.slice(1)
+    this.#afterCr = text.endsWith('\r')
+    const parts = text.split(/\r\n|\r|\n/)
+    for (const [at, part] of parts.entries()) {
+      this.#line += part
+      if (this.#line.length + this.#length > this.#maxLength + 'data: '.length) throw new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(this.#maxLength)
+      if (at === parts.length - 1) break
+      yield * this.#take(this.#line)
+      this.#line = ''
+    }
+  }
+
+  end (): Iterable<Buffer> { return [] }
+
+  * #take (line: string): Generator<Buffer> {
+    if (line === '') {
+      const data = this.#data
+      this.#data = []
+      this.#length = 0
+      if (data.length > 0) yield Buffer.from(data.join('\n'))
+      return
+    }
+    const [, name, value = ''] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) ?? []
+    if (name !== 'data') return
+    this.#data.push(value)
+    this.#length += value.length + 1
+  }
+}

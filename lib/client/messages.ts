@@ -1,0 +1,145 @@
+import { randomBytes } from 'node:crypto'
+import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../errors.ts'
+import { webPair } from '../connection/web-pair.ts'
+import { Codec } from '../messages/codec.ts'
+import { binary, frames, json, text } from '../messages/encoding.ts'
+import { FramedMessenger } from '../messages/framed-messenger.ts'
+import { lines } from '../messages/framing.ts'
+import type { Bytes, Messenger, MessengerSettings } from '../messages/messenger.ts'
+import { isCloseCode, NORMAL, reasonOf } from '../messages/websocket/codes.ts'
+import { acceptOf } from '../messages/websocket/handshake.ts'
+import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from '../messages/websocket/messenger.ts'
+import { loadParts } from '../messages/websocket/parts.ts'
+import { ByteConnection } from './connection.ts'
+import { events } from './events.ts'
+import type { Opened } from './open.ts'
+import { invalid, type Plan } from './options.ts'
+import type {
+  ClientClosed, ClientMessageConnection, ClientMessageOptions, ConnectOptions, DuplexWebPair, MessageEncoding, MessageFraming
+} from '../../types/index.ts'
+
+const ENCODINGS: Readonly<Record<string, MessageEncoding>> = { json, text, binary }
+
+const CLOSE_TIMEOUT = 30_000
+
+/** A plan with what messages say in a head, and what becomes of the answer. */
+export interface Wordy {
+  readonly plan: Plan
+  connection (opened: Opened): ClientMessageConnection
+}
+
+export async function wordy (plan: Plan, options: ConnectOptions): Promise<Wordy> {
+  const given = options.messages === undefined || options.messages === true ? {} : options.messages
+  const settings = settingsOf(given, options)
+  if (options.websocket === undefined) {
+    const framing = given.framing === undefined || given.framing === 'lines' ? lines : given.framing
+    return {
+      plan: { ...plan, headers: withTypes(plan, framing) },
+      connection: opened => new MessageConnection(opened, settings, { framing })
+    }
+  }
+  await loadParts()
+  const { subprotocols = [] } = options.websocket === true ? {} : options.websocket
+  const key = randomBytes(16).toString('base64')
+  const headers = [...plan.headers, 'Sec-WebSocket-Version', '13', 'Sec-WebSocket-Key', key]
+  if (subprotocols.length > 0) headers.push('Sec-WebSocket-Protocol', subprotocols.join(', '))
+  return {
+    plan: { ...plan, headers },
+    connection: opened => {
+      const wrong = wrongWith(opened, key, subprotocols)
+      if (wrong === undefined) return new MessageConnection(opened, settings, 'websocket')
+      const error = new FST_ERR_DUPLEX_UPSTREAM_INVALID(wrong)
+      opened.exchange.abort(error)
+      throw error
+    }
+  }
+}
+
+function settingsOf (given: ClientMessageOptions, { messages }: ConnectOptions): MessengerSettings {
+  const { encoding, maxLength = 65_536, highWaterMark = 16 } = given
+  const known = typeof encoding === 'string' ? ENCODINGS[encoding] : encoding ?? (messages === undefined ? frames : json)
+  if (known === undefined) throw invalid('messages.encoding must be "json", "text", "binary" or an encoding')
+  for (const [name, value] of Object.entries({ maxLength, highWaterMark })) {
+    if (!Number.isInteger(value) || value < 1) throw invalid(`messages.${name} must be a whole number from 1`)
+  }
+  return { codec: new Codec(known, maxLength), maxLength, highWaterMark }
+}
+
+/** What a body holds, and what is wanted. */
+function withTypes ({ headers, body }: Plan, { contentType }: MessageFraming): string[] {
+  const names = headers.filter((_, at) => at % 2 === 0).map(name => name.toLowerCase())
+  const added = [...headers]
+  if (body !== false && !names.includes('content-type')) added.push('Content-Type', contentType)
+  if (!names.includes('accept')) added.push('Accept', contentType)
+  return added
+}
+
+/** RFC 6455 section 4.1; over HTTP/2 a key is answered by few. */
+function wrongWith ({ answer: { headers, httpVersion } }: Opened, key: string, subprotocols: readonly string[]): string | undefined {
+  const accept = headers['sec-websocket-accept']
+  if (accept === undefined ? httpVersion !== '2.0' : accept !== acceptOf(key)) return 'Sec-WebSocket-Accept is not that of the key'
+  const subprotocol = headers['sec-websocket-protocol']
+  if (subprotocol !== undefined && !subprotocols.includes(subprotocol)) return `a subprotocol that was not offered: ${subprotocol}`
+  if (headers['sec-websocket-extensions'] !== undefined) return 'an extension that was not offered'
+  return undefined
+}
+
+/** What was accepted, as messages. */
+class MessageConnection extends ByteConnection implements WebSocketOwner {
+  readonly subprotocol: string | undefined
+  readonly #messenger: Messenger
+  #closing: CloseFrame = { code: NORMAL, reason: '' }
+
+  constructor (opened: Opened, settings: MessengerSettings, by: 'websocket' | { framing: MessageFraming }) {
+    super(opened)
+    const { exchange, answer } = opened
+    const bytes: Bytes = {
+      readable: answer.readable,
+      writable: answer.writable,
+      end: () => super.endOutput(),
+      discardInput: () => super.discardInput(),
+      breakOff: error => super.breakOff('error', error),
+      cut: () => exchange.abort(new FST_ERR_DUPLEX_DESTROYED())
+    }
+    if (by === 'websocket') {
+      this.subprotocol = answer.headers['sec-websocket-protocol']
+      const none = { extensions: {}, renewed: () => ({}), subprotocol: this.subprotocol }
+      this.#messenger = new WebSocketMessenger(bytes, this, settings, { ...none, closeTimeout: CLOSE_TIMEOUT, client: true })
+    } else {
+      const { framing } = by
+      const into = /^text\/event-stream\b/i.test(answer.headers['content-type'] ?? '') ? events : framing
+      this.#messenger = new FramedMessenger(bytes, this, settings, { in: into, out: framing })
+    }
+    void exchange.over.then(({ error }) => this.#messenger.over(error ?? new FST_ERR_DUPLEX_ABORTED()))
+  }
+
+  override get readable (): Messenger['readable'] { return this.#messenger.readable }
+  override get writable (): Messenger['writable'] { return this.#messenger.writable }
+
+  readonly send = (message: unknown): Promise<void> => this.#messenger.writable.send(message)
+
+  override web (): DuplexWebPair { return webPair(this.readable, this.writable, message => message as never) }
+
+  override close ({ code = NORMAL, reason = '' }: { code?: number | undefined, reason?: string | undefined } = {}): Promise<ClientClosed> {
+    if (!isCloseCode(code)) throw invalid(`close({ code }) must be one that RFC 6455 section 7.4 lets an endpoint send, got ${code}`)
+    this.#closing = { code, reason: reasonOf(reason) }
+    return super.close()
+  }
+
+  onInvalid (error: Error): never { throw error }
+
+  failed (reason: 'error' | 'destroyed' | 'abort' | 'fin', error: Error | undefined): void {
+    this.cause ??= { reason: reason === 'fin' ? 'abort' : reason, error }
+    this.#messenger.breakOff(error, reason === 'error')
+  }
+
+  closing (): CloseFrame { return this.#closing }
+
+  protected override endOutput (): void { this.#messenger.end() }
+  protected override discardInput (): void { this.#messenger.discardInput() }
+
+  protected override facts (): Pick<ClientClosed, 'websocket'> {
+    const { websocket } = this.#messenger
+    return websocket === undefined ? {} : { websocket }
+  }
+}

@@ -1,0 +1,161 @@
+import { once } from 'node:events'
+import { createInterface } from 'node:readline'
+import type { Readable, Writable } from 'node:stream'
+import { commandOf, UsageError, type Command } from './arguments.ts'
+import { connect } from './connect.ts'
+import { DuplexRefused } from './refused.ts'
+import type { ClientConnection, ClientMessageConnection } from '../../types/index.ts'
+
+/** The process, as far as the program needs it. */
+export interface Terminal {
+  readonly argv: readonly string[]
+  readonly env: NodeJS.ProcessEnv
+  readonly stdin: Readable
+  readonly stdout: Writable
+  readonly stderr: Writable
+  readonly version: () => string
+  /** Aborts when it is to stop, with the exit code. */
+  readonly signal: AbortSignal
+}
+
+/** Somebody wants it to stop. */
+export class Interrupted extends Error {
+  readonly exitCode: number
+
+  constructor (exitCode: number) {
+    super('interrupted')
+    this.exitCode = exitCode
+  }
+}
+
+class OutputClosed extends Error {}
+
+/** @returns the exit code; never rejects, and all that was printed has left when it resolves */
+export async function netcat (terminal: Terminal): Promise<number> {
+  const { argv, env, stdout, stderr, version } = terminal
+  // What cannot be said there cannot be said.
+  stderr.on('error', () => {})
+  try {
+    const command = commandOf(argv, env, version)
+    if (typeof command === 'string') await print(stdout, command)
+    else await join(terminal, command)
+    return 0
+  } catch (error) {
+    return await tell(stderr, error as Error)
+  }
+}
+
+async function join (terminal: Terminal, { url, options, verbose }: Command): Promise<void> {
+  const { stdout, stderr, signal } = terminal
+  const broken = once(stdout, 'error').then(([error]) => { throw new OutputClosed((error as Error).message) })
+  broken.catch(() => {})
+  const connection = await Promise.race([connect(url, { ...options, signal }), broken])
+  if (verbose) await print(stderr, headOf(connection))
+  try {
+    await Promise.race([options.websocket === undefined ? bytes(connection, terminal) : lines(connection as never, terminal), broken])
+  } catch (error) {
+    connection.destroy(error as Error)
+    throw signal.aborted ? signal.reason : error
+  }
+}
+
+/** Until the server has ended. */
+async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal): Promise<void> {
+  const { readable, writable } = connection
+  const input = stdin.readable && !writable.writableEnded ? feed(stdin, writable, connection) : undefined
+  for await (const chunk of readable as AsyncIterable<Buffer>) await print(stdout, chunk)
+  input?.stop()
+  if (!writable.writableEnded) writable.end()
+  await ended(connection)
+}
+
+/** Standard input is sent until its end, which ends our side. */
+function feed (stdin: Readable, writable: Writable, connection: { destroy (error: Error): void }): { stop: () => void } {
+  const onError = (error: Error): void => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
+  const onDrain = (): void => { stdin.resume() }
+  const onData = (chunk: Buffer): void => { if (!writable.write(chunk)) stdin.pause() }
+  const onEnd = (): void => { if (!writable.writableEnded) writable.end() }
+  // An error of the connection is told by its other half.
+  writable.on('error', stop)
+  writable.on('drain', onDrain)
+  stdin.on('error', onError)
+  stdin.on('end', onEnd)
+  stdin.on('data', onData)
+  function stop (): void {
+    stdin.removeListener('data', onData)
+    stdin.removeListener('end', onEnd)
+    writable.removeListener('drain', onDrain)
+    stdin.pause()
+  }
+  return { stop }
+}
+
+/** A line is a message, and a message a line. */
+async function lines (connection: ClientMessageConnection<string | Buffer, string>, { stdin, stdout }: Terminal): Promise<void> {
+  const { readable } = connection
+  const input = createInterface({ input: stdin, crlfDelay: Infinity })
+  const sending = (async () => {
+    for await (const line of input) await connection.send(line)
+    void connection.close()
+  })()
+  // It is told by the other half.
+  sending.catch(() => {})
+  for await (const message of readable) {
+    await print(stdout, typeof message === 'string' ? `${message}\n` : Buffer.concat([message, Buffer.from('\n')]))
+  }
+  input.close()
+  const { websocket } = await ended(connection)
+  if (websocket !== undefined && websocket.code !== 1000 && websocket.code !== 1001 && websocket.code !== 1005) {
+    throw new Error(`the server closed the WebSocket with ${websocket.code}${websocket.reason === '' ? '' : ` ${websocket.reason}`}`)
+  }
+}
+
+async function ended ({ closed }: Pick<ClientConnection, 'closed'>) {
+  const end = await closed
+  if (end.reason !== 'end') throw end.error ?? new Error('the connection broke')
+  return end
+}
+
+/** Resolves when it has left. */
+function print (stream: Writable, text: string | Buffer): Promise<void> {
+  return new Promise((resolve, reject) => {
+    stream.write(text, error => error == null ? resolve() : reject(new OutputClosed(error.message)))
+  })
+}
+
+function headOf ({ httpVersion, statusCode, headers }: ClientConnection): string {
+  const fields = Object.entries(headers).flatMap(([name, value]) => [value ?? []].flat().map(one => `${name}: ${one}\n`))
+  return oneLine(`HTTP/${httpVersion} ${statusCode}`) + `\n${fields.map(field => `${oneLine(field)}\n`).join('')}\n`
+}
+
+async function tell (stderr: Writable, error: Error & { code?: string }): Promise<number> {
+  if (error instanceof Interrupted) return error.exitCode
+  const lines = [`fastify-duplex: ${oneLine(whatHappened(error))}`]
+  if (error instanceof DuplexRefused) lines.push(...await bodyOf(error))
+  const usage = error instanceof UsageError || error instanceof TypeError || error.code === 'FST_ERR_DUPLEX_INVALID_OPTION'
+  if (usage) lines.push('fastify-duplex --help tells more')
+  await print(stderr, `${lines.join('\n')}\n`).catch(() => {})
+  return usage ? 2 : 1
+}
+
+function whatHappened (error: Error & { code?: string, cause?: unknown }): string {
+  if (error instanceof DuplexRefused) return `${error.by === 'proxy' ? 'the proxy' : 'the server'} refused: ${error.statusCode} ${error.statusMessage}`
+  if (error instanceof OutputClosed) return 'standard output was closed'
+  const { cause } = error
+  const why = cause instanceof AggregateError ? (cause.errors as Error[]).map(({ message }) => message).join(', ') : (cause as Error | undefined)?.message
+  return why === undefined || why === '' ? error.message : `${error.message}: ${why}`
+}
+
+async function bodyOf (refused: DuplexRefused): Promise<string[]> {
+  try {
+    const text = (await refused.body()).toString('utf8').replace(/[^\P{Cc}\n\t]/gu, '').trimEnd()
+    return text === '' ? [] : [text]
+  } catch {
+    return ['(its answer was cut off)']
+  }
+}
+
+/** What a server says is not for the terminal to obey. */
+function oneLine (text: string): string {
+  return text.replace(/\p{Cc}+/gu, ' ').trim()
+}

@@ -1,0 +1,113 @@
+import { once } from 'node:events'
+import type { ClientHttp2Session } from 'node:http2'
+import { isIP, type Socket } from 'node:net'
+import type { Duplex } from 'node:stream'
+import tls, { type TLSSocket } from 'node:tls'
+import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
+import { dial } from '../relay/dial.ts'
+import { ownErrors } from '../relay/stream-errors.ts'
+import { exchange, type Answer, type Exchange } from './exchange.ts'
+import { openSession } from './http2.ts'
+import { basic, type Plan } from './options.ts'
+import { breakConnection } from './own-socket.ts'
+import { DuplexRefused } from './refused.ts'
+import type { ConnectOptions, DialTlsOptions } from '../../types/index.ts'
+
+/** An exchange that was answered, and the session that is to be closed behind it. */
+export interface Opened {
+  readonly exchange: Exchange
+  readonly answer: Answer
+}
+
+export interface Signals {
+  /** Until the answer. */
+  readonly until: AbortSignal
+  /** For good. */
+  readonly always: AbortSignal | undefined
+}
+
+/** Connects, sends the request, and waits for the answer. What fails leaves nothing. */
+export async function open (plan: Plan, options: ConnectOptions, signals: Signals): Promise<Opened> {
+  const { http2 } = options
+  // An upgrade that is no GET has no form in HTTP/2.
+  const http1Alone = http2 === false || (http2 === undefined && plan.protocol.length > 0 && (plan.method !== 'GET' || plan.protocol.length > 1))
+  try {
+    return await attempt(plan, options, signals, http1Alone ? ['http/1.1'] : http2 === true ? ['h2'] : ['h2', 'http/1.1'])
+  } catch (error) {
+    if (!(error instanceof FST_ERR_DUPLEX_NO_EXTENDED_CONNECT) || http2 === true) throw error
+    return await attempt(plan, options, signals, ['http/1.1'])
+  }
+}
+
+async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, versions: string[]): Promise<Opened> {
+  const connection = await connected(plan, { ...options.tls, ALPNProtocols: versions }, signals.until)
+  const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : versions[0] === 'h2' && versions.length === 1
+  const { method, target, headers, protocol, body, early } = plan
+  const scheme = plan.secure ? 'https' : 'http'
+  const request = { method, target, headers, protocol, body, early, scheme, signal: signals.always } as const
+  let link: Duplex | ClientHttp2Session = connection
+  let sent: Exchange
+  try {
+    if (speaksHttp2) link = await openSession(connection, { scheme, signal: signals.until })
+    sent = exchange(link, request)
+  } catch (error) {
+    if (link === connection) breakConnection(connection, error as Error)
+    else link.destroy()
+    throw error
+  }
+  // It ends when its stream is over.
+  if (link !== connection) void sent.over.then(() => (link as ClientHttp2Session).close())
+  const answer = await waited(sent, signals.until)
+  return { exchange: sent, answer }
+}
+
+async function waited (sent: Exchange, until: AbortSignal): Promise<Answer> {
+  const abort = (): void => sent.abort(until.reason as Error)
+  if (until.aborted) abort()
+  until.addEventListener('abort', abort)
+  try {
+    return await sent.answer
+  } finally {
+    until.removeEventListener('abort', abort)
+  }
+}
+
+/** A connection to the server, through a proxy if there is one. */
+async function connected (plan: Plan, tlsOptions: DialTlsOptions, signal: AbortSignal): Promise<Socket> {
+  const { proxy, to, secure } = plan
+  if (proxy === undefined) return await dial(to, { signal, timeout: 0, tls: secure ? { ...named(plan), ...tlsOptions } : false })
+  const tunnel = await throughProxy(proxy, plan.through, tlsOptions, signal)
+  return secure ? await overTls(tunnel, { ...named(plan), ...tlsOptions }, signal) : tunnel as Socket
+}
+
+/** RFC 6066 section 3: an address is no server name. */
+function named ({ host }: Plan): { servername?: string } {
+  return isIP(host) === 0 ? { servername: host } : {}
+}
+
+async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOptions, signal: AbortSignal): Promise<Duplex> {
+  const secure = proxy.protocol === 'https:'
+  const host = proxy.hostname.replace(/^\[|\]$/g, '')
+  const port = Number(proxy.port) || (secure ? 443 : 80)
+  const connection = await dial({ host, port }, { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false })
+  const credentials = basic(proxy)
+  const headers = ['Host', through, ...credentials === undefined ? [] : ['Proxy-Authorization', credentials]]
+  const sent = exchange(connection, { method: 'CONNECT', target: through, headers })
+  const answer = await waited(sent, signal)
+  if (answer.kind !== 'connect') throw new DuplexRefused(sent, answer, 'proxy')
+  return answer.readable as Duplex
+}
+
+/** TLS inside of a tunnel. */
+async function overTls (tunnel: Duplex, options: DialTlsOptions, signal: AbortSignal): Promise<TLSSocket> {
+  const socket = tls.connect({ ...options, socket: tunnel })
+  ownErrors(socket)
+  try {
+    await once(socket, 'secureConnect', { signal })
+    return socket
+  } catch (error) {
+    socket.destroy()
+    breakConnection(tunnel, error as Error)
+    throw signal.aborted ? signal.reason : new FST_ERR_DUPLEX_DIAL_FAILED({ cause: error as Error })
+  }
+}

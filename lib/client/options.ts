@@ -1,0 +1,106 @@
+import { isIP } from 'node:net'
+import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
+import { checkDuration } from '../check-options.ts'
+import type { ClientHeaders, ConnectOptions, DialTarget } from '../../types/index.ts'
+
+const KNOWN = [
+  'protocol', 'method', 'target', 'headers', 'body', 'early', 'http2', 'proxy', 'socketPath', 'tls', 'timeout', 'signal', 'messages', 'websocket'
+]
+
+/** Where to, and what to say. */
+export interface Plan {
+  readonly to: DialTarget
+  readonly secure: boolean
+  /** `host:port`, for a proxy. */
+  readonly through: string
+  readonly host: string
+  readonly method: string
+  readonly target: string
+  /** Name and value in turn, as they are sent. */
+  readonly headers: readonly string[]
+  readonly protocol: readonly string[]
+  readonly body: boolean | Buffer
+  readonly early: Buffer | undefined
+  readonly proxy: URL | undefined
+}
+
+const SCHEMES: Readonly<Record<string, boolean>> = { 'http:': false, 'ws:': false, 'https:': true, 'wss:': true }
+
+/** Reads what was given to `connect()`, by code that types may not have checked. */
+export function planOf (address: string | URL, options: ConnectOptions): Plan {
+  for (const name of Object.keys(options)) if (!KNOWN.includes(name)) throw invalid(`there is no option ${name} of connect()`)
+  checkDuration('timeout', options.timeout)
+  const url = urlOf(address, 'url')
+  const secure = SCHEMES[url.protocol]
+  if (secure === undefined) throw invalid(`a URL of http:, https:, ws: or wss: is needed, got ${url.protocol}`)
+  const { target, socketPath, websocket } = options
+  const body = bodyOf(options.body)
+  const protocol = websocket === undefined ? [options.protocol ?? []].flat() : ['websocket']
+  if (target !== undefined && (protocol.length > 0 || body !== false)) throw invalid('a CONNECT has no protocol and no body')
+  if (target !== undefined && !/^[^\s/@?#]+:\d+$/.test(target)) throw invalid(`target must be host:port, got ${JSON.stringify(target)}`)
+  const { signal } = options
+  if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal is no AbortSignal')
+  const method = options.method ?? (target !== undefined ? 'CONNECT' : body !== false && protocol.length === 0 ? 'POST' : 'GET')
+  if ((method === 'CONNECT') !== (target !== undefined)) throw invalid('a CONNECT needs a target, and only a CONNECT has one')
+  const host = url.hostname.replace(/^\[|\]$/g, '')
+  const port = Number(url.port) || (secure ? 443 : 80)
+  const early = options.early === undefined ? undefined : Buffer.from(options.early as Uint8Array)
+  if (early !== undefined && body === true) throw invalid('early bytes of a body are written to writable')
+  return {
+    to: socketPath === undefined ? { host, port } : { path: socketPath },
+    secure,
+    through: `${isIP(host) === 6 ? `[${host}]` : host}:${port}`,
+    host,
+    method,
+    target: target ?? url.pathname + url.search,
+    headers: headersOf(target ?? url.host, url, options.headers ?? {}),
+    protocol,
+    body,
+    early,
+    proxy: options.proxy === undefined ? undefined : proxyOf(options.proxy)
+  }
+}
+
+function urlOf (address: unknown, name: string): URL {
+  try {
+    return new URL(String(address))
+  } catch {
+    throw invalid(`${name} is no URL: ${JSON.stringify(String(address))}`)
+  }
+}
+
+function proxyOf (address: string | URL): URL {
+  const url = urlOf(address, 'proxy')
+  if (url.protocol !== 'http:' && url.protocol !== 'https:') throw invalid(`a proxy is http: or https:, got ${url.protocol}`)
+  return url
+}
+
+function bodyOf (body: unknown): boolean | Buffer {
+  if (body === undefined) return false
+  if (body === true) return true
+  if (typeof body === 'string') return Buffer.from(body)
+  if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
+  throw invalid('body must be true, a string or bytes')
+}
+
+function headersOf (host: string, url: URL, given: ClientHeaders): string[] {
+  const headers: string[] = []
+  for (const [name, value] of Object.entries(given)) {
+    if (value !== undefined) for (const one of [value].flat()) headers.push(name, String(one))
+  }
+  const names = Object.keys(given).map(name => name.toLowerCase())
+  if (!names.includes('host')) headers.unshift('Host', host)
+  const credentials = basic(url)
+  if (credentials !== undefined && !names.includes('authorization')) headers.push('Authorization', credentials)
+  return headers
+}
+
+/** RFC 7617. */
+export function basic ({ username, password }: URL): string | undefined {
+  if (username === '' && password === '') return undefined
+  return `Basic ${Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')}`
+}
+
+export function invalid (why: string): Error {
+  return new FST_ERR_DUPLEX_INVALID_OPTION(why)
+}

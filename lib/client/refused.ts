@@ -1,0 +1,56 @@
+import { STATUS_CODES, type IncomingHttpHeaders } from 'node:http'
+import { FST_ERR_DUPLEX_REFUSED } from '../errors.ts'
+import type { Answer, Exchange } from './exchange.ts'
+
+/** How much of the body of a refusal is kept, and how long it is waited for, in milliseconds. */
+const MOST = 1024 * 1024
+const LONGEST = 10_000
+
+/** The server, or the proxy before it, has answered, and not with what was asked for. */
+export class DuplexRefused extends FST_ERR_DUPLEX_REFUSED {
+  override readonly name: string = 'DuplexRefused'
+  override readonly statusCode: number
+  readonly statusMessage: string
+  readonly headers: IncomingHttpHeaders
+  readonly by: 'server' | 'proxy'
+  readonly #body: Promise<Buffer>
+
+  constructor (exchange: Exchange, answer: Answer, by: 'server' | 'proxy' = 'server') {
+    const { statusCode, headers } = answer
+    const statusMessage = answer.statusMessage === '' ? STATUS_CODES[statusCode] ?? '' : answer.statusMessage
+    super(by, statusCode, statusMessage)
+    this.statusCode = statusCode
+    this.statusMessage = statusMessage
+    this.headers = headers
+    this.by = by
+    // Whether or not somebody asks for it, so that the connection is not left.
+    this.#body = bodyOf(exchange, answer)
+    this.#body.catch(() => {})
+  }
+
+  /** The body of the answer, up to a megabyte. Rejects when it was cut off. */
+  body (): Promise<Buffer> { return this.#body }
+}
+
+async function bodyOf (exchange: Exchange, { kind, readable, writable }: Answer): Promise<Buffer> {
+  const chunks: Buffer[] = []
+  let length = 0
+  // An answer that only the end of its connection ends may never end.
+  const timer = setTimeout(() => readable.destroy(), LONGEST)
+  try {
+    // Nobody wants the rest of what was refused, RFC 9112 section 9.5.
+    exchange.body?.on('error', () => {})
+    for await (const chunk of readable as AsyncIterable<Buffer>) {
+      chunks.push(chunk)
+      length += chunk.length
+      if (length >= MOST) break
+    }
+    return Buffer.concat(chunks, Math.min(length, MOST))
+  } catch (error) {
+    if (readable.errored == null && readable.destroyed) return Buffer.concat(chunks)
+    throw error
+  } finally {
+    clearTimeout(timer)
+    if (kind !== 'body' || !writable.writableFinished || length >= MOST) exchange.abort(new Error('The answer was no acceptance'))
+  }
+}

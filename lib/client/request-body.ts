@@ -1,0 +1,91 @@
+import type { ClientRequest } from 'node:http'
+import { Writable } from 'node:stream'
+import { ownErrors } from '../relay/stream-errors.ts'
+
+type Done = (error?: Error | null) => void
+
+/** Who a body belongs to. */
+export interface BodyOwner {
+  /** The whole answer is there and the connection is gone: nobody takes the rest. */
+  readonly unwanted: boolean
+  abort (error: Error): void
+}
+
+/**
+ * The body of a request of HTTP/1. Node's own stream tells nobody when there is room again once the response
+ * is over, closes with the response, and lets a body be shorter or longer than was declared.
+ */
+export class RequestBody extends Writable {
+  trailers: readonly string[] = []
+  readonly #req: ClientRequest
+  readonly #owner: BodyOwner
+  /** What `Content-Length` leaves. */
+  #left: number | undefined
+  /** Who waits for a write. */
+  #waiting: Done | undefined
+
+  constructor (req: ClientRequest, owner: BodyOwner) {
+    super()
+    this.#req = req
+    this.#owner = owner
+    const length = req.getHeader('content-length')
+    if (length !== undefined && !req.hasHeader('transfer-encoding')) this.#left = Number(length)
+    ownErrors(this)
+  }
+
+  override _write (chunk: Buffer, _encoding: BufferEncoding, done: Done): void {
+    if (this.#left !== undefined && (this.#left -= chunk.length) < 0) done(mismatch())
+    else this.#send(sent => this.#req.write(chunk, sent), done)
+  }
+
+  override _final (done: Done): void {
+    if (this.#left !== undefined && this.#left > 0 && !this.#owner.unwanted) {
+      done(mismatch())
+      return
+    }
+    this.#send(sent => {
+      const { trailers } = this
+      if (trailers.length > 0) this.#req.addTrailers(pairs(trailers))
+      this.#req.end(sent)
+    }, done)
+  }
+
+  override _destroy (error: Error | null, done: Done): void {
+    if (!this.writableFinished && !this.#owner.unwanted) this.#owner.abort(error ?? new Error('The body of the request was destroyed'))
+    done(error)
+  }
+
+  /** The connection is gone, and perhaps with it the callback of what was written. */
+  release (error: Error | undefined): void {
+    if (error !== undefined) {
+      this.destroy(error)
+    } else {
+      const waiting = this.#waiting
+      this.#waiting = undefined
+      waiting?.()
+    }
+  }
+
+  #send (write: (sent: (error?: Error | null) => void) => void, done: Done): void {
+    if (this.#owner.unwanted) {
+      done()
+      return
+    }
+    this.#waiting = done
+    write(error => {
+      if (this.#waiting !== done) return
+      // Whether it is still wanted is known when the connection is closed.
+      if (error != null) return
+      this.#waiting = undefined
+      done()
+    })
+  }
+}
+
+function mismatch (): Error {
+  return Object.assign(new Error('The body has another length than Content-Length says'), { code: 'ERR_HTTP_CONTENT_LENGTH_MISMATCH' })
+}
+
+function pairs (raw: readonly string[]): [string, string][] {
+  return Array.from({ length: raw.length / 2 }, (_, at) => [raw[at * 2] as string, raw[at * 2 + 1] as string])
+}

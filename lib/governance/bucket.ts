@@ -1,0 +1,60 @@
+import type { Milliseconds } from '../../types/index.ts'
+
+/** How much of a second may be saved up: of bytes that nobody sent, and of those that have to wait. */
+const SAVED = 0.1
+const OWED = 1
+
+/** How much of a second moves at once. */
+const PORTION = 0.05
+const MOST = 16 * 1024
+
+/** Counts what may pass at this many bytes a second. */
+export class Bucket {
+  readonly #rate: number
+  /** How many bytes go together. What is longer is cut. */
+  readonly portion: number
+  #bytes: number
+  #at = performance.now()
+  /** Somebody waits, so that the time that passes is not saved up but owed to him, however late the timer comes. */
+  owed = false
+
+  constructor (rate: number) {
+    this.#rate = rate
+    this.portion = Math.max(1, Math.min(MOST, Math.floor(rate * PORTION)))
+    this.#bytes = this.portion
+  }
+
+  #fill (): void {
+    const now = performance.now()
+    const most = Math.max(this.portion, this.#rate * (this.owed ? OWED : SAVED))
+    this.#bytes = Math.min(Math.max(most, this.#bytes), this.#bytes + (now - this.#at) / 1000 * this.#rate)
+    this.#at = now
+  }
+
+  /** Takes as much of it as may pass now. @returns how much that is */
+  take (length: number): number {
+    this.#fill()
+    const taken = Math.max(0, Math.min(length, Math.floor(this.#bytes)))
+    this.#bytes -= taken
+    return taken
+  }
+
+  /** Takes all of it or nothing; of what is more than a portion, and cannot be cut, a portion is enough. */
+  takeWhole (length: number): boolean {
+    this.#fill()
+    if (this.#bytes < Math.min(length, this.portion)) return false
+    this.#bytes -= length
+    return true
+  }
+
+  /** It has passed already. */
+  owe (length: number): void {
+    this.#bytes -= length
+  }
+
+  /** How long until that many bytes may pass, at most a portion. */
+  delay (length: number): Milliseconds {
+    this.#fill()
+    return Math.max(0, (Math.min(length, this.portion) - this.#bytes) / this.#rate * 1000)
+  }
+}

@@ -1,0 +1,55 @@
+/** How many closed labels are remembered at most, in two halves. */
+const HALF = 5000
+
+/**
+ * Labels that were closed while requests were on their way whose labels nobody knew yet. While there is no such request
+ * nothing is remembered.
+ */
+export class ClosedLabels {
+  /** When each was closed last, in closings. A half is forgotten as a whole, for a Map is slow to give up its oldest. */
+  #older = new Map<string, number>()
+  #newer = new Map<string, number>()
+  #closings = 0
+  /** What was closed up to then may have been forgotten. */
+  #forgotten = 0
+  /** The last closing that is in the older half. */
+  #turned = 0
+  #waiting = 0
+
+  /** How many are remembered. */
+  get size (): number { return this.#older.size + this.#newer.size }
+
+  /** A request has come. @returns its place among the closings, for `closedSince()` */
+  wait (): number {
+    this.#waiting++
+    return this.#closings
+  }
+
+  /** Its labels are known, or it is over. */
+  waitNoMore (): void {
+    if (--this.#waiting > 0) return
+    this.#older = new Map()
+    this.#newer = new Map()
+    this.#forgotten = 0
+    this.#turned = 0
+  }
+
+  close (label: string): void {
+    this.#closings++
+    if (this.#waiting === 0) return
+    if (this.#newer.size >= HALF) {
+      this.#older = this.#newer
+      this.#newer = new Map()
+      this.#forgotten = this.#turned
+      this.#turned = this.#closings - 1
+    }
+    this.#newer.set(label, this.#closings)
+  }
+
+  /** Whether one of them was closed since. What may have been forgotten counts as closed. */
+  closedSince (place: number, labels: readonly string[]): boolean {
+    if (labels.length === 0) return false
+    const closedAt = (label: string): number => this.#newer.get(label) ?? this.#older.get(label) ?? 0
+    return place < this.#forgotten || labels.some(label => closedAt(label) > place)
+  }
+}

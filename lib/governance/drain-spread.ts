@@ -1,0 +1,53 @@
+import type { Milliseconds } from '../../types/index.ts'
+
+/** In how many steps at most the time is spread, so that none has more than a small share. */
+const STEPS = 100
+
+/**
+ * Tells many evenly over a time. Where the event loop stands still the rest comes later, and not at once: a step counts for no
+ * more than three.
+ */
+export class DrainSpread<T> {
+  readonly #members: readonly T[]
+  readonly #spread: Milliseconds
+  readonly #tell: (members: readonly T[], last: boolean) => void
+  readonly #step: Milliseconds
+  #timer: NodeJS.Timeout | undefined
+  #told = 0
+  #passed = 0
+  #at = performance.now()
+
+  /** @param tell called for each step, with those whose turn it is */
+  constructor (members: readonly T[], spread: Milliseconds, tell: (members: readonly T[], last: boolean) => void) {
+    this.#members = members
+    this.#spread = spread
+    this.#tell = tell
+    this.#step = Math.max(1, spread / STEPS)
+    this.#timer = setInterval(() => this.#look(), this.#step)
+  }
+
+  /** Those that were told. */
+  get told (): readonly T[] { return this.#members.slice(0, this.#told) }
+
+  get over (): boolean { return this.#timer === undefined }
+
+  stop (): void {
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  #look (): void {
+    // Fake timers may not let an interval end within its own call.
+    if (this.#timer === undefined) return
+    const now = performance.now()
+    // Fake timers leave the clock as it is.
+    this.#passed += Math.min(3 * this.#step, Math.max(this.#step, now - this.#at))
+    this.#at = now
+    const over = this.#passed >= this.#spread
+    if (over) this.stop()
+    const due = over ? this.#members.length : Math.floor(this.#members.length * this.#passed / this.#spread)
+    const turn = this.#members.slice(this.#told, due)
+    this.#told = due
+    if (turn.length > 0 || over) this.#tell(turn, over)
+  }
+}

@@ -1,0 +1,125 @@
+import { FST_ERR_DUPLEX_INVALID_EXPIRY } from '../errors.ts'
+import { shown } from './key-slots.ts'
+import type { Milliseconds } from '../../types/index.ts'
+
+/** The longest time without a look at the clock, which may have been set in the meantime. Timers know no longer one than 2 ** 31 ms. */
+const LOOK: Milliseconds = 1000
+
+/** The shortest, so that moments close together share a look. */
+const REST: Milliseconds = 20
+
+/** What expires. */
+export interface Expiring {
+  /** A moment as `Date.now()` has it. */
+  until: number
+  /** Its place, of `Expiries` alone: -1 for none. */
+  place: number
+  expire (): void
+}
+
+/**
+ * Calls each that is in it at its moment by the wall clock. One timer for all, and a heap, so that a change costs no more than
+ * the logarithm of how many there are.
+ */
+export class Expiries {
+  /** The soonest first: each comes no later than the two at twice its place. */
+  readonly #heap: Expiring[] = []
+  #timer: NodeJS.Timeout | undefined
+  /** When the timer looks, in the time of `performance.now()`. */
+  #lookAt = Infinity
+  #looked = -Infinity
+
+  get size (): number { return this.#heap.length }
+
+  /** Puts it in, or elsewhere where it is. */
+  set (one: Expiring): void {
+    if (one.place === -1) this.#put(one, this.#heap.length)
+    this.#up(one)
+    this.#down(one)
+    this.#wait()
+  }
+
+  remove (one: Expiring): void {
+    const { place } = one
+    if (place === -1) return
+    one.place = -1
+    const last = this.#heap.pop() as Expiring
+    if (last !== one) {
+      this.#put(last, place)
+      this.#up(last)
+      this.#down(last)
+    }
+    if (this.#heap.length === 0) this.#stop()
+  }
+
+  #stop (): void {
+    clearTimeout(this.#timer)
+    this.#timer = undefined
+    this.#lookAt = Infinity
+  }
+
+  #wait (): void {
+    const soonest = this.#heap[0]
+    if (soonest === undefined) return
+    const now = performance.now()
+    const rest = this.#looked + REST - now
+    const delay = Math.min(LOOK, Math.max(0, rest, soonest.until - Date.now()))
+    if (now + delay >= this.#lookAt) return
+    this.#stop()
+    this.#lookAt = now + delay
+    // No process waits for it: connections keep it alive themselves.
+    this.#timer = setTimeout(() => this.#look(), delay).unref()
+  }
+
+  #look (): void {
+    this.#stop()
+    this.#looked = performance.now()
+    const now = Date.now()
+    const over: Expiring[] = []
+    for (let soonest = this.#heap[0]; soonest !== undefined && soonest.until <= now; soonest = this.#heap[0]) {
+      this.remove(soonest)
+      over.push(soonest)
+    }
+    for (const one of over) one.expire()
+    this.#wait()
+  }
+
+  #put (one: Expiring, place: number): void {
+    this.#heap[place] = one
+    one.place = place
+  }
+
+  #up (one: Expiring): void {
+    for (;;) {
+      const parent = this.#heap[(one.place - 1) >> 1]
+      if (one.place === 0 || parent === undefined || parent.until <= one.until) return
+      this.#swap(one, parent)
+    }
+  }
+
+  #down (one: Expiring): void {
+    for (;;) {
+      const left = this.#heap[2 * one.place + 1]
+      const right = this.#heap[2 * one.place + 2]
+      const sooner = right !== undefined && right.until < (left as Expiring).until ? right : left
+      if (sooner === undefined || sooner.until >= one.until) return
+      this.#swap(one, sooner)
+    }
+  }
+
+  #swap (one: Expiring, other: Expiring): void {
+    const { place } = one
+    this.#put(one, other.place)
+    this.#put(other, place)
+  }
+}
+
+/** What `expires` gave, or `extend()` got. Infinity is never, as undefined is. */
+export function momentOf (given: unknown): number {
+  if (given === undefined) return Infinity
+  const moment = given instanceof Date ? given.getTime() : given
+  if (typeof moment !== 'number' || Number.isNaN(moment)) {
+    throw new FST_ERR_DUPLEX_INVALID_EXPIRY(given instanceof Date ? 'an invalid Date' : Number.isNaN(given) ? 'NaN' : shown(given))
+  }
+  return moment
+}

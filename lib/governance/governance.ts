@@ -1,0 +1,49 @@
+import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
+import { ClosedLabels } from './closed-labels.ts'
+import { Expiries } from './expiries.ts'
+import type { Governed } from './governed.ts'
+import { KeySlots } from './key-slots.ts'
+import { checkLabel, LabelIndex } from './labels.ts'
+import type { GovernanceSettings } from './settings.ts'
+import { SharedDelays } from './shared-delays.ts'
+import { Wheel } from './wheel.ts'
+import type { DuplexRevocation } from '../../types/index.ts'
+
+/** RFC 6455 section 7.4: what an endpoint may send. */
+function isCloseCode (code: unknown): boolean {
+  if (typeof code !== 'number' || !Number.isInteger(code)) return false
+  return code === 1000 || code === 1001 || code === 1003 || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999)
+}
+
+/** What all connections of an app are governed with. */
+export class Governance {
+  readonly labels = new LabelIndex<Governed>()
+  readonly closedLabels = new ClosedLabels()
+  readonly expiries = new Expiries()
+  readonly delays = new SharedDelays()
+  readonly wheel = new Wheel()
+  /** Of all routes together. */
+  readonly keys: KeySlots | undefined
+
+  constructor ({ perKey }: Pick<GovernanceSettings, 'perKey'>) {
+    this.keys = perKey && new KeySlots(perKey.max, perKey.key)
+  }
+
+  find (label: string): Governed[] {
+    checkLabel(label)
+    return this.labels.find(label)
+  }
+
+  close (label: string, options: DuplexRevocation = {}): number {
+    const { within = 0, code, error } = options
+    if (code !== undefined && !isCloseCode(code)) throw new FST_ERR_DUPLEX_INVALID_OPTION(`code must be one of a WebSocket that may be sent, got ${code}`)
+    if (error !== undefined && !(error instanceof Error)) throw new FST_ERR_DUPLEX_INVALID_OPTION('error must be an Error')
+    const found = this.find(label)
+    this.closedLabels.close(label)
+    if (found.length === 0) return 0
+    const why = error ?? new FST_ERR_DUPLEX_REVOKED()
+    const later = found.filter(one => one.revoke(why, code, within))
+    if (later.length > 0) this.delays.after(within, () => { for (const one of later) one.end('revoked', why, code) })
+    return found.length
+  }
+}

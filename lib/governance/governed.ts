@@ -1,0 +1,117 @@
+import type { Readable, Writable } from 'node:stream'
+import type { Carrier } from '../connection/carrier.ts'
+import type { kDrain, kGovern, kUndrain } from '../connection/symbols.ts'
+import { kDrain as drain, kGovern as govern, kUndrain as undrain } from '../connection/symbols.ts'
+import { FST_ERR_DUPLEX_EXPIRED } from '../errors.ts'
+import { momentOf, type Expiring } from './expiries.ts'
+import type { Governance } from './governance.ts'
+import { InputMeter, type Push } from './input-meter.ts'
+import { Labels } from './labels.ts'
+import { OutputMeter } from './output-meter.ts'
+import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
+
+/** What is governed: a connection. */
+export interface Governable {
+  readonly accepted: boolean
+  [kDrain] (reason: Error): void
+  /** It goes on after all. */
+  [kUndrain] (reason: Error): void
+  /** Breaks it off; what is not accepted is answered with the error. */
+  [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void
+}
+
+/** The labels, the expiry and the rates of one connection. */
+export class Governed implements Expiring {
+  until = Infinity
+  place = -1
+  readonly #governance: Governance
+  readonly #grace: Milliseconds
+  readonly #meters: { stop (): void }[] = []
+  #connection: Governable | undefined
+  #labels: Labels<Governed> | undefined
+  /** It has expired, with this. */
+  #expired: Error | undefined
+  #revoked = false
+
+  /** @param connection undefined where it is over already */
+  constructor (governance: Governance, connection: Governable | undefined, grace: Milliseconds) {
+    this.#governance = governance
+    this.#connection = connection
+    this.#grace = grace
+  }
+
+  get connection (): Governable | undefined { return this.#connection }
+
+  get labels (): Labels<Governed> {
+    this.#labels ??= new Labels(this.#governance.labels, this, this.#connection === undefined)
+    return this.#labels
+  }
+
+  extend (until: DuplexMoment | undefined): boolean {
+    const moment = momentOf(until)
+    if (this.#connection === undefined || this.#revoked) return false
+    const { expiries } = this.#governance
+    this.until = moment
+    if (moment <= Date.now()) {
+      expiries.remove(this)
+      this.expire()
+      return true
+    }
+    if (this.#expired !== undefined) this.#connection[undrain](this.#expired)
+    this.#expired = undefined
+    if (moment === Infinity) expiries.remove(this)
+    else expiries.set(this)
+    return true
+  }
+
+  expire (): void {
+    const connection = this.#connection
+    if (connection === undefined || this.#revoked || this.#expired !== undefined) return
+    const error = new FST_ERR_DUPLEX_EXPIRED()
+    this.#expired = error
+    const goesOn = connection.accepted && this.#grace > 0
+    connection[drain](error)
+    if (!goesOn) this.end('expired', error, undefined)
+    else this.#governance.delays.after(this.#grace, () => { if (this.#expired === error) this.end('expired', error, undefined) })
+  }
+
+  /** @returns whether it goes on until it is ended */
+  revoke (error: Error, code: number | undefined, within: Milliseconds): boolean {
+    this.#revoked = true
+    const connection = this.#connection
+    if (connection === undefined) return false
+    const goesOn = connection.accepted && within > 0
+    connection[drain](error)
+    if (!goesOn) this.end('revoked', error, code)
+    return goesOn
+  }
+
+  end (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+    this.#connection?.[govern](reason, error, code)
+  }
+
+  /** Acceptance has given the streams to the handler. */
+  limit (carrier: Carrier, { bytesIn, bytesOut }: DuplexRate): void {
+    const { wheel } = this.#governance
+    if (bytesIn !== undefined) {
+      carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, bytesIn, wheel)))
+    }
+    if (bytesOut !== undefined) {
+      carrier.meterOutput((stream: Writable) => this.#connection && this.#added(new OutputMeter(stream, bytesOut, wheel)))
+    }
+  }
+
+  #added<M extends { stop (): void }> (meter: M): M {
+    this.#meters.push(meter)
+    return meter
+  }
+
+  /** The connection is over, or will never be. */
+  leave (): void {
+    if (this.#connection === undefined) return
+    this.#connection = undefined
+    this.#labels?.leave()
+    this.#governance.expiries.remove(this)
+    for (const meter of this.#meters) meter.stop()
+  }
+}

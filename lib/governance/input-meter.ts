@@ -1,0 +1,121 @@
+import type { Readable } from 'node:stream'
+import { Bucket } from './bucket.ts'
+import type { Waiter, Wheel } from './wheel.ts'
+
+/** What `push()` of a stream is beneath those of the plugin. */
+export type Push = (this: Readable, chunk: unknown, encoding?: BufferEncoding) => boolean
+
+/**
+ * Lets a stream read no faster than its rate. What was read at once and is too much waits here, which is as much as one read
+ * gives, or the window of a stream of HTTP/2; the rest stays where it is.
+ */
+export class InputMeter implements Waiter {
+  slot = -1
+  readonly #stream: Readable
+  readonly #usual: Push
+  readonly #bucket: Bucket
+  readonly #wheel: Wheel
+  /** What waits; null is the end. */
+  readonly #held: (Uint8Array | null)[] = []
+  #bytes = 0
+  /** The stream wants more: its `_read()` was called. */
+  #wanted = false
+  /** It has said that it wants no more for now. */
+  #full = false
+  #running = false
+  #over = false
+
+  /** @param usual what is pushed with in the end */
+  constructor (stream: Readable, usual: Push, rate: number, wheel: Wheel) {
+    this.#stream = stream
+    this.#usual = usual
+    this.#bucket = new Bucket(rate)
+    // What came before acceptance is there, and the stream's already.
+    this.#bucket.owe(stream.readableLength)
+    this.#wheel = wheel
+    stream._read = () => {
+      this.#wanted = true
+      this.#full = false
+      if (this.slot === -1) this.resume()
+    }
+  }
+
+  /** It is by us that nothing is read, so that the silence is not the peer's. */
+  get waits (): boolean { return this.slot !== -1 }
+
+  /** How many bytes have come and are not let through. */
+  get held (): number { return this.#bytes }
+
+  /** Stands in place of the usual push. */
+  push (chunk: Uint8Array | null, encoding?: BufferEncoding): boolean {
+    if (this.#over) return this.#usual.call(this.#stream, chunk, encoding)
+    if (chunk === null && this.#held.length === 0) return this.#usual.call(this.#stream, null)
+    this.#held.push(chunk)
+    this.#bytes += chunk?.length ?? 0
+    if (this.slot !== -1 || this.#full || this.#running) return false
+    return this.#pass() && this.#held.length === 0
+  }
+
+  resume (): void {
+    this.#pass()
+    if (this.#over || this.#held.length > 0 || this.slot !== -1 || !this.#wanted || this.#stream.destroyed) return
+    const { portion } = this.#bucket
+    // So that not all that is there is read for the few bytes that may pass.
+    const delay = this.#bucket.delay(portion)
+    if (delay > 0) {
+      this.#wait(delay)
+      return
+    }
+    this.#bucket.owed = false
+    this.#wanted = false
+    this.#readUsual()
+  }
+
+  /** The limit is no more. */
+  stop (): void {
+    if (this.#over) return
+    this.#over = true
+    this.#wheel.leave(this)
+    const stream = this.#stream
+    Reflect.deleteProperty(stream, '_read')
+    while (this.#held.length > 0 && !stream.destroyed) this.#usual.call(stream, this.#held.shift())
+    this.#held.length = 0
+    this.#bytes = 0
+    if (this.#wanted && !stream.destroyed) stream._read(stream.readableHighWaterMark)
+  }
+
+  /** @returns whether the stream wants more */
+  #pass (): boolean {
+    if (this.#running) return false
+    this.#running = true
+    const stream = this.#stream
+    let more = true
+    while (this.#held.length > 0 && !stream.destroyed && !this.#over && !this.#full) {
+      const chunk = this.#held[0] as Uint8Array | null
+      const may = chunk === null ? 0 : this.#bucket.take(chunk.length)
+      if (chunk !== null && may === 0 && chunk.length > 0) {
+        this.#wait(this.#bucket.delay(chunk.length))
+        break
+      }
+      if (chunk === null || may === chunk.length) this.#held.shift()
+      else this.#held[0] = chunk.subarray(may)
+      const part = chunk === null || may === chunk.length ? chunk : chunk.subarray(0, may)
+      this.#bytes -= part?.length ?? 0
+      // It may want more within the push already, and says so by calling _read().
+      this.#wanted = false
+      more = this.#usual.call(stream, part)
+      if (!more && !this.#wanted) this.#full = true
+    }
+    this.#running = false
+    return more
+  }
+
+  #wait (delay: number): void {
+    this.#bucket.owed = true
+    this.#wheel.wait(this, delay)
+  }
+
+  #readUsual (): void {
+    (Object.getPrototypeOf(this.#stream) as Readable)._read.call(this.#stream, this.#stream.readableHighWaterMark)
+  }
+}

@@ -1,0 +1,43 @@
+import { FST_ERR_DUPLEX_INVALID_KEY } from '../errors.ts'
+import type { DuplexKey } from '../../types/index.ts'
+
+/** A bound on how many of one key there are at once. A key of which there are none is not kept. */
+export class KeySlots {
+  readonly #most: number
+  readonly #key: DuplexKey
+  readonly #taken = new Map<string, number>()
+
+  constructor (most: number, key: DuplexKey) {
+    this.#most = most
+    this.#key = key
+  }
+
+  /** How many keys there are. */
+  get size (): number { return this.#taken.size }
+
+  keyOf (request: unknown): string {
+    const key: unknown = this.#key(request as never)
+    if (typeof key !== 'string') throw new FST_ERR_DUPLEX_INVALID_KEY(shown(key))
+    return key
+  }
+
+  take (key: string): boolean {
+    const taken = this.#taken.get(key) ?? 0
+    if (taken >= this.#most) return false
+    this.#taken.set(key, taken + 1)
+    return true
+  }
+
+  free (key: string): void {
+    const left = (this.#taken.get(key) ?? 0) - 1
+    if (left > 0) this.#taken.set(key, left)
+    else this.#taken.delete(key)
+  }
+}
+
+/** What a function of the app gave, for an error about it: no value of it, which may be a secret. */
+export function shown (value: unknown): string {
+  if (value === null) return 'null'
+  if (typeof (value as { then?: unknown } | undefined)?.then === 'function') return 'a promise'
+  return typeof value === 'object' ? Object.prototype.toString.call(value) : typeof value
+}

@@ -1,0 +1,85 @@
+import type { DuplexExpiry, DuplexKey, DuplexLabeller, DuplexMaxConnections, DuplexRate, Milliseconds } from '../../types/index.ts'
+
+/** How the connections of a route are governed. */
+export interface GovernanceSettings {
+  perKey: { readonly max: number, readonly key: DuplexKey } | undefined
+  expires: DuplexExpiry | undefined
+  expiryGrace: Milliseconds
+  labels: DuplexLabeller | undefined
+  rate: DuplexRate | undefined
+}
+
+/** The bounds on how many there are at once. */
+export interface ConnectionLimits extends Pick<GovernanceSettings, 'perKey'> {
+  /** Of what it was given to, whosever they are. */
+  maxConnections: number
+  /** Given to the plugin: of every route that says nothing. */
+  maxPerRoute: number
+}
+
+export const GOVERNANCE_DEFAULTS: GovernanceSettings = {
+  perKey: undefined,
+  expires: undefined,
+  expiryGrace: 0,
+  labels: undefined,
+  rate: undefined
+}
+
+export const GOVERNANCE_NAMES = ['expires', 'expiryGrace', 'labels', 'rate'] as const
+
+type Loose = Record<string, unknown>
+type Invalid = (name: string, expected: string, value: unknown) => Error
+
+/** What of it was given; its durations are checked with the others. */
+export function governanceSettings (given: Loose, invalid: Invalid): Partial<GovernanceSettings> {
+  const settings: Loose = {}
+  for (const name of ['expires', 'labels'] as const) {
+    const value = given[name]
+    if (value === undefined) continue
+    if (typeof value !== 'function') throw invalid(name, 'a function of the request', value)
+    settings[name] = value
+  }
+  if (given.expiryGrace !== undefined) settings.expiryGrace = given.expiryGrace
+  if (given.rate !== undefined) settings.rate = rateOf(given.rate, invalid)
+  return settings
+}
+
+/** @param ofRoute whether it was given to a route */
+export function connectionLimits (given: unknown, ofRoute: boolean, invalid: Invalid): Partial<ConnectionLimits> {
+  if (given === undefined) return {}
+  if (isLimit(given)) return { maxConnections: given, perKey: undefined }
+  if (!isObject(given) || !hasOnly(given, ['max', 'key', 'route'])) {
+    throw invalid('maxConnections', 'an integer of at least 0, Infinity, or an object { max, key, route }', given)
+  }
+  const { max, key, route = Infinity } = given as unknown as DuplexMaxConnections
+  if (!isLimit(max)) throw invalid('maxConnections.max', 'an integer of at least 0 or Infinity', max)
+  if (!isLimit(route)) throw invalid('maxConnections.route', 'an integer of at least 0 or Infinity', route)
+  if (key !== undefined && typeof key !== 'function') throw invalid('maxConnections.key', 'a function of the request', key)
+  const perKey = key && { max, key }
+  if (!ofRoute) return { maxConnections: key === undefined ? max : Infinity, perKey, maxPerRoute: route }
+  return { maxConnections: key === undefined ? Math.min(max, route) : route, perKey }
+}
+
+function rateOf (given: unknown, invalid: Invalid): DuplexRate | undefined {
+  if (!isObject(given) || !hasOnly(given, ['bytesIn', 'bytesOut'])) throw invalid('rate', 'an object { bytesIn, bytesOut }', given)
+  for (const name of ['bytesIn', 'bytesOut'] as const) {
+    const value = given[name]
+    if (value !== undefined && !(Number.isSafeInteger(value) && value as number > 0)) {
+      throw invalid(`rate.${name}`, 'a whole number of bytes a second, above 0', value)
+    }
+  }
+  const { bytesIn, bytesOut } = given as DuplexRate
+  return bytesIn === undefined && bytesOut === undefined ? undefined : { bytesIn, bytesOut }
+}
+
+function isLimit (value: unknown): value is number {
+  return value === Infinity || (Number.isSafeInteger(value) && (value as number) >= 0)
+}
+
+function isObject (value: unknown): value is Loose {
+  return typeof value === 'object' && value !== null && !Array.isArray(value)
+}
+
+function hasOnly (object: Loose, names: readonly string[]): boolean {
+  return Object.keys(object).every(name => names.includes(name))
+}

@@ -1,0 +1,67 @@
+import type { Milliseconds } from '../../types/index.ts'
+
+/** How often is looked who may go on. */
+const STEP: Milliseconds = 20
+
+/** What waits longer than this many steps is asked sooner, and waits again. */
+const SLOTS = 64
+
+/** Who waits on the wheel. */
+export interface Waiter {
+  /** Where it waits, of `Wheel` alone: -1 for nowhere. */
+  slot: number
+  /** It may have waited long enough. */
+  resume (): void
+}
+
+/** One timer for all that wait for their rate, and none while nobody does. */
+export class Wheel {
+  readonly #slots: Set<Waiter>[] = Array.from({ length: SLOTS }, () => new Set())
+  #now = 0
+  #waiting = 0
+  #timer: NodeJS.Timeout | undefined
+  #at = 0
+
+  get waiting (): number { return this.#waiting }
+
+  wait (waiter: Waiter, delay: Milliseconds): void {
+    if (waiter.slot !== -1) return
+    const steps = Math.min(SLOTS - 1, Math.max(1, Math.ceil(delay / STEP)))
+    waiter.slot = (this.#now + steps) % SLOTS
+    ;(this.#slots[waiter.slot] as Set<Waiter>).add(waiter)
+    if (this.#waiting++ > 0) return
+    this.#at = performance.now()
+    // It keeps the process alive: a socket of which nothing is read, because its rate is used up, does not.
+    this.#timer = setInterval(() => this.#turn(), STEP)
+  }
+
+  leave (waiter: Waiter): void {
+    if (waiter.slot === -1) return
+    ;(this.#slots[waiter.slot] as Set<Waiter>).delete(waiter)
+    this.#left(waiter)
+  }
+
+  #left (waiter: Waiter): void {
+    waiter.slot = -1
+    if (--this.#waiting > 0) return
+    clearInterval(this.#timer)
+    this.#timer = undefined
+  }
+
+  /** As many steps as there were in the meantime. */
+  #turn (): void {
+    const steps = Math.min(SLOTS, Math.max(1, Math.round((performance.now() - this.#at) / STEP)))
+    this.#at = performance.now()
+    const ready: Waiter[] = []
+    for (let step = 0; step < steps; step++) {
+      this.#now = (this.#now + 1) % SLOTS
+      const slot = this.#slots[this.#now] as Set<Waiter>
+      for (const waiter of slot) {
+        ready.push(waiter)
+        this.#left(waiter)
+      }
+      slot.clear()
+    }
+    for (const waiter of ready) waiter.resume()
+  }
+}

@@ -1,0 +1,54 @@
+/** Bytes that have come and are not taken yet. */
+export class ByteQueue {
+  length = 0
+  readonly #chunks: Buffer[] = []
+  /** What of the first chunk is taken already. */
+  #from = 0
+
+  push (chunk: Buffer): void {
+    if (chunk.length === 0) return
+    this.#chunks.push(chunk)
+    this.length += chunk.length
+  }
+
+  /** The byte at `index`, which has to be there. */
+  at (index: number): number {
+    let left = index + this.#from
+    for (const chunk of this.#chunks) {
+      if (left < chunk.length) return chunk[left] as number
+      left -= chunk.length
+    }
+    throw new RangeError(`byte ${index} of ${this.length}`)
+  }
+
+  /** Takes `count` bytes, which have to be there: copied only where they lie in several chunks. */
+  take (count: number): Buffer {
+    const [first] = this.#chunks
+    if (first === undefined || count === 0) return Buffer.alloc(0)
+    const end = this.#from + count
+    if (end <= first.length) {
+      const taken = first.subarray(this.#from, end)
+      this.skip(count)
+      return taken
+    }
+    const taken = Buffer.allocUnsafe(count)
+    for (let filled = 0; filled < count;) {
+      const chunk = this.#chunks[0] as Buffer
+      const size = Math.min(count - filled, chunk.length - this.#from)
+      chunk.copy(taken, filled, this.#from, this.#from + size)
+      filled += size
+      this.skip(size)
+    }
+    return taken
+  }
+
+  /** Drops up to `count` bytes, and tells how many. */
+  skip (count: number): number {
+    const skipped = Math.min(count, this.length)
+    this.length -= skipped
+    let left = skipped + this.#from
+    while (this.#chunks.length > 0 && left >= (this.#chunks[0] as Buffer).length) left -= (this.#chunks.shift() as Buffer).length
+    this.#from = left
+    return skipped
+  }
+}

@@ -1,0 +1,149 @@
+import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
+import { invalid, unserialisable } from './codec.ts'
+import type { Incoming, Item } from './inbox.ts'
+import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from './messenger.ts'
+import type { Outgoing } from './outbox.ts'
+
+export interface Framings {
+  /** Undefined where nothing comes in. */
+  readonly in: MessageFraming | undefined
+  readonly out: MessageFraming
+  /** Messages that were read before. */
+  readonly before?: readonly unknown[] | undefined
+}
+
+/** Messages in a stream of bytes, or in a body: everything but WebSocket. */
+export class FramedMessenger extends Messenger {
+  readonly #decoder: MessageDecoder | undefined
+  readonly #out: MessageFraming
+  readonly #before: unknown[]
+  /** What is left of the latest chunk. */
+  #left: Iterator<Uint8Array | Error> | undefined
+  #reading = false
+  #paused = false
+  /** The input has ended, and what it ended with is in `#left`. */
+  #ended = false
+  #room: ((error?: Error) => void) | undefined
+
+  constructor (bytes: Bytes, owner: MessengerOwner, settings: MessengerSettings, framings: Framings) {
+    super(bytes, owner, settings)
+    this.#decoder = framings.in?.decoder?.({ maxLength: settings.maxLength })
+    this.#out = framings.out
+    this.#before = [...framings.before ?? []]
+    // It may be broken before anybody reads.
+    bytes.readable.on('error', this.#onError)
+    bytes.writable.on('drain', this.#onDrain)
+  }
+
+  override get paused (): boolean { return this.#paused || !this.#reading }
+
+  override wanted (): Item | undefined {
+    if (this.#before.length > 0) return { value: this.#before.shift() }
+    if (this.#decoder === undefined) return 'end'
+    for (;;) {
+      if (this.#left === undefined) {
+        this.#readOn()
+        return undefined
+      }
+      let next: IteratorResult<Uint8Array | Error>
+      try {
+        next = this.#left.next()
+      } catch (error) {
+        this.#left = undefined
+        return { failure: coded(error as Error) }
+      }
+      if (next.done !== true) {
+        const { value } = next
+        if (value instanceof Error) return { unreadable: coded(value) }
+        return this.#ended ? { payload: value, last: true } satisfies Incoming : { payload: value }
+      }
+      this.#left = undefined
+      if (this.#ended) return 'end'
+    }
+  }
+
+  #readOn (): void {
+    const { readable } = this.bytes
+    if (!this.#reading) {
+      this.#reading = true
+      readable.on('end', this.#onEnd)
+      readable.on('data', this.#onData)
+    } else if (this.#paused) {
+      this.#paused = false
+      readable.resume()
+    }
+  }
+
+  readonly #onData = (chunk: Buffer): void => {
+    if (this.discarding) return
+    this.#left = (this.#decoder as MessageDecoder).decode(chunk)[Symbol.iterator]()
+    this.readable.pump()
+    if (this.#left !== undefined && !this.discarding) {
+      this.#paused = true
+      this.bytes.readable.pause()
+    }
+  }
+
+  readonly #onEnd = (): void => {
+    if (this.discarding || this.#ended) return
+    this.#ended = true
+    this.#left = this.#endOfInput()
+    this.readable.pump()
+  }
+
+  * #endOfInput (): Generator<Uint8Array | Error> {
+    yield * (this.#decoder as MessageDecoder).end()
+  }
+
+  readonly #onError = (error: Error): void => {
+    this.over(error)
+  }
+
+  override frame (payload: string | Uint8Array): string | Uint8Array {
+    try {
+      return this.#out.encode(payload)
+    } catch (error) {
+      throw unserialisable(error)
+    }
+  }
+
+  override send (message: Outgoing, done: (error?: Error) => void): void {
+    const { writable } = this.bytes
+    if (writable.write(message.payload)) done()
+    else this.#room = done
+  }
+
+  readonly #onDrain = (): void => {
+    const done = this.#room
+    this.#room = undefined
+    done?.()
+  }
+
+  override finish (done: () => void): void {
+    this.bytes.end()
+    done()
+  }
+
+  override discardInput (): void {
+    if (this.discarding) return
+    // What somebody reads he sees the end of himself.
+    if (this.readable.listenerCount('readable') > 0 || this.readable.readableFlowing === true) return
+    this.discarding = true
+    const { readable } = this.bytes
+    readable.removeListener('data', this.#onData)
+    if (this.#reading) readable.pause()
+    if (!this.readable.over) this.readable.destroy()
+    this.bytes.discardInput()
+  }
+
+  override beat (): void {
+    const { heartbeat } = this.#out
+    const { writable } = this.bytes
+    // What waits shows as much, once it is taken.
+    if (heartbeat !== undefined && writable.writableLength === 0 && !writable.writableEnded) writable.write(heartbeat)
+  }
+}
+
+function coded (error: Error & { code?: string }): Error {
+  return error.code?.startsWith('FST_ERR_DUPLEX_') === true ? error : invalid(error.message, error)
+}

@@ -1,0 +1,151 @@
+import { Readable } from 'node:stream'
+import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../errors.ts'
+import { iterateWithoutDestroying } from '../internals/streams.ts'
+import type { Codec } from './codec.ts'
+
+/** A payload that has come. */
+export interface Incoming {
+  readonly payload: Uint8Array
+  readonly isText?: boolean | undefined
+  /** The input ended behind it, and nothing else says that it is whole. */
+  readonly last?: boolean
+}
+
+/** What comes next: a message, one that cannot be read, the end, or an error that ends it all. */
+export type Item = Incoming | { readonly unreadable: Error } | { readonly failure: Error } | { readonly value: unknown } | 'end'
+
+export interface InboxOwner {
+  /** Nothing is left, and somebody wants more. */
+  wanted (): Item | undefined
+  /** A message does not fit. What is thrown ends it all; else the message is left out, once a promise has resolved. */
+  onInvalid (error: Error): unknown
+  /** All before this was read, or nobody reads. */
+  failed (error: Error): void
+  /** Nobody wants the rest of it. */
+  destroyed (error: Error | undefined): void
+}
+
+/** The readable half: decodes one message when somebody wants one, and no sooner. */
+export class Inbox extends Readable {
+  readonly #codec: Codec
+  readonly #owner: InboxOwner
+  #wants = false
+  /** A validator, or a function of the app, takes its time. */
+  #busy = false
+  #failure: Error | undefined
+  /** Somebody has begun to read. */
+  begun = false
+  /** Nothing comes of it any more. */
+  over = false
+
+  constructor (codec: Codec, owner: InboxOwner, highWaterMark: number) {
+    super({ objectMode: true, highWaterMark })
+    this.#codec = codec
+    this.#owner = owner
+    iterateWithoutDestroying(this)
+    // Who reads hears of it; nobody has to.
+    this.on('error', () => {})
+  }
+
+  override _read (): void {
+    this.begun = true
+    this.#wants = true
+    this.pump()
+  }
+
+  /** An error behind what is still to be read waits until that has been read. */
+  override read (size?: number): unknown {
+    const message: unknown = super.read(size)
+    if (this.#failure !== undefined && this.readableLength === 0) process.nextTick(() => this.#fail())
+    return message
+  }
+
+  /** Something has come. */
+  pump (): void {
+    while (this.#wants && !this.#busy && !this.over && !this.destroyed) {
+      const item = this.#owner.wanted()
+      if (item === undefined) return
+      this.receive(item)
+    }
+  }
+
+  /** Whether an item would be taken at once. */
+  get idle (): boolean { return this.#wants && !this.#busy && !this.over }
+
+  receive (item: Item): void {
+    if (item === 'end') {
+      this.over = true
+      this.push(null)
+    } else if ('failure' in item) {
+      this.#end(item.failure)
+    } else if ('unreadable' in item) {
+      this.#leaveOut(item.unreadable)
+    } else if ('value' in item) {
+      this.#wants = this.push(item.value)
+    } else {
+      this.#decode(item)
+    }
+  }
+
+  #decode ({ payload, isText, last }: Incoming): void {
+    let message: unknown
+    try {
+      message = this.#codec.decode(payload, isText)
+    } catch (error) {
+      this.#leaveOut(cut(error as Error, last))
+      return
+    }
+    if (typeof (message as PromiseLike<unknown>).then === 'function') {
+      this.#wait(message as PromiseLike<unknown>, value => { this.#wants = this.push(value) }, error => this.#leaveOut(cut(error, last)))
+    } else {
+      this.#wants = this.push(message)
+    }
+  }
+
+  #leaveOut (error: Error): void {
+    let decided: unknown
+    try {
+      decided = this.#owner.onInvalid(error)
+    } catch (thrown) {
+      this.#end(thrown as Error)
+      return
+    }
+    if (typeof (decided as PromiseLike<unknown> | undefined)?.then !== 'function') return
+    this.#wait(decided as PromiseLike<unknown>, () => {}, error => this.#end(error))
+  }
+
+  #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: Error) => void): void {
+    this.#busy = true
+    const go = (next: () => void): void => {
+      this.#busy = false
+      if (this.over || this.destroyed) return
+      next()
+      this.pump()
+    }
+    promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error as Error)))
+  }
+
+  #end (error: Error): void {
+    this.over = true
+    this.#failure = error
+    if (this.readableLength === 0 || !this.begun) this.#fail()
+  }
+
+  #fail (): void {
+    const error = this.#failure
+    if (error === undefined) return
+    this.#failure = undefined
+    this.#owner.failed(error)
+  }
+
+  override _destroy (error: Error | null, done: (error?: Error | null) => void): void {
+    const early = !this.readableEnded && !this.over
+    this.over = true
+    if (early) this.#owner.destroyed(error ?? undefined)
+    done(error)
+  }
+}
+
+function cut (error: Error, last: boolean | undefined): Error {
+  return last === true && error instanceof FST_ERR_DUPLEX_MESSAGE_INVALID ? new FST_ERR_DUPLEX_MESSAGE_CUT({ cause: error }) : error
+}

@@ -1,0 +1,128 @@
+import { Writable } from 'node:stream'
+import { FST_ERR_DUPLEX_MESSAGE_NOT_SENT } from '../errors.ts'
+import type { Codec } from './codec.ts'
+
+/** A message that is encoded, on its way to the wire. */
+export class Outgoing {
+  readonly payload: string | Uint8Array
+  /** In bytes. */
+  readonly size: number
+
+  constructor (payload: string | Uint8Array) {
+    this.payload = payload
+    this.size = typeof payload === 'string' ? Buffer.byteLength(payload) : payload.length
+  }
+}
+
+export interface OutboxOwner {
+  /** Throws where the framing cannot hold it. */
+  frame (payload: string | Uint8Array): string | Uint8Array
+  /** @param done called when there is room again */
+  send (message: Outgoing, done: (error?: Error) => void): void
+  /** Our side ends, behind all that was sent. */
+  finish (done: () => void): void
+  destroyed (error: Error | undefined): void
+}
+
+type Done = (error?: Error | null) => void
+
+const SENT = Promise.resolve()
+
+/** The writable half: a message is encoded in the statement that writes it. */
+export class Outbox extends Writable {
+  readonly #codec: Codec
+  readonly #owner: OutboxOwner
+  #waiting: { resolve: () => void, reject: (error: Error) => void }[] = []
+  /** Bytes of the messages that wait here. */
+  held = 0
+
+  constructor (codec: Codec, owner: OutboxOwner, highWaterMark: number) {
+    super({ objectMode: true, highWaterMark })
+    this.#codec = codec
+    this.#owner = owner
+    this.on('error', () => {})
+    this.on('drain', () => {
+      for (const { resolve } of this.#waiting.splice(0)) resolve()
+    })
+    this.on('close', () => this.#refuseAll())
+    this.on('finish', () => {
+      for (const { resolve } of this.#waiting.splice(0)) resolve()
+    })
+  }
+
+  /** Resolves when there is room for more, at once where there is. Where the message cannot be sent it rejects, and nobody has to hear. */
+  send (message: unknown): Promise<void> {
+    if (this.writableEnded || this.destroyed) return rejected(this.#notSent())
+    let outgoing: Outgoing
+    try {
+      outgoing = this.#encode(message)
+    } catch (error) {
+      return rejected(error as Error)
+    }
+    if (this.write(outgoing)) return SENT
+    if (this.destroyed) return rejected(this.#notSent())
+    const room = new Promise<void>((resolve, reject) => { this.#waiting.push({ resolve, reject }) })
+    room.catch(() => {})
+    return room
+  }
+
+  override write (message: unknown, encoding?: unknown, callback?: unknown): boolean {
+    let outgoing: unknown = message
+    if (!(message instanceof Outgoing)) {
+      try {
+        outgoing = this.#encode(message)
+      } catch (error) {
+        // Streams fail with what cannot be written.
+        outgoing = error
+      }
+    }
+    if (outgoing instanceof Outgoing && !this.writableEnded) this.held += outgoing.size
+    return super.write(outgoing, encoding as BufferEncoding, callback as Done)
+  }
+
+  override _write (message: unknown, _encoding: BufferEncoding, done: Done): void {
+    let outgoing: unknown = message
+    if (outgoing instanceof Outgoing) this.held -= outgoing.size
+    else if (!(outgoing instanceof Error)) {
+      // What comes by end(message).
+      try {
+        outgoing = this.#encode(message)
+      } catch (error) {
+        outgoing = error
+      }
+    }
+    if (outgoing instanceof Outgoing) this.#owner.send(outgoing, done)
+    else done(outgoing as Error)
+  }
+
+  override _final (done: Done): void {
+    this.#owner.finish(done)
+  }
+
+  override _destroy (error: Error | null, done: Done): void {
+    this.held = 0
+    if (!this.writableFinished) this.#owner.destroyed(error ?? undefined)
+    done(error)
+  }
+
+  #encode (message: unknown): Outgoing {
+    return new Outgoing(this.#owner.frame(this.#codec.encode(message)))
+  }
+
+  #notSent (): Error {
+    return this.errored == null ? new FST_ERR_DUPLEX_MESSAGE_NOT_SENT() : new FST_ERR_DUPLEX_MESSAGE_NOT_SENT({ cause: this.errored })
+  }
+
+  #refuseAll (): void {
+    if (this.#waiting.length === 0) return
+    const error = this.#notSent()
+    for (const { reject } of this.#waiting.splice(0)) reject(error)
+  }
+}
+
+/** A promise that nobody waits for must not end the process. */
+function rejected (error: Error): Promise<never> {
+  const promise = Promise.reject<never>(error)
+  promise.catch(() => {})
+  return promise
+}

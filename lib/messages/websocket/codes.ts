@@ -1,0 +1,62 @@
+import { FST_ERR_DUPLEX_MESSAGE_INVALID, FST_ERR_DUPLEX_MESSAGE_TOO_LONG, FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL } from '../../errors.ts'
+
+/** RFC 6455 section 7.4.1. */
+export const NORMAL = 1000
+export const GOING_AWAY = 1001
+export const NO_STATUS = 1005
+export const ABNORMAL = 1006
+const INTERNAL_ERROR = 1011
+
+const CODES: Readonly<Record<string, number>> = {
+  FST_ERR_DUPLEX_SHUTDOWN: GOING_AWAY,
+  FST_ERR_DUPLEX_MAX_LIFETIME: GOING_AWAY,
+  FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL: 1002,
+  FST_ERR_DUPLEX_MESSAGE_INVALID: 1007,
+  FST_ERR_DUPLEX_MESSAGE_CUT: 1007,
+  FST_ERR_DUPLEX_MESSAGE_TOO_LONG: 1009,
+  FST_ERR_DUPLEX_EXPIRED: 4401,
+  FST_ERR_DUPLEX_REVOKED: 4403
+}
+
+/** An error that says itself which code the peer is to see. */
+export interface CodedClose extends Error {
+  code?: string
+  closeCode?: number
+}
+
+/** The close code for what ends a connection; undefined where there is nobody to tell, or nothing that may be told. */
+export function closeCodeOf (error: CodedClose | undefined, failed: boolean): number | undefined {
+  if (isCloseCode(error?.closeCode)) return error.closeCode
+  const { code } = error ?? {}
+  if (typeof code === 'string' && Object.hasOwn(CODES, code)) return CODES[code]
+  return failed ? INTERNAL_ERROR : undefined
+}
+
+/** What an endpoint may put into a close frame. */
+export function isCloseCode (code: unknown): code is number {
+  if (typeof code !== 'number' || !Number.isInteger(code)) return false
+  return (code >= 1000 && code <= 1014 && (code < 1004 || code > 1006)) || (code >= 3000 && code <= 4999)
+}
+
+/** The most of a reason that fits a close frame, RFC 6455 section 5.5, cut between characters. */
+export function reasonOf (text: string): string {
+  let reason = text
+  while (Buffer.byteLength(reason) > 123) reason = [...reason].slice(0, -1).join('')
+  return reason
+}
+
+/** What the Receiver of `ws` found, as an error of ours. */
+export function receiveError (error: CodedClose, maxLength: number): CodedClose {
+  switch (error.code) {
+    case 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH':
+    case 'WS_ERR_UNSUPPORTED_DATA_PAYLOAD_LENGTH':
+      return new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(maxLength)
+    case 'WS_ERR_INVALID_UTF8':
+      return new FST_ERR_DUPLEX_MESSAGE_INVALID('it is not UTF-8', { cause: error })
+    case 'WS_ERR_TOO_MANY_BUFFERED_PARTS':
+      return Object.assign(new FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL('a message has too many fragments', { cause: error }), { closeCode: 1008 })
+  }
+  // zlib's codes
+  if (error.code?.startsWith('Z_') === true) return new FST_ERR_DUPLEX_MESSAGE_INVALID('it cannot be inflated', { cause: error })
+  return new FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL(error.message.replace('Invalid WebSocket frame: ', ''), { cause: error })
+}

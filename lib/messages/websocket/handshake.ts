@@ -1,0 +1,122 @@
+import { createHash } from 'node:crypto'
+import type { FastifyReply, FastifyRequest } from 'fastify'
+import { FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE, FST_ERR_DUPLEX_WEBSOCKET_ORIGIN, FST_ERR_DUPLEX_WEBSOCKET_VERSION } from '../../errors.ts'
+import type { WebSocketSettings } from '../../../types/index.ts'
+import { loadedParts, type Extensions } from './parts.ts'
+
+/** RFC 6455 section 1.3. */
+const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
+
+/** 16 bytes in base64. */
+const KEY = /^[+/0-9A-Za-z]{21}[AQgw]==$/
+
+/** What was agreed on. */
+export interface Opening {
+  readonly subprotocol: string | undefined
+  readonly extensions: Extensions
+  /** The same, which have seen nothing yet. */
+  readonly renewed: () => Extensions
+  /** Of the answer, RFC 6455 section 4.2.2. */
+  readonly fields: Readonly<Record<string, string>>
+}
+
+/** The acceptance of a key. */
+export function acceptOf (key: string): string {
+  return createHash('sha1').update(key + GUID).digest('base64')
+}
+
+/** RFC 6455 section 4.2.1, over HTTP/2 RFC 8441 section 5. Throws what the client is answered with. */
+export async function openWebSocket (
+  settings: WebSocketSettings, maxLength: number, request: FastifyRequest, reply: FastifyReply
+): Promise<Opening> {
+  const { headers, httpVersionMajor } = request.raw
+  if (request.method !== 'GET') throw new FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE(`the method is ${request.method}, and not GET`)
+  if (headers['sec-websocket-version'] !== '13') {
+    reply.header('sec-websocket-version', '13')
+    throw new FST_ERR_DUPLEX_WEBSOCKET_VERSION()
+  }
+  const key = headers['sec-websocket-key']
+  if (key === undefined ? httpVersionMajor < 2 : !KEY.test(key)) {
+    throw new FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE('Sec-WebSocket-Key has to be 16 bytes in base64')
+  }
+  await checkOrigin(settings.origin, request)
+  const fields: Record<string, string> = {}
+  // Over HTTP/2 no client needs it, and some look for it.
+  if (key !== undefined) fields['sec-websocket-accept'] = acceptOf(key)
+  const subprotocol = await chooseSubprotocol(settings.subprotocols, request)
+  if (subprotocol !== undefined) fields['sec-websocket-protocol'] = subprotocol
+  const renewed = (): Extensions => extensionsOf(settings.perMessageDeflate, maxLength, headers['sec-websocket-extensions'], fields)
+  return { subprotocol, extensions: renewed(), renewed, fields }
+}
+
+/** RFC 6455 section 10.2: the cookies of a user go with whatever page opens a WebSocket. */
+async function checkOrigin (allowed: WebSocketSettings['origin'] = 'same', request: FastifyRequest): Promise<void> {
+  const { origin } = request.headers
+  if (origin === undefined || allowed === false) return
+  if (!await isAllowed(allowed, origin, request)) throw new FST_ERR_DUPLEX_WEBSOCKET_ORIGIN(JSON.stringify(origin.slice(0, 200)))
+}
+
+function isAllowed (
+  allowed: Exclude<WebSocketSettings['origin'], false | undefined>, origin: string, request: FastifyRequest
+): boolean | Promise<boolean> {
+  if (typeof allowed === 'function') return allowed(origin, request as never)
+  if (typeof allowed === 'object') return allowed.includes(origin)
+  // A proxy that ends TLS hides the scheme, and the default port with it. `host` knows of proxies that the app trusts.
+  const host = /^https?:\/\/([^/]+)$/.exec(origin)?.[1]?.toLowerCase()
+  const own = request.host.toLowerCase()
+  return host !== undefined && (host === own || withoutPort(host, origin) === withoutPort(own, origin))
+}
+
+/** Without the port that is the scheme's own. */
+function withoutPort (host: string, origin: string): string {
+  return host.replace(origin.startsWith('https:') ? /:443$/ : /:80$/, '')
+}
+
+async function chooseSubprotocol (choice: WebSocketSettings['subprotocols'], request: FastifyRequest): Promise<string | undefined> {
+  const header = request.headers['sec-websocket-protocol']
+  if (header === undefined) return undefined
+  let offered: string[]
+  try {
+    offered = [...loadedParts().subprotocol.parse(header)]
+  } catch (error) {
+    throw new FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE(`Sec-WebSocket-Protocol is malformed (${(error as Error).message})`)
+  }
+  if (typeof choice !== 'function') return choice?.find(name => offered.includes(name))
+  const chosen = await choice([...offered], request as never)
+  if (chosen === false) return undefined
+  // The client would have to fail, RFC 6455 section 4.1.
+  if (!offered.includes(chosen)) throw new TypeError(`the client did not offer the subprotocol ${JSON.stringify(chosen)}`)
+  return chosen
+}
+
+/** An offer that cannot be taken is left, RFC 7692 section 5. */
+function extensionsOf (
+  deflate: WebSocketSettings['perMessageDeflate'], maxLength: number, header: string | undefined, fields: Record<string, string>
+): Extensions {
+  if (deflate === undefined || deflate === false || header === undefined) return {}
+  const { PerMessageDeflate, extension } = loadedParts()
+  const { extensionName } = PerMessageDeflate
+  let offers: Record<string, object[]>
+  try {
+    offers = extension.parse(header)
+  } catch (error) {
+    throw new FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE(`Sec-WebSocket-Extensions is malformed (${(error as Error).message})`)
+  }
+  const offer = offers[extensionName]
+  if (offer === undefined) return {}
+  const agreed = new PerMessageDeflate({
+    serverNoContextTakeover: true,
+    clientNoContextTakeover: true,
+    threshold: 1024,
+    ...deflate === true ? {} : deflate,
+    isServer: true,
+    maxPayload: maxLength
+  })
+  try {
+    agreed.accept(offer)
+  } catch {
+    return {}
+  }
+  fields['sec-websocket-extensions'] = extension.format({ [extensionName]: [agreed.params] })
+  return { [extensionName]: agreed }
+}

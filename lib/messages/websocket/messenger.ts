@@ -1,0 +1,453 @@
+import type { Duplex } from 'node:stream'
+import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
+import { isRead } from '../../connection/reading.ts'
+import { isPiped } from '../../internals/streams.ts'
+import type { WebSocketClosed } from '../../../types/index.ts'
+import type { Item } from '../inbox.ts'
+import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
+import type { Outgoing } from '../outbox.ts'
+import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClose } from './codes.ts'
+import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
+
+/** Bytes that the receiver gets at once: where a look is taken whether the reader keeps up. Less than what makes it ask for a pause. */
+const SLICE = 8 * 1024
+
+/** What a message costs that waits, beside its bytes. */
+const COST = 64
+
+/** How much may wait to be sent before a ping is answered later. Then the latest one is: RFC 6455 section 5.5.3. */
+const MOST_BEFORE_PONG = 64 * 1024
+
+/** How long the reader of what came before a close frame has to answer, in milliseconds. */
+const LAST_WORDS = 2000
+
+/** How long a peer is waited for that was told of a failure, in milliseconds. */
+const AFTER_FAILURE = 2000
+
+/** How much of what came is kept beside one message, for a library that may get the connection. */
+const MOST_KEPT = 128 * 1024
+
+export interface CloseFrame {
+  readonly code: number
+  readonly reason: string
+}
+
+export interface WebSocketOwner extends MessengerOwner {
+  /** What our close frame says if all is well. */
+  closing (): CloseFrame
+}
+
+export interface WebSocketOptions {
+  readonly extensions: Extensions
+  /** The same ones, which have seen nothing yet. */
+  readonly renewed: () => Extensions
+  readonly subprotocol: string | undefined
+  /** How long a peer is waited for that does not close in its turn, in milliseconds. */
+  readonly closeTimeout: number
+  /** This is the end that masks. */
+  readonly client?: boolean
+}
+
+/** The messages of one WebSocket, RFC 6455, by the parts of `ws`. */
+export class WebSocketMessenger extends Messenger {
+  readonly #options: WebSocketOptions
+  readonly #maxLength: number
+  readonly #webSocketOwner: WebSocketOwner
+  readonly #receiver: Receiver
+  readonly #sender: Sender
+  readonly #deflate: Deflate | undefined
+  /** What was received and nobody has asked for. */
+  #backlog: Item[] = []
+  #cost = 0
+  /** What was read and the receiver has not got. */
+  #chunks: Buffer[] = []
+  /** All that was read, as long as somebody else may get it. */
+  #raw: Buffer[] | undefined = []
+  #rawLength = 0
+  #started = false
+  #paused = false
+  #receiverBusy = false
+  #receiverBroken = false
+  #inflate: (() => void) | undefined
+  #received: CloseFrame | undefined
+  #closeSent = false
+  #bytesEnded = false
+  #inputOver = false
+  #peerError: Error | undefined
+  #room: ((error?: Error) => void) | undefined
+  #ping: Buffer | undefined
+  #timer: NodeJS.Timeout | undefined
+  #whole: WholeWebSocket | undefined
+
+  constructor (bytes: Bytes, owner: WebSocketOwner, settings: MessengerSettings, options: WebSocketOptions) {
+    super(bytes, owner, settings)
+    this.#options = options
+    this.#maxLength = settings.maxLength
+    this.#webSocketOwner = owner
+    const { Receiver, Sender, PerMessageDeflate } = loadedParts()
+    this.#deflate = options.extensions[PerMessageDeflate.extensionName]
+    if (this.#deflate !== undefined) this.#inflateInTurn(this.#deflate)
+    this.#receiver = new Receiver({
+      isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...PARTS
+    })
+    this.#receiver.on('message', (data, isBinary) => this.#onMessage(data, !isBinary))
+    this.#receiver.on('ping', data => this.#onPing(data))
+    this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
+    this.#receiver.on('error', error => this.#onReceiveError(error))
+    this.#receiver.on('drain', () => {
+      this.#receiverBusy = false
+      this.#feed()
+    })
+    this.#sender = new Sender(bytes.writable, options.extensions)
+    bytes.writable.on('drain', this.#onDrain)
+    bytes.readable.on('error', this.#onError)
+    // Pings and the close frame are for nobody to read: they are looked for in what comes, as far as that may be kept.
+    setImmediate(() => { if (!this.closed) this.#start() })
+  }
+
+  get subprotocol (): string | undefined { return this.#options.subprotocol }
+  override get paused (): boolean { return this.#paused }
+  override get peerError (): Error | undefined { return this.#peerError }
+
+  override get websocket (): WebSocketClosed {
+    if (this.#whole !== undefined) {
+      const { _closeCode: code, _closeMessage: reason, _closeFrameReceived: received, _closeFrameSent: sent } = this.#whole
+      return { code, reason: String(reason), clean: received && sent }
+    }
+    const { code, reason } = this.#received ?? { code: ABNORMAL, reason: '' }
+    return { code, reason, clean: this.#received !== undefined && this.#closeSent }
+  }
+
+  get #mask (): boolean { return this.#options.client === true }
+
+  // What comes in
+
+  #start (): void {
+    if (this.#started || this.#whole !== undefined) return
+    this.#started = true
+    this.bytes.readable.on('end', this.#onEnd)
+    this.bytes.readable.on('data', this.#onData)
+  }
+
+  override wanted (): Item | undefined {
+    this.#raw = undefined
+    const item = this.#backlog.shift()
+    if (item === undefined) {
+      this.#start()
+      return undefined
+    }
+    if (typeof item === 'object' && 'payload' in item) this.#cost -= item.payload.length + COST
+    if (this.#isHeldUp && !this.#full) {
+      // The receiver emits as it is fed, and somebody is in the middle of taking.
+      process.nextTick(() => this.#feed())
+    }
+    return item
+  }
+
+  get #full (): boolean { return this.#cost > this.#maxLength && !this.discarding }
+  get #isHeldUp (): boolean { return this.#paused || this.#chunks.length > 0 || this.#inflate !== undefined }
+
+  readonly #onData = (chunk: Buffer): void => {
+    if (this.#raw !== undefined) this.#keepRaw(chunk)
+    this.#chunks.push(chunk)
+    this.#feed()
+  }
+
+  /** Memory that is given to somebody else later must not be unmasked here. */
+  #keepRaw (chunk: Buffer): void {
+    this.#rawLength += chunk.length
+    if (this.#rawLength > this.#maxLength + MOST_KEPT) this.#raw = undefined
+    else this.#raw?.push(Buffer.from(chunk))
+  }
+
+  #feed (): void {
+    if (this.#whole !== undefined || this.closed) return
+    if (!this.#full) {
+      const inflate = this.#inflate
+      this.#inflate = undefined
+      inflate?.()
+    }
+    while (this.#chunks.length > 0 && !this.#full && !this.#receiverBusy && !this.#receiverIsDone) {
+      const chunk = this.#chunks[0] as Buffer
+      if (chunk.length <= SLICE) this.#chunks.shift()
+      else this.#chunks[0] = chunk.subarray(SLICE)
+      if (!this.#receiver.write(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))) this.#receiverBusy = true
+    }
+    if (this.#receiverIsDone) this.#chunks = []
+    const hold = this.#chunks.length > 0 || this.#full
+    if (hold && !this.#paused) this.bytes.readable.pause()
+    else if (!hold && this.#paused) this.bytes.readable.resume()
+    this.#paused = hold
+    if (this.#inputOver && !hold) this.#onInputOver()
+  }
+
+  get #receiverIsDone (): boolean { return this.#receiverBroken || this.#received !== undefined || this.#receiver.writableEnded }
+
+  /** What a message is once it is inflated is not known before: it waits until there is room for one. */
+  #inflateInTurn (deflate: Deflate): void {
+    const inflate = deflate.decompress.bind(deflate)
+    deflate.decompress = (data, fin, done) => {
+      if (!this.#full) inflate(data, fin, done)
+      else this.#inflate = () => inflate(data, fin, done)
+    }
+  }
+
+  #onMessage (payload: Buffer, isText: boolean): void {
+    if (this.discarding || this.breaking !== undefined) return
+    const item = { payload, isText }
+    if (this.#backlog.length === 0 && this.readable.idle) {
+      this.readable.receive(item)
+    } else {
+      this.#backlog.push(item)
+      this.#cost += payload.length + COST
+    }
+  }
+
+  #onPing (data: Buffer): void {
+    if (this.#closeSent) return
+    if (this.bytes.writable.writableLength > MOST_BEFORE_PONG) this.#ping = data
+    else this.#sender.pong(data, this.#mask)
+  }
+
+  #onClose (frame: CloseFrame): void {
+    this.#received = frame
+    this.#patience(this.#options.closeTimeout)
+    if (this.#closeSent) {
+      this.#endBytes()
+    } else if (this.breaking === undefined) {
+      // What came before it may still be answered by whoever reads it.
+      if (isRead(this.readable) || this.#backlog.length > 0) this.#answerBehindReader()
+      else this.end()
+    }
+    this.#add('end')
+  }
+
+  /** A loop takes its listener off once it has come behind the last message; a pipe ends our side itself. */
+  #answerBehindReader (): void {
+    const { readable } = this
+    const piped = isPiped(readable)
+    const answer = (): void => { process.nextTick(() => this.end()) }
+    const look = (): void => { if (readable.readableEnded && !piped && readable.listenerCount('readable') === 0) answer() }
+    readable.on('end', look)
+    readable.on('removeListener', look)
+    setTimeout(answer, LAST_WORDS).unref()
+  }
+
+  #add (item: Item): void {
+    if (this.discarding) return
+    this.#backlog.push(item)
+    this.readable.pump()
+    // Nobody has begun to read: nobody will be told by reading.
+    if (!this.readable.begun && typeof item === 'object' && 'failure' in item) this.failed(item.failure)
+  }
+
+  #onReceiveError (error: CodedClose): void {
+    this.#receiverBroken = true
+    this.#chunks = []
+    this.bytes.readable.removeListener('data', this.#onData)
+    if (this.#closeSent || this.discarding) {
+      this.#endBytes()
+      return
+    }
+    this.bytes.readable.pause()
+    this.#add({ failure: receiveError(error, this.#maxLength) })
+  }
+
+  readonly #onEnd = (): void => {
+    this.#inputOver = true
+    this.#feed()
+  }
+
+  /** All that came was received, and no close frame was in it. */
+  #onInputOver (): void {
+    this.#inputOver = false
+    if (this.#received !== undefined || this.#receiverBroken) return
+    this.#peerError = new FST_ERR_DUPLEX_ABORTED()
+    if (this.#closeSent || this.discarding) this.#endBytes()
+    else this.#add({ failure: this.#peerError })
+  }
+
+  readonly #onError = (error: Error): void => {
+    this.over(error)
+  }
+
+  override failed (error: Error): void {
+    this.owner.failed(error === this.#peerError ? 'abort' : 'error', error)
+    this.readable.destroy(error)
+  }
+
+  override discardInput (): void {
+    if (this.discarding || this.#whole !== undefined || isRead(this.readable)) return
+    this.discarding = true
+    this.#backlog = []
+    this.#cost = 0
+    if (!this.readable.over) this.readable.destroy()
+    this.#start()
+    this.#feed()
+  }
+
+  // What goes out
+
+  override frame (payload: string | Uint8Array): string | Uint8Array { return payload }
+
+  override send ({ payload }: Outgoing, done: (error?: Error) => void): void {
+    const compress = this.#deflate !== undefined
+    const options = { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
+    if (compress) {
+      this.#sender.send(payload, options, error => error == null ? this.#whenRoom(done) : done(error))
+    } else {
+      this.#sender.send(payload, options)
+      this.#whenRoom(done)
+    }
+  }
+
+  #whenRoom (done: (error?: Error) => void): void {
+    if (this.bytes.writable.writableNeedDrain) this.#room = done
+    else done()
+  }
+
+  readonly #onDrain = (): void => {
+    const done = this.#room
+    this.#room = undefined
+    const ping = this.#ping
+    this.#ping = undefined
+    if (ping !== undefined && !this.#closeSent) this.#sender.pong(ping, this.#mask)
+    done?.()
+  }
+
+  override beat (): void {
+    if (this.#whole !== undefined) {
+      if (this.#whole.readyState === OPEN) this.#whole.ping()
+    } else if (!this.#closeSent) {
+      this.#sender.ping('', this.#mask)
+    }
+  }
+
+  // The end
+
+  override end (): void {
+    if (this.#whole !== undefined) {
+      const { code, reason } = this.#webSocketOwner.closing()
+      this.#whole.close(code, reason)
+      return
+    }
+    super.end()
+  }
+
+  override finish (done: () => void): void {
+    if (this.#received === undefined) {
+      const { code, reason } = this.#webSocketOwner.closing()
+      this.#sendClose(code, reason)
+    } else {
+      this.#sendClose(this.#received.code, this.#received.reason)
+    }
+    done()
+  }
+
+  #sendClose (code: number, reason: string): void {
+    if (this.#closeSent || this.closed) return
+    this.#closeSent = true
+    this.#patience(this.breaking === undefined ? this.#options.closeTimeout : AFTER_FAILURE)
+    this.#sender.close(code === NO_STATUS ? undefined : code, reasonOf(reason), this.#mask, () => {
+      if (this.#received !== undefined || this.#receiverBroken) this.#endBytes()
+    })
+    // Its answer has to be seen, whoever reads.
+    this.#start()
+  }
+
+  /** RFC 6455 section 7.1.1: the server ends first. */
+  #endBytes (): void {
+    if (this.#bytesEnded || this.closed) return
+    this.#bytesEnded = true
+    this.bytes.readable.removeListener('data', this.#onData)
+    this.bytes.readable.pause()
+    this.bytes.end()
+    this.bytes.discardInput()
+    if (this.websocket.clean) this.#patience(LAST_WORDS)
+  }
+
+  #patience (delay: number): void {
+    clearTimeout(this.#timer)
+    if (this.closed) return
+    this.#timer = setTimeout(() => {
+      if (this.websocket.clean) {
+        // The peer has closed, and only its connection has not.
+        this.bytes.cut()
+        return
+      }
+      if (this.breaking === undefined) this.owner.failed('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(delay))
+      this.bytes.breakOff(this.breaking?.error, false)
+    }, delay)
+  }
+
+  protected override breakBytes (error: CodedClose | undefined, failed: boolean): void {
+    const code = this.#closeSent ? undefined : closeCodeOf(error, failed)
+    if (code === undefined || this.bytes.writable.destroyed || this.bytes.writable.writableEnded) {
+      this.bytes.breakOff(error, failed)
+      return
+    }
+    const told = error as { statusCode?: number } | undefined
+    const reason = told?.statusCode !== undefined && told.statusCode < 500 && error?.code?.startsWith('FST_ERR_DUPLEX_') === true ? error.message : ''
+    this.discarding = true
+    this.#backlog = []
+    this.#cost = 0
+    if (this.#whole !== undefined) {
+      this.#whole.close(code, reasonOf(reason))
+      this.#patience(AFTER_FAILURE)
+      return
+    }
+    this.#sendClose(code, reason)
+    this.#feed()
+  }
+
+  override over (error: Error | undefined): void {
+    if (this.closed) return
+    clearTimeout(this.#timer)
+    this.#backlog = []
+    this.#chunks = []
+    this.#inflate = undefined
+    this.#deflate?.cleanup()
+    const done = this.#room
+    this.#room = undefined
+    super.over(error)
+    done?.(error)
+  }
+
+  /** Gives it to a library that wants the object of `ws`. */
+  handOver (): WholeWebSocket {
+    if (this.#whole !== undefined) return this.#whole
+    if (this.readable.begun) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages were read already')
+    const raw = this.#raw
+    if (raw === undefined) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('too much has come since it was accepted')
+    if (this.#closeSent || this.#received !== undefined || this.closed || this.breaking !== undefined) {
+      throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('the connection is closing')
+    }
+    if (this.writable.writableLength > 0) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages wait to be sent')
+    const { readable, writable } = this.bytes
+    readable.removeListener('data', this.#onData)
+    readable.removeListener('end', this.#onEnd)
+    writable.removeListener('drain', this.#onDrain)
+    const { WebSocket } = loadedParts()
+    const whole = new WebSocket(null, undefined, { autoPong: true, closeTimeout: this.#options.closeTimeout, maxPendingAutoPongs: 60 })
+    this.#whole = whole
+    whole._protocol = this.#options.subprotocol ?? ''
+    whole._extensions = this.#options.renewed()
+    // Without a listener, an error of the peer's would end the process.
+    whole.on('error', () => {})
+    this.discarding = true
+    this.readable.destroy()
+    this.writable.destroy()
+    const head = Buffer.concat(raw, this.#rawLength)
+    whole.setSocket(readable as Duplex, head, { allowSynchronousEvents: true, maxPayload: this.#maxLength, ...PARTS })
+    readable.resume()
+    this.#raw = undefined
+    this.#chunks = []
+    return whole
+  }
+}
+
+/** `ws`'s own state of a WebSocket that is open. */
+const OPEN = 1
+
+/** The number of pieces that a message may be in, as a server of `ws` has it. */
+const PARTS = { maxFragments: 16 * 1024, maxBufferedChunks: 256 * 1024 }

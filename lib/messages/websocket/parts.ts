@@ -1,0 +1,83 @@
+// What is used of `ws`, checked with 8.18 to 8.23. Its parts are exported and not documented, so that what is missing is told at boot.
+import type { Duplex, Writable } from 'node:stream'
+import { FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME } from '../../errors.ts'
+
+/** Takes bytes, and emits 'message', 'ping', 'pong' and 'conclude'. */
+export interface Receiver {
+  readonly writableEnded: boolean
+  write (chunk: Buffer): boolean
+  on (event: 'message', listener: (data: Buffer, isBinary: boolean) => void): this
+  on (event: 'ping' | 'pong', listener: (data: Buffer) => void): this
+  on (event: 'conclude', listener: (code: number, reason: Buffer) => void): this
+  on (event: 'error', listener: (error: Error & { code?: string }) => void): this
+  on (event: 'drain', listener: () => void): this
+}
+
+type Done = (error?: Error) => void
+
+export interface Sender {
+  onerror: (error: Error) => void
+  send (data: string | Uint8Array, options: { binary: boolean, compress: boolean, fin: boolean, mask: boolean }, done?: Done): void
+  ping (data: string | Uint8Array, mask: boolean, done?: Done): void
+  pong (data: string | Uint8Array, mask: boolean, done?: Done): void
+  close (code: number | undefined, reason: string | Uint8Array, mask: boolean, done?: Done): void
+}
+
+export interface Deflate {
+  accept (offers: object[]): object
+  decompress (data: Buffer, fin: boolean, done: (error: Error | null, data?: Buffer) => void): void
+  cleanup (): void
+  params: object
+}
+
+/** The object that libraries know as a WebSocket. */
+export interface WholeWebSocket {
+  _protocol: string
+  _extensions: Extensions
+  readonly _closeCode: number
+  readonly _closeMessage: Buffer
+  readonly _closeFrameReceived: boolean
+  readonly _closeFrameSent: boolean
+  readonly readyState: number
+  setSocket (socket: Duplex, head: Buffer, options: object): void
+  on (event: 'close', listener: (code: number, reason: Buffer) => void): this
+  on (event: 'error', listener: (error: Error) => void): this
+  close (code?: number, reason?: string): void
+  ping (): void
+}
+
+export type Extensions = Record<string, Deflate>
+
+export interface Parts {
+  readonly Receiver: new (options: object) => Receiver
+  readonly Sender: new (socket: Writable, extensions: Extensions) => Sender
+  readonly PerMessageDeflate: (new (options: object) => Deflate) & { readonly extensionName: string }
+  readonly extension: { parse (header: string): Record<string, object[]>, format (extensions: Record<string, object[]>): string }
+  readonly subprotocol: { parse (header: string): Set<string> }
+  readonly WebSocket: new (address: null, protocols: undefined, options: object) => WholeWebSocket
+}
+
+let loaded: Promise<Parts> | undefined
+let parts: Parts | undefined
+
+/** Loads `ws`, which an app without WebSocket never does. */
+export function loadParts (): Promise<Parts> {
+  loaded ??= import('ws').then(module => {
+    const { default: whole, ...named } = module as unknown as { default?: object }
+    const found = { ...whole, ...named } as unknown as Parts
+    for (const name of ['Receiver', 'Sender', 'PerMessageDeflate', 'WebSocket'] as const) assertPart(name, typeof found[name] === 'function')
+    for (const name of ['extension', 'subprotocol'] as const) assertPart(name, typeof found[name]?.parse === 'function')
+    parts = found
+    return found
+  })
+  return loaded
+}
+
+function assertPart (name: string, there: boolean): void {
+  if (!there) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME(`the installed ws has no ${name}, 8.18 or later is needed`)
+}
+
+/** Those that were loaded at boot. */
+export function loadedParts (): Parts {
+  return parts as Parts
+}

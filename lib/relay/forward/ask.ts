@@ -1,0 +1,59 @@
+import type { FastifyInstance } from 'fastify'
+import { exchange, type Exchange } from '../../client/exchange.ts'
+import { dial } from '../dial.ts'
+import type { ForwardSettings } from './options.ts'
+import type { Outgoing } from './outgoing.ts'
+import type { Target } from './target.ts'
+import { keyOf, upstreamsOf } from './upstreams.ts'
+
+/** A request that is on its way to the upstream. */
+export interface Asked {
+  readonly exchange: Exchange
+  /** It went out on a connection that had carried others: the upstream may have been about to close that. */
+  readonly reused: boolean
+}
+
+/**
+ * Sends a request on its way.
+ *
+ * @param keep the connection may carry another request before and after this one
+ */
+export async function ask (
+  app: FastifyInstance, target: Target, out: Outgoing, settings: ForwardSettings, keep: boolean, fresh: boolean, signal: AbortSignal
+): Promise<Asked> {
+  const request = {
+    method: out.method,
+    target: out.target,
+    headers: out.headers,
+    protocol: out.protocol,
+    body: out.streams ? true : out.parsed,
+    scheme: target.scheme,
+    signal,
+    keepAlive: keep
+  }
+  const upstreams = upstreamsOf(app)
+  const key = keyOf(target, settings)
+  if (settings.version === '2') {
+    // One token, and the first that the client wants.
+    const protocol = out.protocol?.slice(0, 1)
+    const session = await upstreams.session(key, target, settings, signal)
+    return { exchange: exchange(session, { ...request, protocol }), reused: false }
+  }
+  const idle = keep && !fresh ? upstreams.take(key) : undefined
+  const { connectTimeout, check } = settings
+  const socket = idle ?? await dial(target.dial, { signal, timeout: connectTimeout, check, tls: target.tls })
+  let asked: Exchange
+  try {
+    asked = exchange(socket, request)
+  } catch (error) {
+    socket.destroy()
+    throw error
+  }
+  if (keep) {
+    void asked.over.then(({ reusable }) => {
+      if (reusable) upstreams.give(key, socket)
+      else socket.destroy()
+    })
+  }
+  return { exchange: asked, reused: idle !== undefined }
+}

@@ -1,0 +1,75 @@
+import type { IncomingHttpHeaders } from 'node:http'
+import type { ForwardFields } from '../../../types/index.ts'
+
+/** RFC 9110 section 7.6.1, and what else is about one connection alone. */
+const HOP_BY_HOP = new Set([
+  'connection', 'proxy-connection', 'keep-alive', 'te', 'transfer-encoding', 'upgrade', 'trailer', 'http2-settings'
+])
+
+/** Whom they are for has them: the app, RFC 9110 sections 10.1.1 and 11.7.2. */
+const OURS = new Set(['host', 'expect', 'proxy-authorization'])
+
+/** What a message says of its length is no option of a connection: who names it there would have two readings of one message. */
+const NEVER_NAMED = new Set(['content-length', 'host'])
+
+/** The names in `Connection`, in lower case. */
+function namedByConnection (connection: unknown): Set<string> {
+  const named = new Set<string>()
+  for (const value of [connection ?? []].flat()) {
+    for (const option of String(value).split(',')) {
+      const name = option.trim().toLowerCase()
+      if (!NEVER_NAMED.has(name)) named.add(name)
+    }
+  }
+  return named
+}
+
+/** What goes on to the upstream of a client's fields. They are those that the app's hooks have seen, and may have changed. */
+export function requestFields (headers: IncomingHttpHeaders): ForwardFields {
+  const fields: ForwardFields = {}
+  const named = namedByConnection(headers.connection)
+  for (const [name, value] of Object.entries(headers)) {
+    if (value === undefined || name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || named.has(name)) continue
+    fields[name] = value
+  }
+  // RFC 9110 section 10.1.4: the one thing in it that is not about a connection.
+  if (/(?:^|,)[ \t]*trailers[ \t]*(?:;|,|$)/i.test(String(headers.te ?? ''))) fields.te = 'trailers'
+  return fields
+}
+
+/** What goes on to the client of an upstream's fields. @param raw name and value in turn */
+export function answerFields (raw: readonly string[]): ForwardFields {
+  const all: ForwardFields = {}
+  for (let at = 0; at + 1 < raw.length; at += 2) add(all, (raw[at] as string).toLowerCase(), raw[at + 1] as string)
+  const named = namedByConnection(all.connection)
+  for (const name of Object.keys(all)) {
+    if (name.startsWith(':') || HOP_BY_HOP.has(name) || named.has(name)) Reflect.deleteProperty(all, name)
+  }
+  return all
+}
+
+/** Fields behind a body: nothing that frames, routes or switches may come late (RFC 9110 section 6.5.1). */
+export function trailerFields (raw: readonly string[]): [name: string, value: string][] {
+  const fields: [string, string][] = []
+  for (let at = 0; at + 1 < raw.length; at += 2) {
+    const name = (raw[at] as string).toLowerCase()
+    if (name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || NEVER_LATE.has(name)) continue
+    fields.push([raw[at] as string, raw[at + 1] as string])
+  }
+  return fields
+}
+
+const NEVER_LATE = new Set([
+  'content-length', 'content-encoding', 'content-type', 'content-range', 'authorization', 'cookie', 'set-cookie', 'cache-control',
+  'max-forwards', 'range'
+])
+
+function add (fields: ForwardFields, name: string, value: string): void {
+  const before = fields[name]
+  fields[name] = before === undefined ? value : [before, value].flat()
+}
+
+/** Name and value in turn, as they go on the wire. */
+export function rawFields (fields: ForwardFields): string[] {
+  return Object.entries(fields).flatMap(([name, value]) => [value].flat().flatMap(one => [name, String(one)]))
+}

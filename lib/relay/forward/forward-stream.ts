@@ -1,0 +1,114 @@
+import type { IncomingMessage } from 'node:http'
+import type { Duplex } from 'node:stream'
+import { finished } from 'node:stream/promises'
+import { FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
+import type { Answer, Exchange } from '../../client/exchange.ts'
+import { isPlainSuccess } from '../../handshake/kinds/kind.ts'
+import { acceptAndJoin } from '../accept-and-join.ts'
+import { fieldsFor, wantedUpgrade } from './answer.ts'
+import { ask } from './ask.ts'
+import type { ForwardSettings } from './options.ts'
+import type { Outgoing } from './outgoing.ts'
+import { Patience } from './patience.ts'
+import { Pump } from './pump.ts'
+import type { Target } from './target.ts'
+import type { DuplexAcceptOptions, PendingDuplex, TunnelResult } from '../../../types/index.ts'
+
+/** The upstream has answered, and not accepted. */
+class Refused extends Error {
+  readonly answer: Answer
+
+  constructor (answer: Answer) {
+    super(`The upstream answered ${answer.statusCode}`)
+    this.answer = answer
+  }
+}
+
+/** Upgrades and CONNECTs: the connection is taken over when the upstream has given its own. */
+export async function forwardStream (
+  pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings
+): Promise<TunnelResult | undefined> {
+  let options: DuplexAcceptOptions = {}
+  try {
+    return await acceptAndJoin(pending, async signal => {
+      const answer = await answerOf(pending, target, out, settings, signal)
+      if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer)
+      try {
+        options = acceptance(pending, answer, out, settings)
+      } catch (error) {
+        answer.readable.destroy()
+        throw error
+      }
+      return answer.readable as Duplex
+    }, () => options)
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error
+    refuse(pending, error.answer, settings)
+    return undefined
+  }
+}
+
+async function answerOf (
+  pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings, signal: AbortSignal
+): Promise<Answer> {
+  const leaving = new AbortController()
+  // A refusal ends the waiting, and its body is still to come.
+  signal.addEventListener('abort', () => { if (!(signal.reason instanceof Refused)) leaving.abort(signal.reason) }, { once: true })
+  const { exchange } = await ask(pending.reply.server, target, out, settings, false, true, leaving.signal)
+  const patience = new Patience(exchange, settings.responseTimeout)
+  const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, patience)
+  try {
+    const answer = await exchange.answer
+    // RFC 9110 section 7.8: the stream begins behind the whole request.
+    if (up !== undefined && answer.kind !== 'body' && answer.kind !== 'hijack') await up.whole
+    return answer
+  } finally {
+    up?.pump.stop()
+  }
+}
+
+/** The body of an upgrade, as it comes in. */
+function sendBody (
+  req: IncomingMessage, exchange: Exchange, out: Outgoing, patience: Patience
+): { pump: Pump, whole: Promise<void> } | undefined {
+  if (!out.streams || exchange.body === undefined) {
+    patience.waits()
+    return undefined
+  }
+  const pump = new Pump(req, exchange.body, patience).start()
+  // The connection leaves HTTP in the tick in which the body has come, which is before this.
+  const whole = finished(req, { writable: false })
+  whole.catch(() => {})
+  return { pump, whole }
+}
+
+/** How the client is accepted. */
+function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, settings: ForwardSettings): DuplexAcceptOptions {
+  const headers = fieldsFor(pending, answer, settings)
+  out.translate?.(headers)
+  if (pending.kind === 'connect') return { headers, ...isPlainSuccess(answer.statusCode) ? { statusCode: answer.statusCode } : {} }
+  const protocol = answer.protocol
+  const offered = out.protocol?.some(token => token.toLowerCase() === protocol?.toLowerCase()) === true
+  if (protocol === undefined || !offered) {
+    throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it switches to ${JSON.stringify(protocol)}, which was not offered`)
+  }
+  return { headers, protocol }
+}
+
+/** The upstream's answer is the client's, through the reply and its hooks. */
+function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettings): void {
+  const { reply } = pending
+  const { statusCode, readable } = answer
+  readable.on('error', () => {})
+  // Over HTTP/2 that would be acceptance: RFC 8441 section 5.
+  if (pending.httpVersion === '2.0' && statusCode < 300) {
+    readable.destroy()
+    throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
+  }
+  for (const [name, value] of Object.entries(fieldsFor(pending, answer, settings))) reply.header(name, value)
+  const upgrade = wantedUpgrade(answer, pending)
+  if (upgrade !== undefined) reply.header('upgrade', upgrade)
+  reply.code(statusCode)
+  if (answer.kind === 'hijack') readable.once('end', () => (readable as Duplex).end())
+  void reply.send(readable)
+}

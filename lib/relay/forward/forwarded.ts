@@ -1,0 +1,37 @@
+import type { FastifyRequest } from 'fastify'
+import type { ForwardFields } from '../../../types/index.ts'
+
+/** All that proxies say of whom they stand for. */
+const SAID = /^(?:forwarded|x-forwarded-.*|x-real-ip)$/
+
+/**
+ * Tells the upstream who the client is. Fastify knows by its `trustProxy` how much of what came is true: `ips` goes
+ * from who connected to the first one that is not trusted, and `host` and `protocol` are what a trusted proxy says, or what came.
+ */
+export function sayForwarded (fields: ForwardFields, request: FastifyRequest, how: 'append' | 'replace' | false): void {
+  const { ips } = request
+  const before = { ...fields }
+  for (const name of Object.keys(fields)) if (SAID.test(name)) Reflect.deleteProperty(fields, name)
+  if (how === false) return
+  const { socket } = request
+  const address = socket?.remoteAddress
+  if (how === 'append' && trusts(request)) {
+    // What else it said: of its port, its prefix, and all that in the form of RFC 7239.
+    for (const [name, value] of Object.entries(before)) if (SAID.test(name)) fields[name] = value
+    if (ips !== undefined) fields['x-forwarded-for'] = [...ips].reverse().join(', ')
+    fields['x-forwarded-host'] = request.host
+    fields['x-forwarded-proto'] = request.protocol
+  } else {
+    if (address !== undefined) fields['x-forwarded-for'] = address
+    const host = request.raw.headers.host ?? request.raw.headers[':authority']
+    if (host !== undefined) fields['x-forwarded-host'] = String(host)
+    fields['x-forwarded-proto'] = (socket as { encrypted?: boolean } | null)?.encrypted === true ? 'https' : 'http'
+  }
+}
+
+/** Whether `trustProxy` trusts who has connected: then it looks further, at what that one says. */
+function trusts (request: FastifyRequest): boolean {
+  const { raw: { socket } } = request
+  const asked = Object.create(request, { raw: { value: { socket, headers: { 'x-forwarded-for': '192.0.2.1' } } } }) as FastifyRequest
+  return asked.ips !== undefined && asked.ips.length > 1
+}

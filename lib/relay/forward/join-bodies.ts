@@ -1,0 +1,148 @@
+import type { ServerResponse } from 'node:http'
+import type { Duplex } from 'node:stream'
+import type { Answer, Exchange } from '../../client/exchange.ts'
+import { claimOf, type Claim } from '../../handshake/claim.ts'
+import { closedEarly } from '../stream-errors.ts'
+import { trailerFields } from './fields.ts'
+import { Pump } from './pump.ts'
+import type { DuplexConnection, TunnelResult } from '../../../types/index.ts'
+
+/**
+ * Sends the answer's body to the client while the request's is still sent up, until both are over. What breaks one side breaks the
+ * other: a body without its end.
+ *
+ * @param up the direction to the upstream, which has begun
+ */
+export function joinBodies (
+  connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined
+): Promise<TunnelResult> {
+  return new Promise((resolve, reject) => new BodyJoint(connection, exchange, answer, up, resolve, reject).start())
+}
+
+class BodyJoint {
+  readonly #connection: DuplexConnection<'body'>
+  readonly #exchange: Exchange
+  readonly #answer: Answer
+  readonly #up: Pump | undefined
+  readonly #down: Pump
+  readonly #resolve: (result: TunnelResult) => void
+  readonly #reject: (error: unknown) => void
+  readonly #silentFor: number
+  #over = false
+  #answered = false
+  #silence: NodeJS.Timeout | undefined
+  #seen = 0
+
+  constructor (
+    connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined,
+    resolve: (result: TunnelResult) => void, reject: (error: unknown) => void
+  ) {
+    this.#connection = connection
+    this.#exchange = exchange
+    this.#answer = answer
+    this.#up = up
+    this.#resolve = resolve
+    this.#reject = reject
+    this.#silentFor = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
+    this.#down = new Pump(answer.readable, connection.writable, {
+      ends: () => this.#addTrailers(),
+      // The response to a HEAD over HTTP/2 has ended long before.
+      waits: () => { if (this.#down.ended && connection.writable.writableFinished) this.#onFinish() },
+      failed: error => this.#fail(error)
+    })
+  }
+
+  start (): void {
+    const { signal, writable } = this.#connection
+    const { readable } = this.#answer
+    signal.addEventListener('abort', this.#onGone)
+    writable.on('finish', this.#onFinish)
+    readable.on('close', this.#onClose)
+    if (signal.aborted) {
+      this.#onGone()
+      return
+    }
+    this.#down.start()
+    if (readable.errored != null) this.#fail(readable.errored)
+    else if (readable.destroyed) this.#onClose()
+    void this.#exchange.over.then(() => this.#check(true))
+  }
+
+  get #trailers (): [string, string][] { return trailerFields(this.#answer.rawTrailers()) }
+
+  #addTrailers (): void {
+    const { kind, readable } = this.#answer
+    // A body that only the end of its connection ended: the other half of that is still there.
+    if (kind === 'hijack') (readable as Duplex).end()
+    const { writable, reply } = this.#connection
+    if ('sendTrailers' in writable) sendTrailersBehind(reply.raw as unknown as LateFields, this.#trailers)
+    else if ((writable as unknown as ServerResponse).chunkedEncoding) (writable as unknown as ServerResponse).addTrailers(this.#trailers)
+  }
+
+  readonly #onFinish = (): void => {
+    this.#answered = true
+    this.#check(false)
+  }
+
+  /** It was cut off. */
+  readonly #onClose = (): void => {
+    if (!this.#down.ended) this.#fail(closedEarly())
+  }
+
+  readonly #onGone = (): void => this.#fail(this.#connection.signal.reason as Error)
+
+  /** @param over nothing more goes to the upstream: what its client still sends has nowhere to go */
+  #check (over: boolean): void {
+    if (this.#over || !this.#answered) return
+    const up = this.#up
+    if (up === undefined || up.ended || over) this.#done()
+    else this.#watchSilence(up)
+  }
+
+  /** The answer is whole, and the upstream may not want the rest: it is waited for as long as it takes of it. */
+  #watchSilence (up: Pump): void {
+    if (this.#silentFor === 0 || this.#silence !== undefined) return
+    this.#seen = up.bytes
+    this.#silence = setInterval(() => {
+      if (up.ended || up.bytes === this.#seen) this.#done()
+      this.#seen = up.bytes
+    }, this.#silentFor)
+  }
+
+  #done (): void {
+    if (this.#over) return
+    this.#stop()
+    if (this.#up?.ended === false) this.#exchange.abort(closedEarly())
+    this.#resolve({ bytesToUpstream: this.#up?.bytes ?? 0, bytesFromUpstream: this.#down.bytes })
+  }
+
+  #fail (error: Error): void {
+    if (this.#over) return
+    this.#stop()
+    this.#exchange.abort(error)
+    this.#connection.destroy(error)
+    this.#reject(error)
+  }
+
+  #stop (): void {
+    this.#over = true
+    clearInterval(this.#silence)
+    this.#up?.stop()
+    this.#down.stop()
+    this.#connection.signal.removeEventListener('abort', this.#onGone)
+    this.#connection.writable.removeListener('finish', this.#onFinish)
+    this.#answer.readable.removeListener('close', this.#onClose)
+  }
+}
+
+/** `Http2ServerResponse`, of which the declaration of Node lacks this. */
+interface LateFields {
+  setTrailer (name: string, value: string[]): void
+}
+
+/** Node's response sends them when the stream asks for trailers. */
+function sendTrailersBehind (res: LateFields, trailers: readonly [string, string][]): void {
+  const fields: Record<string, string[]> = {}
+  for (const [name, value] of trailers) (fields[name.toLowerCase()] ??= []).push(value)
+  for (const [name, values] of Object.entries(fields)) res.setTrailer(name, values)
+}

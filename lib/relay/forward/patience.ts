@@ -1,0 +1,36 @@
+import { FST_ERR_DUPLEX_UPSTREAM_TIMEOUT } from '../../errors.ts'
+import type { Exchange } from '../../client/exchange.ts'
+import type { PumpWatcher } from './pump.ts'
+import type { Milliseconds } from '../../../types/index.ts'
+
+/** Breaks an exchange off whose upstream neither answers nor takes what there is for it. It runs when it is the upstream's turn. */
+export class Patience implements PumpWatcher {
+  readonly #exchange: Exchange
+  readonly #delay: Milliseconds
+  #timer: NodeJS.Timeout | undefined
+  #answered = false
+
+  constructor (exchange: Exchange, delay: Milliseconds) {
+    this.#exchange = exchange
+    this.#delay = delay
+    const over = (): void => {
+      this.#answered = true
+      this.flows()
+    }
+    exchange.answer.then(over, over)
+  }
+
+  waits (): void {
+    if (this.#delay === 0 || this.#answered) return
+    clearTimeout(this.#timer)
+    this.#timer = setTimeout(() => this.#exchange.abort(new FST_ERR_DUPLEX_UPSTREAM_TIMEOUT(this.#delay)), this.#delay)
+  }
+
+  flows (): void {
+    clearTimeout(this.#timer)
+  }
+
+  failed (error: Error): void {
+    this.#exchange.abort(error)
+  }
+}

@@ -1,0 +1,191 @@
+import type { ClientHttp2Session } from 'node:http2'
+import type { Socket } from 'node:net'
+import type { FastifyInstance } from 'fastify'
+import { FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
+import { rootOf } from '../../internals/fastify.ts'
+import { openSession } from '../../client/http2.ts'
+import { dial } from '../dial.ts'
+import type { ForwardSettings } from './options.ts'
+import type { Target } from './target.ts'
+import type { Milliseconds } from '../../../types/index.ts'
+
+/** How long a connection is kept that carries nothing: less than most servers keep theirs, Node's 5 s among them. */
+const IDLE: Milliseconds = 4_000
+
+/** How many of them to one upstream. */
+const MOST_IDLE = 64
+
+/** The connections of an app to its upstreams, as far as they are used more than once. */
+export class Upstreams {
+  readonly #idle = new Map<string, IdleSocket[]>()
+  readonly #sessions = new Map<string, Promise<ClientHttp2Session>>()
+  #closed = false
+
+  /** One that carries nothing, if there is such. */
+  take (key: string): Socket | undefined {
+    const idle = this.#idle.get(key)
+    for (let next = idle?.pop(); next !== undefined; next = idle?.pop()) {
+      const socket = next.take()
+      if (socket !== undefined) return socket
+    }
+    return undefined
+  }
+
+  /** It carries nothing any more. */
+  give (key: string, socket: Socket): void {
+    const idle = this.#idle.get(key) ?? []
+    if (this.#closed || socket.destroyed || idle.length >= MOST_IDLE) {
+      socket.destroy()
+      return
+    }
+    this.#idle.set(key, idle)
+    const entry = new IdleSocket(socket, () => {
+      const at = idle.indexOf(entry)
+      if (at !== -1) idle.splice(at, 1)
+      if (idle.length === 0 && this.#idle.get(key) === idle) this.#idle.delete(key)
+    })
+    idle.push(entry)
+  }
+
+  /** A session that takes another stream. */
+  async session (key: string, target: Target, settings: ForwardSettings, signal: AbortSignal): Promise<ClientHttp2Session> {
+    const known = this.#sessions.get(key)
+    const session = known === undefined ? undefined : await known.catch(() => undefined)
+    if (session !== undefined && takesMore(session)) return session
+    const opening = openTo(target, settings, signal)
+    this.#sessions.set(key, opening)
+    const forget = (): void => { if (this.#sessions.get(key) === opening) this.#sessions.delete(key) }
+    opening.then(opened => {
+      closeWhenIdle(opened)
+      opened.once('close', forget)
+      opened.once('goaway', forget)
+      if (this.#closed) opened.close()
+    }, forget)
+    return await opening
+  }
+
+  close (): void {
+    this.#closed = true
+    for (const idle of [...this.#idle.values()]) for (const entry of [...idle]) entry.take()?.destroy()
+    for (const session of this.#sessions.values()) session.then(opened => opened.close(), () => {})
+    this.#sessions.clear()
+  }
+}
+
+/** A connection that waits for its next request. What comes on it by then belongs to none. */
+class IdleSocket {
+  readonly #socket: Socket
+  readonly #gone: () => void
+  readonly #timer: NodeJS.Timeout
+
+  constructor (socket: Socket, gone: () => void) {
+    this.#socket = socket
+    this.#gone = gone
+    this.#timer = setTimeout(() => socket.destroy(), IDLE).unref()
+    socket.on('data', this.#destroy)
+    socket.on('end', this.#destroy)
+    socket.on('close', this.#onClose)
+    socket.resume()
+    socket.unref()
+  }
+
+  /** @returns undefined when it is gone */
+  take (): Socket | undefined {
+    const socket = this.#socket
+    this.#leave()
+    socket.ref()
+    return socket.destroyed || socket.readableEnded || !socket.writable ? undefined : socket
+  }
+
+  #leave (): void {
+    clearTimeout(this.#timer)
+    this.#socket.removeListener('data', this.#destroy)
+    this.#socket.removeListener('end', this.#destroy)
+    this.#socket.removeListener('close', this.#onClose)
+  }
+
+  readonly #destroy = (): void => { this.#socket.destroy() }
+
+  readonly #onClose = (): void => {
+    this.#leave()
+    this.#gone()
+  }
+}
+
+async function openTo (target: Target, settings: ForwardSettings, signal: AbortSignal): Promise<ClientHttp2Session> {
+  const { connectTimeout, check } = settings
+  const tls = target.tls === undefined ? undefined : { ...target.tls, ALPNProtocols: ['h2'] }
+  const socket = await dial(target.dial, { signal, timeout: connectTimeout, check, tls })
+  if (tls !== undefined && (socket as Socket & { alpnProtocol?: unknown }).alpnProtocol !== 'h2') {
+    socket.destroy()
+    throw new FST_ERR_DUPLEX_UPSTREAM_INVALID('it does not speak HTTP/2')
+  }
+  return await openSession(socket, { scheme: target.scheme, signal, timeout: connectTimeout })
+}
+
+const kOpen = Symbol('fastify-duplex.open')
+
+interface Counting extends ClientHttp2Session {
+  [kOpen]?: number
+}
+
+function takesMore (session: Counting): boolean {
+  return !session.closed && !session.destroyed && (session[kOpen] ?? 0) < (session.remoteSettings.maxConcurrentStreams ?? Infinity)
+}
+
+/** It ends by itself some time after its last stream. */
+function closeWhenIdle (session: Counting): void {
+  let timer: NodeJS.Timeout | undefined
+  const idle = (): void => { timer = setTimeout(() => session.close(), IDLE).unref() }
+  session[kOpen] = 0
+  const { request } = session
+  session.request = (...args: Parameters<typeof request>) => {
+    const stream = request.apply(session, args)
+    session[kOpen] = (session[kOpen] ?? 0) + 1
+    clearTimeout(timer)
+    stream.once('close', () => {
+      session[kOpen] = (session[kOpen] ?? 1) - 1
+      if (session[kOpen] === 0 && !session.closed) idle()
+    })
+    return stream
+  }
+  session.once('close', () => clearTimeout(timer))
+  idle()
+}
+
+const all = new WeakMap<object, Upstreams>()
+
+export function upstreamsOf (app: FastifyInstance): Upstreams {
+  const root = rootOf(app)
+  let upstreams = all.get(root)
+  if (upstreams === undefined) {
+    upstreams = new Upstreams()
+    all.set(root, upstreams)
+  }
+  return upstreams
+}
+
+/** The app has closed. */
+export function closeUpstreams (app: FastifyInstance): void {
+  const root = rootOf(app)
+  all.get(root)?.close()
+  all.delete(root)
+}
+
+const numbers = new WeakMap<object, number>()
+let latest = 0
+
+function numberOf (value: object | undefined): number {
+  if (value === undefined) return 0
+  let number = numbers.get(value)
+  if (number === undefined) numbers.set(value, number = ++latest)
+  return number
+}
+
+/** Connections with the same key are as good as each other: to the same upstream, let through by the same check. */
+export function keyOf ({ dial, tls, scheme }: Target, { check, version }: ForwardSettings): string {
+  const where = 'path' in dial ? dial.path : `${dial.host} ${dial.port}`
+  // `tls: true` is the same every time.
+  const options = tls === undefined || Object.keys(tls).length === 0 ? 0 : numberOf(tls)
+  return `${scheme} ${version} ${options} ${numberOf(check)} ${where}`
+}
