@@ -12,7 +12,7 @@ import { howItLooks, serveBriefly } from './fixtures/lifetime.ts'
 import { gate } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
 
-/** `expires` of a route: so many milliseconds from now as the request says. */
+/** `expires` of a route: so many milliseconds from when it is asked as the request says. Its acceptance must be no later than that. */
 const soon = (request: unknown): number => Date.now() + Number((request as FastifyRequest).headers['x-in'])
 const codeOfReason = (signal: AbortSignal): string | undefined => (signal.reason as { code?: string } | undefined)?.code
 

@@ -50,7 +50,7 @@ onEach(t, 'GV5 a forwarded upgrade has the rate of its connection, both ways', a
   wire.send(UPGRADE)
   const far = await accepted()
   await far.head()
-  far.send(switching('Upgrade: echo'))
+  far.send(switching('Upgrade: foo'))
   t.equal((await wire.head()).status, transport === 'h2' ? 200 : 101)
   const from = performance.now()
   wire.end(bytes)

@@ -117,7 +117,7 @@ t.test('WS3 GV3 one that is handed over to `ws` is closed with the code, too', a
 })
 
 t.test('GV3 messages that are no WebSocket are broken off', async t => {
-  const head = 'POST /room HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/jsonl\r\n\r\n'
+  const head = 'POST /room HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/x-ndjson\r\n\r\n'
   const { app, wire, connection } = await room(t, { plugin, head, duplex: { labels } }, listen)
   app.duplex.close('room:1', { code: 4009 })
   await wire.gone()
