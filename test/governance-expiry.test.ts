@@ -12,8 +12,10 @@ import { howItLooks, serveBriefly } from './fixtures/lifetime.ts'
 import { gate } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
 
-/** `expires` of a route: so many milliseconds from now as the request says. */
+/** `expires` of a route: so many milliseconds from when it is asked as the request says. */
 const soon = (request: unknown): number => Date.now() + Number((request as FastifyRequest).headers['x-in'])
+/** A moment that acceptance on a busy machine does not come behind: the test moves it once it has the connection. */
+const LATER = 'X-In: 3600000'
 const codeOfReason = (signal: AbortSignal): string | undefined => (signal.reason as { code?: string } | undefined)?.code
 
 // A connection in memory keeps no process alive, nor does its end.
@@ -25,20 +27,21 @@ acrossAll(t, 'GV2 a connection expires: draining, the grace, and then it is brok
   const server = await serveBriefly(t, { transport }, app => take(app, async connection => {
     entered.open(connection)
     connection.writable.write('hello')
-    await once(connection.draining, 'abort')
+    connection.extend(Date.now() + 60)
+    if (!connection.draining.aborted) await once(connection.draining, 'abort')
     connection.writable.write('goodbye')
     await forever()
   }, { expires: soon, expiryGrace: 40 }))
   const from = performance.now()
-  const { wire, status } = await attempt(server, kind, 'X-In: 500')
+  const { wire, status } = await attempt(server, kind, LATER)
   t.equal(status, statusOf(kind, transport))
   const framed = transport === 'h2' ? 'body' : kind
   await hear(wire, kind === 'body' ? framed : kind, 'hellogoodbye')
   const connection = await entered.promise
-  t.ok(performance.now() - from >= 499, 'not before its time')
+  t.ok(performance.now() - from >= 59, 'not before its time')
   t.equal(codeOfReason(connection.draining), 'FST_ERR_DUPLEX_EXPIRED')
   t.same(await endOf(connection), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
-  t.ok(performance.now() - from >= 539, 'and not before the grace is over')
+  t.ok(performance.now() - from >= 99, 'and not before the grace is over')
   t.equal(codeOfReason(connection.signal), 'FST_ERR_DUPLEX_EXPIRED')
   t.equal(await howItLooks(wire), kind === 'body' && transport === 'tcp' ? 'ended' : 'broken')
 })
@@ -84,7 +87,7 @@ t.test('GV2 extend() before the end moves it', async t => {
     entered.open(connection)
     for await (const chunk of connection.readable) connection.writable.write(chunk)
   }, { expires: soon }))
-  const { wire } = await attempt(server, 'upgrade', 'X-In: 3600000')
+  const { wire } = await attempt(server, 'upgrade', LATER)
   const connection = await entered.promise
   t.ok(connection.extend(Date.now() + 50))
   t.ok(connection.extend(new Date(Date.now() + 3_600_000)))
@@ -103,10 +106,10 @@ t.test('GV2 extend() during the grace brings it back, with another draining', as
     entered.open(connection)
     for await (const chunk of connection.readable) connection.writable.write(chunk)
   }, { expires: soon, expiryGrace: 60 }))
-  const { wire } = await attempt(server, 'upgrade', 'X-In: 300')
+  const { wire } = await attempt(server, 'upgrade', LATER)
   const connection = await entered.promise
   const { draining } = connection
-  await once(draining, 'abort')
+  t.ok(connection.extend(0))
   t.ok(connection.extend(Date.now() + 150))
   t.ok(draining.aborted)
   t.notOk(connection.draining.aborted)
@@ -164,8 +167,11 @@ t.test('GV2 an expiry that is no moment, and one that throws, are answered as an
 
 t.test('GV2 the log line of the end tells', async t => {
   const { lines, logger } = logLines()
-  const server = await serveBriefly(t, { fastify: { logger } }, app => take(app, forever, { expires: soon }))
-  const { wire } = await attempt(server, 'upgrade', 'X-In: 300')
+  const server = await serveBriefly(t, { fastify: { logger } }, app => take(app, connection => {
+    connection.extend(Date.now() + 60)
+    return forever()
+  }, { expires: soon }))
+  const { wire } = await attempt(server, 'upgrade', LATER)
   await wire.gone()
   await server.quiet()
   const line = lines.find(({ msg }) => msg === 'duplex connection closed')
@@ -178,8 +184,9 @@ t.test('GV2 a drain tells before the expiry does, and the expiry ends it all the
     entered.open(connection)
     return forever()
   }, { expires: soon }))
-  await attempt(server, 'upgrade', 'X-In: 500')
+  await attempt(server, 'upgrade', LATER)
   const connection = await entered.promise
+  connection.extend(Date.now() + 1000)
   void server.app.duplex.drain(60_000)
   t.equal(codeOfReason(connection.draining), 'FST_ERR_DUPLEX_SHUTDOWN')
   t.same(await endOf(connection), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])

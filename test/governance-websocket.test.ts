@@ -11,6 +11,8 @@ type Transport = 'tcp' | 'tls' | 'h2'
 const transports: readonly Transport[] = ['tcp', 'tls', 'h2']
 
 const websocket = true
+/** So late that the connection is accepted by then, and the test moves it. */
+const expires = (): number => Date.now() + 3_600_000
 const labels = (): string[] => ['room:1']
 /** The server ends with the test, without waiting for its handlers. */
 const plugin = { drainTimeout: 50 }
@@ -37,14 +39,16 @@ async function answered ({ wire, connection }: Pick<Room, 'wire' | 'connection'>
 }
 
 onEach(t, 'WS3 GV2 an expired one is closed with 4401', async (t, transport: Transport) => {
-  const live = await enter(t, transport, { expires: () => Date.now() + 400 })
+  const live = await enter(t, transport, { expires })
+  t.ok(live.connection.extend(Date.now() + 30))
   const [code, closed] = await answered(live)
   t.equal(code, 4401)
   t.match(closed, { reason: 'expired', error: { code: 'FST_ERR_DUPLEX_EXPIRED' }, websocket: { code: 4401, clean: true } })
 }, transports)
 
 onEach(t, 'WS3 GV2 an expired one whose handler leaves during the grace is closed with 4401', async (t, transport: Transport) => {
-  const live = await enter(t, transport, { expires: () => Date.now() + 400, expiryGrace: 60_000 }, leave)
+  const live = await enter(t, transport, { expires, expiryGrace: 60_000 }, leave)
+  t.ok(live.connection.extend(Date.now() + 30))
   const [code, closed] = await answered(live)
   t.equal(code, 4401)
   t.match(closed, { reason: 'end', websocket: { code: 4401, clean: true } })
@@ -117,10 +121,9 @@ t.test('WS3 GV3 one that is handed over to `ws` is closed with the code, too', a
 })
 
 t.test('GV3 messages that are no WebSocket are broken off', async t => {
-  const head = 'POST /room HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/jsonl\r\n\r\n'
-  const { app, wire, connection } = await room(t, { plugin, head, duplex: { labels } }, listen)
+  const head = 'POST /room HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nContent-Type: application/x-ndjson\r\n\r\n'
+  const { app, connection } = await room(t, { plugin, head, duplex: { labels } }, listen)
   app.duplex.close('room:1', { code: 4009 })
-  await wire.gone()
   const { reason, websocket } = await connection.closed
   t.same([reason, websocket], ['revoked', undefined])
 })

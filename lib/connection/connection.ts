@@ -83,6 +83,8 @@ export class Connection implements Owner, Mortal, Governable {
       registry.remove(this)
     }
     registry.add(this)
+    const { rate } = claim.route.settings
+    if (this.kind === 'body' && rate !== undefined) this[kGoverned].limitInput(carrier, rate.bytesIn)
   }
 
   /** The pair, from acceptance on. The input of a body can be read before. */

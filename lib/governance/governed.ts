@@ -93,12 +93,16 @@ export class Governed implements Expiring {
   /** Acceptance has given the streams to the handler. */
   limit (carrier: Carrier, { bytesIn, bytesOut }: DuplexRate): void {
     const { wheel } = this.#governance
-    if (bytesIn !== undefined) {
-      carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, bytesIn, wheel)))
-    }
+    if (carrier.inputMeter === undefined) this.limitInput(carrier, bytesIn)
     if (bytesOut !== undefined) {
       carrier.meterOutput((stream: Writable) => this.#connection && this.#added(new OutputMeter(stream, bytesOut, wheel)))
     }
+  }
+
+  /** A body may be read before it is accepted, by `forward` as a rule. */
+  limitInput (carrier: Carrier, rate: number | undefined): void {
+    if (rate === undefined) return
+    carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, rate, this.#governance.wheel)))
   }
 
   #added<M extends { stop (): void }> (meter: M): M {
