@@ -1,10 +1,10 @@
-import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
+import { checkDuration, checkNames, invalidOption, tokens, type Loose, type Place } from './check-options.ts'
 import {
   connectionLimits, GOVERNANCE_DEFAULTS, GOVERNANCE_NAMES, governanceSettings, type GovernanceSettings
 } from './governance/settings.ts'
 import { appFields } from './handshake/accept-head.ts'
 import { messageSettings, type MessageSettings } from './messages/settings.ts'
-import { isToken, listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import { listProtocols, type ListedProtocols } from './handshake/tokens.ts'
 import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 
@@ -70,20 +70,12 @@ const DEFAULTS: PluginSettings = {
   ignoredUpgrades: 'keep'
 }
 
-/** The longest delay of a timer: longer ones fire at once. */
-const LONGEST = 2 ** 31 - 1
-
 const TIMEOUTS = [
   'handshakeTimeout', 'idleTimeout', 'finTimeout', 'halfOpenTimeout', 'tcpKeepAlive', 'maxLifetime', 'readTimeout', 'expiryGrace'
 ] as const
 const SHARED = [...TIMEOUTS, ...GOVERNANCE_NAMES, 'kinds', 'maxConnections', 'maxBuffered'] as const
 const PLUGIN_ONLY = ['drainTimeout', 'drainSpread', 'extendedConnect', 'ignoredUpgrades'] as const
 const ROUTE_ONLY = ['protocols', 'accept', 'headers', 'forward', 'messages', 'websocket'] as const
-
-type Loose = Record<string, unknown>
-
-/** Where the options were given, for the message of an error. */
-type Place = { route?: string }
 
 export function pluginSettings (options: FastifyDuplexOptions): PluginSettings {
   const given = options as Loose
@@ -199,16 +191,6 @@ function kinds (value: unknown, place: Place): readonly DuplexKind[] | undefined
   return [...new Set(value as DuplexKind[])]
 }
 
-export function tokens (
-  value: unknown, place: Place, name = 'protocols', expected = 'a function or a list of upgrade tokens'
-): readonly string[] | undefined {
-  if (value === undefined) return undefined
-  if (!Array.isArray(value) || value.length === 0 || !value.every(token => typeof token === 'string' && isToken(token))) {
-    throw invalidOption(name, expected, value, place)
-  }
-  return value as string[]
-}
-
 function checkHeaders (value: unknown, place: Place): void {
   if (value === undefined || typeof value === 'function') return
   if (typeof value !== 'object' || value === null || Array.isArray(value)) {
@@ -219,53 +201,4 @@ function checkHeaders (value: unknown, place: Place): void {
   } catch (error) {
     throw invalidOption('headers', `an object of header fields (${(error as Error).message})`, value, place)
   }
-}
-
-export function checkDuration (name: string, value: unknown, place: Place = {}): void {
-  if (value === undefined) return
-  if (!Number.isInteger(value) || (value as number) < 0 || (value as number) > LONGEST) {
-    throw invalidOption(name, `a whole number of milliseconds from 0 to ${LONGEST}`, value, place)
-  }
-}
-
-export function checkNames (given: Loose, known: readonly string[], others: readonly string[], { route }: Place): void {
-  for (const name of Object.keys(given)) {
-    if (known.includes(name) || others.includes(name) || given[name] === undefined) continue
-    const near = nearest(name, known)
-    throw new FST_ERR_DUPLEX_INVALID_OPTION(
-      `unknown duplex option ${JSON.stringify(name)}${where(route)}${near === undefined ? '' : `, did you mean ${JSON.stringify(near)}?`}`)
-  }
-}
-
-export function invalidOption (name: string, expected: string, value: unknown, { route }: Place = {}): Error {
-  const shown = typeof value === 'function' ? 'a function' : JSON.stringify(value) ?? String(value)
-  return new FST_ERR_DUPLEX_INVALID_OPTION(`duplex option ${name}${where(route)} must be ${expected}, got ${shown}`)
-}
-
-function where (route: string | undefined): string {
-  return route === undefined ? '' : ` on route ${route}`
-}
-
-/** The known name that is most like a mistyped one, if there is one. */
-function nearest (name: string, known: readonly string[]): string | undefined {
-  let found: string | undefined
-  let least = Math.max(2, Math.floor(name.length / 3)) + 1
-  for (const candidate of known) {
-    const steps = distance(name.toLowerCase(), candidate.toLowerCase())
-    if (steps < least) [found, least] = [candidate, steps]
-  }
-  return found
-}
-
-/** How many letters have to be put in, taken out or changed (Levenshtein). */
-function distance (one: string, other: string): number {
-  let row = Array.from({ length: other.length + 1 }, (_, at) => at)
-  for (const [at, letter] of [...one].entries()) {
-    const next = [at + 1]
-    for (let to = 0; to < other.length; to++) {
-      next.push(Math.min((next[to] as number) + 1, (row[to + 1] as number) + 1, (row[to] as number) + (letter === other[to] ? 0 : 1)))
-    }
-    row = next
-  }
-  return row[other.length] as number
 }

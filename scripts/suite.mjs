@@ -10,7 +10,7 @@ const LONGEST = 600_000
 const MOST_LINES = 200
 const LAST_LINES = 30
 /** What takes longest is begun first, or it would run alone at the end. */
-const SLOWEST = ['examples', 'declarations', 'http2', 'routing', 'leaks', 'inject', 'types', 'hostile', 'property', 'connect', 'lifetime', 'tunnel']
+const SLOWEST = ['examples', 'declarations', 'http2', 'routing', 'inject', 'types', 'hostile', 'property', 'connect', 'lifetime', 'tunnel']
 
 /** The files of a directory of tests, the slow ones first, or those of them whose names have one of the words in them. */
 export function filesIn (directory, words = []) {

@@ -149,6 +149,7 @@ t.test('MS1 what is no message of the route is refused before acceptance', async
     const wire = await server.connect()
     wire.send(request('POST /room', `Content-Type: ${type}`, `Content-Length: ${body.length}`) + body)
     const { status, body: text } = await wire.response()
+    wire.destroy()
     return [status, (JSON.parse(text) as { code: string }).code]
   }
   t.strictSame(await ask('text/csv', 'a,b'), [415, 'FST_ERR_DUPLEX_MESSAGE_TYPE'])

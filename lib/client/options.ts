@@ -1,6 +1,6 @@
 import { isIP } from 'node:net'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
-import { checkDuration } from '../options.ts'
+import { checkDuration } from '../check-options.ts'
 import type { ClientHeaders, ConnectOptions, DialTarget } from '../../types/index.ts'
 
 const KNOWN = [

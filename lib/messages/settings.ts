@@ -1,4 +1,4 @@
-import { invalidOption } from '../options.ts'
+import { invalidOption } from '../check-options.ts'
 import type { MessageEncoding, MessageFraming, WebSocketSettings } from '../../types/index.ts'
 import { binary, frames, json, text } from './encoding.ts'
 import { lines, sse } from './framing.ts'

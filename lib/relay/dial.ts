@@ -4,7 +4,7 @@ import tls, { type TLSSocket } from 'node:tls'
 import {
   FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_DIAL_FORBIDDEN, FST_ERR_DUPLEX_DIAL_TIMEOUT, FST_ERR_DUPLEX_INVALID_OPTION
 } from '../errors.ts'
-import { checkDuration } from '../options.ts'
+import { checkDuration } from '../check-options.ts'
 import { ownErrors } from './stream-errors.ts'
 import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds } from '../../types/index.ts'
 

@@ -1,5 +1,6 @@
 import type { FastifyInstance } from 'fastify'
-import { invalidOption, type RouteSettings } from '../options.ts'
+import { invalidOption } from '../check-options.ts'
+import type { RouteSettings } from '../options.ts'
 import { forwardHandler } from '../relay/forward/forward.ts'
 import { forwardRoute } from '../relay/forward/options.ts'
 import { meantForRoute } from '../handshake/tokens.ts'

@@ -1,4 +1,4 @@
-import { checkDuration, checkNames, invalidOption, tokens as tokensOf } from '../../options.ts'
+import { checkDuration, checkNames, invalidOption, tokens as tokensOf } from '../../check-options.ts'
 import { listProtocols, type ListedProtocols } from '../../handshake/tokens.ts'
 import { targetOf } from './target.ts'
 import type {

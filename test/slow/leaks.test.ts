@@ -23,7 +23,7 @@ t.setTimeout(600_000)
 
 t.test('L9 cycles of every kind of end leave nothing behind', async t => {
   t.setTimeout(590_000)
-  const program = fileURLToPath(new URL('fixtures/leak-process.js', import.meta.url))
+  const program = fileURLToPath(new URL('../fixtures/leak-process.js', import.meta.url))
   const child = fork(program, { execArgv: ['--expose-gc'], stdio: ['ignore', 'inherit', 'inherit', 'ipc'] })
   t.teardown(() => child.kill())
   const exit = once(child, 'exit')
