@@ -10,7 +10,6 @@
 import { addAbortListener } from 'node:events'
 import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
-import { relative } from 'node:path'
 import { pipeline } from 'node:stream/promises'
 import Fastify from 'fastify'
 // In an app of your own: from 'fastify-duplex'
@@ -66,8 +65,7 @@ console.log(https === null ? commands('http', port) : commands('https', port))
 function commands (scheme: 'http' | 'https', port: number): string {
   const url = `${scheme}://localhost:${port}`
   const curl = scheme === 'http' ? 'curl' : 'curl -k'
-  const file = relative(process.cwd(), import.meta.filename).replace('echo', 'client')
-  const client = scheme === 'http' ? `node ${file}` : `node ${file} -k`
+  const client = scheme === 'http' ? 'npx fastify-duplex' : 'npx fastify-duplex -k'
   // Bytes as they are: no HTTP client sends more before it has seen the answer.
   const raw = (text: string): string => scheme === 'http'
     ? `printf '${text}' | curl -sN -m 1 telnet://localhost:${port}`

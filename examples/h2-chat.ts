@@ -13,7 +13,6 @@ import { addAbortListener } from 'node:events'
 import { readFileSync } from 'node:fs'
 import type { Http2SecureServer } from 'node:http2'
 import type { AddressInfo } from 'node:net'
-import { relative } from 'node:path'
 import type { Readable, Writable } from 'node:stream'
 import Fastify, { type FastifyRequest } from 'fastify'
 // In an app of your own: from 'fastify-duplex'
@@ -93,7 +92,6 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => 
 await app.listen({ port: Number(PORT), host: HOST })
 const { port } = app.server.address() as AddressInfo
 const url = `https://localhost:${port}/chat?name=`
-const client = `node ${relative(process.cwd(), import.meta.filename).replace('h2-chat', 'client')} -k`
 console.log(`listening on https://localhost:${port}`)
 console.log(`
 body over HTTP/2: an upload, and a response that streams meanwhile
@@ -101,7 +99,7 @@ body over HTTP/2: an upload, and a response that streams meanwhile
 body over HTTP/1.1: the same, chunked
   curl -ksSN --http1.1 -T . '${url}bob'
 upgrade over HTTP/1.1: a 101, and the connection is the room's
-  ${client} --upgrade chat '${url}cyd'
+  npx fastify-duplex -k --http1 --upgrade chat '${url}cyd'
 upgrade over HTTP/2: extended CONNECT, and a stream of the connection is the room's
-  ${client} --http2 --upgrade chat '${url}dee'
+  npx fastify-duplex -k --http2 --upgrade chat '${url}dee'
 `)

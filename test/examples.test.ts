@@ -18,6 +18,7 @@ import { start, type Program } from './fixtures/program.ts'
 import { connectTls } from './fixtures/wire.ts'
 
 const example = (name: string): URL => new URL(`../examples/${name}.js`, import.meta.url)
+const netcat = fileURLToPath(new URL('./fixtures/netcat.js', import.meta.url))
 const source = (name: string): URL => new URL(`../../examples/${name}.ts`, import.meta.url)
 
 const UPGRADE = 'GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
@@ -104,7 +105,7 @@ t.test('echo', async t => {
     t.equal(commands.length, 8)
     const results = await Promise.all(commands.map(async command => [command, await shell(command, 'typed\n')] as const))
     for (const [command, result] of results) {
-      const expected = command.startsWith('node ')
+      const expected = command.startsWith('npx ')
         ? /^typed\n$/
         : command.endsWith('/') ? /^A plain route/ : command.includes('one') ? /^one\ntwo\n$/ : /(?:^|\r\n\r\n)hello\n$/
       t.match(result, expected, command)
@@ -742,10 +743,11 @@ async function text (stream: AsyncIterable<Buffer>): Promise<string> {
   return Buffer.concat(chunks).toString()
 }
 
-/** What a command prints, with this Node as its `node`. */
+/** What a command prints, with this Node as its `node`, and with the command of this package as it was built for the tests. */
 async function shell (command: string, input: string): Promise<string> {
   const PATH = `${dirname(process.execPath)}${delimiter}${process.env.PATH}`
-  const child = spawn('sh', ['-c', command], { env: { ...process.env, PATH }, stdio: ['pipe', 'pipe', 'ignore'] })
+  const built = command.replace(/^npx fastify-duplex\b/, `node '${netcat}'`)
+  const child = spawn('sh', ['-c', built], { env: { ...process.env, PATH }, stdio: ['pipe', 'pipe', 'ignore'] })
   child.stdin.end(input)
   return await text(child.stdout)
 }
