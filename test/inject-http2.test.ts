@@ -60,7 +60,9 @@ function frames (chunks: readonly Buffer[] = []): Frame[] {
 }
 
 async function closed (socket: Socket | undefined): Promise<void> {
-  if (socket?.closed === false) await once(socket, 'close')
+  // A client that is gone with its session may have reset it.
+  socket?.on('error', () => {})
+  if (socket?.closed === false) await new Promise(resolve => socket.once('close', resolve))
 }
 
 for (const [name, fastify] of Object.entries({

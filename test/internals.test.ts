@@ -7,10 +7,12 @@ import type { Test } from 'tap'
 import http2, { type ClientHttp2Stream, type Http2Stream, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import { MemorySocket } from '../lib/inject/memory-socket.ts'
 import * as halfOpen from '../lib/internals/half-open.ts'
+import * as httpClient from '../lib/internals/http-client.ts'
 import * as httpMessages from '../lib/internals/http-messages.ts'
 import * as httpParser from '../lib/internals/http-parser.ts'
 import * as http2Streams from '../lib/internals/http2.ts'
 import * as probe from '../lib/internals/probe.ts'
+import * as schemas from '../lib/internals/schemas.ts'
 import * as serverEvents from '../lib/internals/server-events.ts'
 import * as sockets from '../lib/internals/sockets.ts'
 import * as streams from '../lib/internals/streams.ts'
@@ -19,7 +21,7 @@ import { gate } from './fixtures/server.ts'
 
 // What lib/internals relies on. A Node that changes it fails here first.
 
-const modules = { halfOpen, httpMessages, httpParser, http2Streams, probe, serverEvents, sockets, streams }
+const modules = { halfOpen, httpClient, httpMessages, httpParser, http2Streams, probe, schemas, serverEvents, sockets, streams }
 
 t.test('every function of lib/internals is tried by a test that has its name, Fastify\'s apart', async t => {
   const lines = readdirSync(import.meta.dirname).filter(name => /^internals.*\.test\.js$/.test(name))
