@@ -168,7 +168,7 @@ export const mutations = [
   { file: 'plugin.ts', find: '    onSecondaryServer(app, server => servers.watch(server))\n', replace: '', breaks: 'the second server of localhost is not watched', tests: ['routing'], by: 'hang' },
   { file: 'shutdown/registry.ts', find: '    this.draining = true', replace: '', breaks: 'a drain refuses nobody', tests: ['shutdown'], by: 'hang' },
   { file: 'shutdown/registry.ts', find: 'for (const connection of this.connections) connection[kDrain](reason)', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'], ci: true },
-  { file: 'shutdown/registry.ts', find: 'for (const connection of this.connections) connection[kShutDown]()', replace: '', breaks: 'connections at the end of a drain are not told why', tests: ['shutdown'] },
+  { file: 'shutdown/registry.ts', find: 'const claim = connection[kShutDown]()', replace: 'const claim = undefined', breaks: 'connections at the end of a drain are not told why', tests: ['shutdown'] },
   { file: 'shutdown/registry.ts', find: 'for (const claim of claims) claim.carrier.cut()', replace: '', breaks: 'requests that wait at the end of a drain are left', tests: ['shutdown'], by: 'hang' },
   { file: 'shutdown/registry.ts', find: 'void this.drained.then(() => timer.unref())', replace: 'timer.unref()', breaks: 'a process ends before close() does', tests: ['shutdown'] },
   { file: 'watch-server.ts', find: 'void registry.drained.then(() => {', replace: 'void Promise.resolve().then(() => {', breaks: 'close() resolves before closed of the last connections', tests: ['graceful', 'shutdown'] },
@@ -243,7 +243,7 @@ export const mutations = [
   { file: 'http1/body-carrier.ts', find: '      if (!this.#lingering) req.resume()', replace: '', breaks: 'a message that its handler has closed and pauses stays on the wire', tests: ['body'] },
   { file: 'http1/body-carrier.ts', find: '    process.nextTick(() => this.#check())\n', replace: '', breaks: 'close() waits for a message that arrived and is never read', tests: ['body', 'shutdown'], by: 'hang' },
   { file: 'http1/body-carrier.ts', find: '    this.usualPush = req.push\n', replace: '    this.usualPush = Readable.prototype.push\n', breaks: 'what was put in the place of push() before is lost', tests: ['body'], by: 'hang' },
-  { file: 'http1/body-carrier.ts', find: '!this.outputFlushed && !this.gone) watchPeer(this)', replace: '!this.outputFlushed && !this.gone) {}', breaks: 'a client that vanishes behind its half-closed message is not found', tests: ['body'], by: 'hang' },
+  { file: 'http1/body-carrier.ts', find: '!this.outputFlushed && !this.gone && !this.#over) watchPeer(this)', replace: '!this.outputFlushed && !this.gone && !this.#over) {}', breaks: 'a client that vanishes behind its half-closed message is not found', tests: ['body'], by: 'hang' },
   { file: 'http1/body-carrier.ts', find: '    if (this.inputEnded) this.#watchPeer()\n', replace: '', breaks: 'nor where the protocols function made it a message', tests: ['body'], by: 'hang' },
 
   // The state of a handshake

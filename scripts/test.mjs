@@ -26,16 +26,23 @@ if (files.length === 0) {
 
 const totals = { ok: 0, skip: 0, FAIL: 0 }
 const failed = []
+const count = result => {
+  for (const { state } of result.tests) totals[state]++
+  if (result.fine) return
+  if (result.tests.every(({ state }) => state !== 'FAIL')) totals.FAIL++
+  failed.push(result)
+}
+const again = []
 await runAll(process.execPath, files, {
   jobs: Number(values.jobs),
   start,
-  report: result => {
-    for (const { state } of result.tests) totals[state]++
-    if (result.fine) return
-    if (result.tests.every(({ state }) => state !== 'FAIL')) totals.FAIL++
-    failed.push(result)
-  }
+  report: result => { result.fine ? count(result) : again.push(result) }
 })
+// Once more and alone, and said so: a limit of the machine is told from a fault this way.
+for (const first of again) {
+  console.log(`\n--- ${first.name}: ${first.how} beside other files\n${first.account}`)
+  await runAll(process.execPath, files.filter(({ name }) => name === first.name), { jobs: 1, title: 'alone ', start, report: count })
+}
 
 for (const { name, how, account } of failed) console.log(`\n--- ${name}: ${how}\n${account}`)
 console.log(`${files.length} files in ${seconds(start)}: ${totals.ok} passed, ${totals.skip} skipped, ${totals.FAIL} failed`)
