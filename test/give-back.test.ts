@@ -98,11 +98,11 @@ onBoth('Q68 a client that half-closes while its socket waits to go back is answe
   t.equal((await wire.rest()).toString(), '')
 })
 
-onBoth('Q68 where something of a duplex route is on the connection the end of input waits, and so do errors', async (t, carrying) => {
+onBoth('Q68 where the body of a duplex route is on the connection the end of input waits, and so do errors', async (t, carrying) => {
   const { socket, wire } = await takeOne(t, carrying)
   socket.allowHalfOpen = true
   const link = new Link(socket, () => {})
-  const waiting: Waiting = { linkClosed () {} }
+  const waiting: Waiting = { takes: true, linkClosed () {} }
   link.add(waiting)
   const before = socket.listenerCount('error')
   const stop = waitToGoBack(link)
