@@ -302,12 +302,13 @@ t.test('Q58 with forceCloseConnections nothing new is taken from the moment that
   const { app, session } = await serveHttp2(t, { close: false, fastify: { forceCloseConnections: true } }, app => { app.get('/plain', () => 'plain') })
   const client = await session()
   const first = client.request(PLAIN)
-  await once(first, 'response')
+  await whole(first)
   const closing = app.close()
   const late = client.request(PLAIN)
-  const [error] = await once(late, 'error') as [Error]
-  t.match(error.message, 'NGHTTP2_REFUSED_STREAM')
-  await whole(first)
+  late.on('response', () => t.fail('answered'))
+  // From Node 24 on the connection may be gone before that.
+  const [error] = await once(late, 'error').catch((error: unknown) => [error]) as [Error & { code: string }]
+  t.match(error.code, /^(?:ERR_HTTP2_STREAM_ERROR|ERR_HTTP2_SESSION_ERROR|ECONNRESET)$/, error.message)
   await closing
 })
 

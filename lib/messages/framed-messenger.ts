@@ -87,12 +87,8 @@ export class FramedMessenger extends Messenger {
   readonly #onEnd = (): void => {
     if (this.discarding || this.#ended) return
     this.#ended = true
-    this.#left = this.#endOfInput()
+    this.#left = endOf(this.#decoder as MessageDecoder)
     this.readable.pump()
-  }
-
-  * #endOfInput (): Generator<Uint8Array | Error> {
-    yield * (this.#decoder as MessageDecoder).end()
   }
 
   readonly #onError = (error: Error): void => {
@@ -146,4 +142,8 @@ export class FramedMessenger extends Messenger {
 
 function coded (error: Error & { code?: string }): Error {
   return error.code?.startsWith('FST_ERR_DUPLEX_') === true ? error : invalid(error.message, error)
+}
+
+function * endOf (decoder: MessageDecoder): Generator<Uint8Array | Error> {
+  yield * decoder.end()
 }
