@@ -101,7 +101,8 @@ export const mutations = [
 
   // Ignored Upgrades
   { file: 'http1/give-back.ts', find: "      case 'http2-settings':\n", replace: '', breaks: 'HTTP2-Settings stays on the request', tests: ['ignored-upgrade'] },
-  { file: 'http1/give-back.ts', find: "      case 'upgrade':\n", replace: '', breaks: 'a request is given back with its Upgrade', tests: ['ignored-upgrade'], ci: true },
+  { file: 'http1/give-back.ts', find: "      case 'upgrade':\n", replace: '', breaks: 'a request is given back with its Upgrade', tests: ['ignored-upgrade', 'give-back'] },
+  { file: 'http1/give-back.ts', find: "option !== '' && !/^(?:upgrade|http2-settings)$/i.test(option)", replace: "option !== ''", breaks: 'a request is given back with the option that asks for its Upgrade', tests: ['ignored-upgrade', 'give-back'], ci: true },
   { file: 'http1/give-back.ts', find: "'latin1'", replace: "'utf8'", breaks: 'bytes above 127 of a head that is given back change', tests: ['ignored-upgrade'] },
   { file: 'http1/server.ts', find: 'if (head.length > 0) socket.unshift(head)\n    const close =', replace: 'const close =', breaks: 'what follows an ignored Upgrade is lost', tests: ['ignored-upgrade'], by: 'hang' },
   { file: 'http1/server.ts', find: 'link.handedOver = (socket as unknown as Socket).bytesWritten', replace: 'return true', breaks: 'other owners of the event get nothing', tests: ['routing'], by: 'hang' },
