@@ -58,7 +58,7 @@ export { fastifyDuplex as default } from './lib/index.js'`)
   utimesSync(join(output, LAST), from, from)
 
   // What was built from a source that is gone would be published too.
-  rmSync(dist, { recursive: true, force: true })
+  rmSync(dist, { recursive: true, force: true, maxRetries: 3 })
   renameSync(output, dist)
 
   function report (diagnostic) {
