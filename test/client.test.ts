@@ -1,7 +1,8 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
+import { createServer as createHttpServer } from 'node:http'
 import http2 from 'node:http2'
-import type { AddressInfo } from 'node:net'
+import { createServer as createTcpServer, type AddressInfo, type Server, type Socket } from 'node:net'
 import { buffer, text } from 'node:stream/consumers'
 import { connect, DuplexRefused } from '../lib/client/index.ts'
 import type { ClientConnection, ConnectOptions, DuplexConnection, DuplexKind } from '../lib/index.ts'
@@ -247,3 +248,35 @@ t.test('CL1 the end of the server is not ours', async t => {
   await server.quiet()
   t.same(heard, streamKinds.map(() => 'later'))
 })
+
+/** Other people's servers, as they are written by hand. */
+const others: Record<string, () => Server> = {
+  "Node's own, by 'upgrade'": () => createHttpServer().on('upgrade', (_req, socket: Socket, head: Buffer) => {
+    socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: foo\r\n\r\nfirst ')
+    socket.write(head)
+    socket.pipe(socket)
+  }),
+  // The head comes a byte at a time, in lower case and without a reason.
+  'one that writes its head by hand': () => createTcpServer({ allowHalfOpen: true }, socket => {
+    socket.once('data', async (bytes: Buffer) => {
+      for (const byte of Buffer.from('HTTP/1.1 101\r\nconnection:Upgrade\r\nupgrade:foo\r\nx-empty:\r\n\r\n')) await new Promise(resolve => socket.write(Buffer.of(byte), resolve))
+      socket.write(`first ${bytes.subarray(bytes.indexOf('\r\n\r\n') + 4).toString()}`)
+      socket.pipe(socket)
+    })
+  })
+}
+
+for (const [name, make] of Object.entries(others)) {
+  t.test(`CL4 against a server that is not ours: ${name}`, async t => {
+    const server = make()
+    server.listen(0, '127.0.0.1')
+    await once(server, 'listening')
+    t.teardown(() => server.close())
+    const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/`
+    const connection = await connect(url, { protocol: 'foo', early: 'early ' })
+    t.equal(connection.statusCode, 101)
+    connection.writable.end('late')
+    t.equal(await text(connection.readable), 'first early late')
+    t.match(await connection.closed, { reason: 'end' })
+  })
+}

@@ -117,7 +117,7 @@ onEach(t, 'TU2 Q3 a client that leaves while the upstream is dialled: the dial i
   await quiet()
 }, resets)
 
-t.test('TU2 Q3 a client that leaves while a real connection is made: no socket is left', async t => {
+t.test('Q3 TU2 a client that leaves while a real connection is made: no socket is left', async t => {
   const { target, connections } = await upstream(t)
   const checking = gate()
   const checked = gate<boolean>()
@@ -201,7 +201,7 @@ t.test('TU5 an open() that gives no stream is an error of the app', async t => {
   t.equal(codeOf(body), 'FST_ERR_DUPLEX_INVALID_OPTION')
 })
 
-onEach(t, 'TU2 Q3 an upstream that is reset while an onSend hook takes its time is a 502', async (t, transport) => {
+onEach(t, 'Q3 TU2 an upstream that is reset while an onSend hook takes its time is a 502', async (t, transport) => {
   const { dial: connectTo, accepted } = await upstream(t)
   const made = gate<net.Socket>()
   const reset = gate()
