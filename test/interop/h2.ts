@@ -39,7 +39,7 @@ async function run (lab: Lab): Promise<void> {
       }
       dialogue.end()
       assert.equal(await dialogue.exit(), 0)
-      assert.equal(seen.at(-1), 'message over 2.0: end')
+      assert.equal(seen.at(-1), 'body over 2.0: end')
     })
     await lab.check(curl, `-T - over ${transport}: 20 MB there and back`, async command => {
       const { stdout } = exits(await lab.run(command, [...common, '-T', '-', `${url}/echo`], { input: blob }))
@@ -57,7 +57,7 @@ async function run (lab: Lab): Promise<void> {
       const before = seen.length
       const { stdout } = exits(await lab.run(command, ['-n', `${LOAD}`, '-c', '4', '-m', '50', '-d', certFile, `${url}/echo`]))
       assert.match(String(stdout), new RegExp(`${LOAD} done, ${LOAD} succeeded, 0 failed, 0 errored, 0 timeout`))
-      assert.deepEqual([...new Set(seen.slice(before))], ['message over 2.0: end'])
+      assert.deepEqual([...new Set(seen.slice(before))], ['body over 2.0: end'])
       assert.equal(seen.length - before, LOAD)
     })
   }
