@@ -16,16 +16,16 @@ export interface StreamEnd {
 }
 
 /**
- * The client's side of one stream of HTTP/2. Node's own ends alike whether the server has ended or reset it,
- * and takes what was not read yet along when its session closes. Of this one END_STREAM alone is the end, and
- * what has arrived stays for its reader.
+ * The client's side of one HTTP/2 stream. Node's own stream ends in the same way whether the server has ended it or reset it, and
+ * loses unread bytes when its session closes. Here only END_STREAM is the end, and bytes that
+ * have arrived stay for the reader. Injection has the same.
  */
 export class ClientStream extends Duplex {
   readonly stream: ClientHttp2Stream
   /** END_STREAM has come. */
   complete = false
   onEnd: () => void = () => {}
-  /** Resolves when the stream is over, whatever of it was read. */
+  /** Resolves when the stream is over, whether it was read or not. */
   readonly over: Promise<StreamEnd>
   /** The server has answered and wants no more. */
   #refused = false
@@ -84,7 +84,7 @@ export class ClientStream extends Duplex {
   #ended (): void {
     const { stream } = this
     this.complete = true
-    // What waits in Node's stream goes with it; it is no more than a window.
+    // Bytes that wait in Node's stream are lost with it. They are no more than a window.
     while (stream.read() !== null);
     this.push(null)
     if (this.#refused) this.#stop()
@@ -103,7 +103,7 @@ export class ClientStream extends Duplex {
     else this.once('end', () => this.destroy(broken))
   }
 
-  /** After a whole answer it is no fault that the server takes no more, RFC 9113 section 8.1. */
+  /** After a complete answer the server may refuse further input. That is no error, RFC 9113 section 8.1. */
   get #nothingMissing (): boolean {
     return this.complete && (this.#refused || this.stream.rstCode === NGHTTP2_NO_ERROR)
   }

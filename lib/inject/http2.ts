@@ -5,7 +5,7 @@ import {
 } from 'node:http2'
 import { Server as TlsServer } from 'node:tls'
 import type { Farewell } from './hang-up.ts'
-import { InjectedStream } from './injected-stream.ts'
+import { ClientStream } from '../client/client-stream.ts'
 import { invalid, type Injected, type Injection } from './injection.ts'
 import { MemorySocket } from './memory-socket.ts'
 import { lendAddress } from '../internals/http2.ts'
@@ -31,7 +31,7 @@ export async function injectHttp2 (server: Http2Server | Http2SecureServer, want
   const session = connect(`${tls ? 'https' : 'http'}://localhost`, { createConnection: () => client, settings: { enablePush: false } })
   const served = accept(server, link.server, tls)
   await settings(session, wanted.signal)
-  const own = new InjectedStream(streamOn(session, request))
+  const own = new ClientStream(streamOn(session, request))
   closeBehind(session, own, served)
   return new Promise((resolve, reject) => {
     // It stays, since an error without a listener would end the process.
@@ -141,13 +141,13 @@ function streamOn (session: ClientHttp2Session, { headers, ends }: Request): Cli
 }
 
 /** Sends HEADERS and the bytes that have to follow at once in one turn of the event loop, so that they are one chunk. */
-function dispatch (own: InjectedStream, { open }: Request, { payload, early }: Injection): void {
+function dispatch (own: ClientStream, { open }: Request, { payload, early }: Injection): void {
   if (payload !== undefined) own.end(payload)
   else if (!open) own.end()
   else if (early !== undefined) own.write(early)
 }
 
-function goAwayWith (own: InjectedStream, signal: AbortSignal): void {
+function goAwayWith (own: ClientStream, signal: AbortSignal): void {
   const goAway = (): void => {
     const reason: unknown = signal.reason
     own.destroy(reason instanceof Error ? reason : new Error(String(reason)))
@@ -157,7 +157,7 @@ function goAwayWith (own: InjectedStream, signal: AbortSignal): void {
 }
 
 /** Closes the connection when the server has read everything: an earlier end would take the rest from it. */
-function closeBehind (session: ClientHttp2Session, own: InjectedStream, served: ServerHttp2Session | undefined): void {
+function closeBehind (session: ClientHttp2Session, own: ClientStream, served: ServerHttp2Session | undefined): void {
   let open = 1
   const close = (): void => {
     // Node keeps a session that is over until its timeout, which is 72 seconds in Fastify.
