@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import tls from 'node:tls'
 import t from 'tap'
+import { take } from './fixtures/kinds.ts'
 import { CONNECT, HIJACK, pattern, UPGRADE } from './fixtures/takeover.ts'
 import { serve, tlsOptions } from './fixtures/server.ts'
 
@@ -17,20 +18,11 @@ async function client (port: number): Promise<tls.TLSSocket> {
 for (const [kind, request] of Object.entries({ upgrade: UPGRADE, hijack: HIJACK, connect: CONNECT })) {
   t.test(`S14 TLS, ${kind}: a handler that ends its side within 'data' still reads all that comes behind`, async t => {
     const heard: Buffer[] = []
-    const { port, quiet } = await serve(t, { transport: 'tls' }, app => {
-      for (const [method, url] of [['GET', '/it'], ['CONNECT', '*']] as const) {
-        app.route({
-          method,
-          url,
-          duplex: true,
-          handler: async ({ readable, writable }) => {
-            readable.once('data', () => { writable.end() })
-            readable.on('data', (chunk: Buffer) => { heard.push(chunk) })
-            await once(readable, 'end')
-          }
-        })
-      }
-    })
+    const { port, quiet } = await serve(t, { transport: 'tls' }, app => take(app, async ({ readable, writable }) => {
+      readable.once('data', () => { writable.end() })
+      readable.on('data', (chunk: Buffer) => { heard.push(chunk) })
+      await once(readable, 'end')
+    }))
     const socket = await client(port)
     const sent = pattern(MANY)
     socket.write(request)
@@ -45,20 +37,11 @@ for (const [kind, request] of Object.entries({ upgrade: UPGRADE, hijack: HIJACK,
 
   t.test(`S14 TLS, ${kind}: a client that ends when it has its accept head gets all that is written afterwards`, async t => {
     const said = pattern(MANY)
-    const { port, quiet } = await serve(t, { transport: 'tls' }, app => {
-      for (const [method, url] of [['GET', '/it'], ['CONNECT', '*']] as const) {
-        app.route({
-          method,
-          url,
-          duplex: true,
-          handler: async ({ readable, writable }) => {
-            readable.resume()
-            await once(readable, 'end')
-            writable.write(said)
-          }
-        })
-      }
-    })
+    const { port, quiet } = await serve(t, { transport: 'tls' }, app => take(app, async ({ readable, writable }) => {
+      readable.resume()
+      await once(readable, 'end')
+      writable.write(said)
+    }))
     const socket = await client(port)
     socket.write(request)
     const [head] = await once(socket, 'data') as [Buffer]
