@@ -43,6 +43,7 @@ export class Http1Server implements ClaimWatcher {
   /** The second server of `localhost` passes 'upgrade' on to this one, the first. Other owners of 'upgrade' listen here alone. */
   readonly #main: Server
   readonly #app: FastifyInstance
+  readonly #responseClass: ReturnType<typeof responseClass>
   readonly #gate: Http1Gate
   readonly #registry: Registry
   readonly #links = new LiveSet<Link>()
@@ -65,6 +66,7 @@ export class Http1Server implements ClaimWatcher {
     this.#server = server
     this.#main = main
     this.#app = app
+    this.#responseClass = responseClass(server)
     this.#gate = gate
     this.#registry = registry
     this.#ignoredUpgrades = ignoredUpgrades
@@ -286,7 +288,7 @@ export class Http1Server implements ClaimWatcher {
   /** The earlier responses are sent, and it is the turn of a request that left HTTP. */
   #enter (link: Link, claim: Claim): void {
     const carrier = claim.carrier as SocketCarrier
-    const res = carrier.respond(responseClass(this.#server))
+    const res = carrier.respond(this.#responseClass)
     publishStart(res, this.#server)
     if (claim.refusal !== undefined) {
       sendRefusal(res, claim.refusal)
@@ -311,7 +313,7 @@ export class Http1Server implements ClaimWatcher {
   #refuse (carrier: SocketCarrier, error: RefusalError | undefined): void {
     const { req } = carrier
     carrier.releaseEnd()
-    const res = carrier.respond(responseClass(this.#server))
+    const res = carrier.respond(this.#responseClass)
     publishStart(res, this.#server)
     carrier.handshake = {
       answerBegins () {},
