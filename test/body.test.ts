@@ -193,6 +193,37 @@ onEach(t, 'S1 a client that half-closes behind a body which waits for another re
   t.equal((await wire.rest()).toString(), '')
 })
 
+for (const [which, head] of [
+  ['HTTP/1.0', 'POST /it HTTP/1.0\r\nConnection: Upgrade\r\nUpgrade: foo\r\nContent-Length: 5\r\n\r\n'],
+  ['that the route never takes', 'POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: 5\r\n\r\n'],
+  ['that the route does not take here', 'POST /it HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: bar\r\nContent-Length: 5\r\n\r\n']
+] as const) {
+  onEach(t, `S1 a client that half-closes behind a body with an ignored Upgrade (${which}) gets its answer behind another`, async (t, transport) => {
+    const slow = gate()
+    const { connect } = await serve(t, { transport }, app => {
+      app.get('/slow', async () => {
+        await slow.promise
+        return 'slow'
+      })
+      app.get('/other', async () => 'other')
+      app.post('/it', { duplex: { protocols: ['foo'] } }, async ({ readable, writable }) => {
+        writable.end(`heard ${await all(readable)}`)
+      })
+    })
+    const wire = await connect()
+    wire.end(`GET /slow HTTP/1.1\r\nHost: a\r\n\r\n${head}hello`)
+    // The end of input is with the server when a request that was sent later, on another connection, has its answer.
+    const other = await connect()
+    other.send('GET /other HTTP/1.1\r\nHost: a\r\n\r\n')
+    t.equal((await other.response()).body, 'other')
+    other.end()
+    slow.open()
+    t.equal((await wire.response()).body, 'slow')
+    t.equal((await wire.head()).status, 200)
+    t.match((await wire.rest()).toString(), 'heard hello')
+  })
+}
+
 for (const [which, request] of [
   ['that is kept alive', withLength(MiB)],
   ['that says close', `POST /it HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: ${MiB}\r\n\r\n`],

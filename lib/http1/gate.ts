@@ -22,13 +22,14 @@ export type Verdict =
   | { then: 'refuse', error: Error & { code: string, statusCode?: number } }
   /** The URL is malformed, or too long. The app's router answers, and the connection closes. */
   | { then: 'unroutable' }
-  /** The Upgrade is ignored, and the request is an ordinary one. */
-  | { then: 'ignore-upgrade' }
+  /** The Upgrade is ignored. What is left of the request is the `body` of a duplex route, or an ordinary one. */
+  | { then: 'ignore-upgrade', isBody: boolean }
   /** Another owner of 'upgrade' or 'connect' on this server gets it. */
   | { then: 'hand-over' }
 
 const ORDINARY: Verdict = { then: 'http' }
-const IGNORE: Verdict = { then: 'ignore-upgrade' }
+const IGNORE: Verdict = { then: 'ignore-upgrade', isBody: false }
+const IGNORE_BESIDE_BODY: Verdict = { then: 'ignore-upgrade', isBody: true }
 const HAND_OVER: Verdict = { then: 'hand-over' }
 
 /** Methods whose body Fastify never parses, whatever the app adds. */
@@ -101,12 +102,16 @@ export class Http1Gate {
     if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     if (route === 'unroutable') return { then: 'unroutable' }
     if (route === undefined) return IGNORE
-    if (offer.for === 'nothing') return kindWithoutUpgrade(route, req) === 'hijack' ? this.#hijack(route, req) : IGNORE
+    if (offer.for === 'nothing') {
+      const kind = kindWithoutUpgrade(route, req)
+      if (kind === 'hijack') return this.#hijack(route, req)
+      return kind === 'body' ? IGNORE_BESIDE_BODY : IGNORE
+    }
     if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
     const { offered, malformed } = tokens
     if (offer.for === 'refusing') {
-      if (bodyBesideUpgrade(route, req) !== undefined) return IGNORE
+      if (bodyBesideUpgrade(route, req) !== undefined) return IGNORE_BESIDE_BODY
       if (malformed) return refusal(new FST_ERR_DUPLEX_BAD_UPGRADE())
       return { then: 'take', facts: { route, req, kind: 'upgrade', offered, instead: 'upgrade-required' } }
     }

@@ -275,7 +275,7 @@ export class Http1Server implements ClaimWatcher {
         return true
       }
       case 'ignore-upgrade':
-        this.#ignoreUpgrade(link, req, head, nodes)
+        this.#ignoreUpgrade(link, req, verdict.isBody, head, nodes)
         return true
       case 'hand-over':
         // Until its owner listens, or if he never does, a reset must not end the process.
@@ -328,8 +328,8 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  /** The request is an ordinary one. Its head and what follows are put back, and Node parses them again. */
-  #ignoreUpgrade (link: Link, req: IncomingMessage, head: Buffer, nodes: NodesListeners | undefined): void {
+  /** The request is Node's. Its head and what follows are put back, and Node parses them again. */
+  #ignoreUpgrade (link: Link, req: IncomingMessage, isBody: boolean, head: Buffer, nodes: NodesListeners | undefined): void {
     const { socket } = link
     // In two pieces, because to join them would copy everything behind the head, once for each of many requests.
     if (head.length > 0) socket.unshift(head)
@@ -346,8 +346,11 @@ export class Http1Server implements ClaimWatcher {
       return
     }
     const stopWaiting = waitToGoBack(link)
+    const waiting = { takes: isBody, linkClosed () {} }
+    if (isBody) link.add(waiting)
     afterEarlierResponses(link, nodes, true, () => {
       stopWaiting()
+      link.remove(waiting)
       again()
     })
   }
