@@ -24,8 +24,24 @@ import { SocketCarrier } from './socket-carrier.ts'
 /** On a raw request: what to do with its connection when Node lets go of it. */
 const kVerdict = Symbol('fastify-duplex.verdict')
 
+/** A class and no literal: V8 soon makes such literals in the old generation, where they keep a dead connection. */
+class Departure {
+  readonly verdict: Verdict
+  readonly claim: Claim | undefined
+  readonly nodes: NodesListeners | undefined
+
+  constructor (verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined) {
+    this.verdict = verdict
+    this.claim = claim
+    this.nodes = nodes
+  }
+}
+
+/** It has left. If somebody emits the event once more, that is for other listeners. */
+const LEFT = new Departure({ then: 'http' }, undefined, undefined)
+
 interface Leaving extends IncomingMessage {
-  [kVerdict]?: { verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined } | undefined
+  [kVerdict]?: Departure | undefined
 }
 
 /** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
@@ -184,12 +200,12 @@ export class Http1Server implements ClaimWatcher {
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
       const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
-      ;(req as Leaving)[kVerdict] = { verdict, claim, nodes }
+      ;(req as Leaving)[kVerdict] = new Departure(verdict, claim, nodes)
       this.#registry.addLink(link)
       claim.startTimer()
       if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
     } else {
-      (req as Leaving)[kVerdict] = { verdict, claim: undefined, nodes }
+      (req as Leaving)[kVerdict] = new Departure(verdict, undefined, nodes)
     }
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
@@ -248,6 +264,7 @@ export class Http1Server implements ClaimWatcher {
       this.#others.add(req)
       return undefined
     }
+    req[kVerdict] = LEFT
     const link = Link.of(socket) as Link
     const { verdict, claim, nodes } = leaving
     switch (verdict.then) {

@@ -179,6 +179,8 @@ const SILENT: PropertyDescriptorMap = {
   end: { value: itself }
 }
 
+const SILENCED = Object.keys(SILENT)
+
 function itself (this: ServerResponse): ServerResponse { return this }
 
 function nothing (): void {}
@@ -213,7 +215,7 @@ export function silence (res: ServerResponse): void {
     Object.setPrototypeOf(res, silent)
   }
   // Middleware may have replaced Node's methods on the response itself.
-  for (const name of Object.keys(SILENT)) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
 }
 
 const start = diagnostics.channel('http.server.request.start')
