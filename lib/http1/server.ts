@@ -18,6 +18,7 @@ import type { Http1Gate, Verdict } from './gate.ts'
 import { giveBack, headAsItCame, headWithoutUpgrade, waitToGoBack } from './give-back.ts'
 import { UNREAD_FOR } from '../connection/silence-watch.ts'
 import { Link } from './link.ts'
+import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { SocketCarrier } from './socket-carrier.ts'
 
@@ -53,6 +54,12 @@ interface Rereading extends Link {
 
 type TakenVerb = 'upgrade' | 'connect'
 
+/**
+ * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
+ * parsed, all by ticks: without a bound, a client that sends many at once would let nobody else have a turn.
+ */
+const REREADS = 32
+
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
 export class Http1Server implements ClaimWatcher {
   readonly #server: Server
@@ -70,6 +77,7 @@ export class Http1Server implements ClaimWatcher {
   readonly #undo: (() => void)[] = []
 
   readonly #ignoredUpgrades: 'close' | 'keep'
+  readonly #rereading = new PerTurn(REREADS)
   /** Requests without a connection of this server, which were left to other owners. */
   readonly #others = new WeakSet<object>()
   /** Connections on which nothing more is served. */
@@ -358,18 +366,21 @@ export class Http1Server implements ClaimWatcher {
       giveBack(this.#server, link)
       this.#watch(link)
     }
-    if (unfinishedResponse(socket) === undefined) {
+    const isNext = unfinishedResponse(socket) === undefined
+    if (isNext && this.#rereading.take()) {
       again()
       return
     }
     const stopWaiting = waitToGoBack(link)
     const waiting = { takes: isBody, linkClosed () {} }
     if (isBody) link.add(waiting)
-    afterEarlierResponses(link, nodes, true, () => {
+    const goOn = (): void => {
       stopWaiting()
       link.remove(waiting)
-      again()
-    })
+      if (!socket.destroyed && !socket.writableEnded) again()
+    }
+    if (isNext) setImmediate(goOn)
+    else afterEarlierResponses(link, nodes, true, () => { this.#rereading.take() ? goOn() : setImmediate(goOn) })
   }
 
   /** An upgrade with a body: Fastify starts with it now, and Node goes on to parse until the body ends. */
