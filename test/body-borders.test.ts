@@ -1,14 +1,15 @@
 import t from 'tap'
+import type { ServerResponse } from 'node:http'
 import { PassThrough, Readable, Transform } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import { setImmediate as turn } from 'node:timers/promises'
 import { createGunzip, gzipSync } from 'node:zlib'
-import type { DuplexClosed, DuplexConnection, PendingDuplex } from '../lib/index.ts'
+import { tunnel, type DuplexClosed, type DuplexConnection, type PendingDuplex } from '../lib/index.ts'
 import { guarded, serveGuarded, soon, until } from './fixtures/baseline.ts'
 import { chunk, chunkedBody, LAST_CHUNK } from './fixtures/chunked.ts'
 import { ask, everyKind, onEachKind, piece } from './fixtures/kinds.ts'
 import { codeOf, exchange, request } from './fixtures/requests.ts'
-import { gate, onEach, transports, ways, type Way } from './fixtures/server.ts'
+import { gate, onEach, serve, transports, ways, type Way } from './fixtures/server.ts'
 import { all, MiB, pattern, written } from './fixtures/takeover.ts'
 import type { Head, Wire } from './fixtures/wire.ts'
 
@@ -401,3 +402,51 @@ onEach(t, 'Q6 a body that is broken off in the tick in which its turn comes take
   t.equal(result[0]?.reason, 'destroyed')
   await server.baseline()
 }), ways)
+
+const breaks: Record<string, (connection: DuplexConnection) => unknown> = {
+  'readable.destroy()': ({ readable }) => { readable.destroy() },
+  'readable.destroy(error)': ({ readable }) => { readable.destroy(new Error('no')) },
+  'writable.destroy()': ({ writable }) => { writable.destroy() },
+  'destroy()': connection => { connection.destroy() },
+  'the end of its tunnel': async connection => {
+    const upstream = new PassThrough()
+    const joined = tunnel(connection, upstream)
+    upstream.destroy(new Error('no'))
+    await joined
+  },
+  'destroy(), which its tunnel hears of': async connection => {
+    const joined = tunnel(connection, new PassThrough())
+    connection.destroy()
+    await joined
+  }
+}
+for (const [how, breakOff] of Object.entries(breaks)) {
+  onEach(t, `Q6 a body that is broken off by ${how}, behind an answer that is being sent, does not cut that answer`, async (t, transport) => {
+    const begun = gate<ServerResponse>()
+    const over: Promise<unknown>[] = []
+    const { connect } = await serve(t, { transport }, app => {
+      app.get('/slow', (_request, reply) => {
+        reply.hijack()
+        reply.raw.writeHead(200, { 'content-length': 11 })
+        reply.raw.write('first ')
+        begun.open(reply.raw)
+      })
+      app.post('/it', { duplex: true }, connection => {
+        over.push(connection.closed)
+        return breakOff(connection)
+      })
+    })
+    const wire = await connect()
+    wire.send('GET /slow HTTP/1.1\r\nHost: a\r\n\r\nPOST /it HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nhalf')
+    const slow = await begun.promise
+    await wire.until('first ')
+    // What is broken off has done all that it does at once when a request of another connection has its answer.
+    const other = await connect()
+    other.send('GET /nowhere HTTP/1.1\r\nHost: a\r\n\r\n')
+    t.equal((await other.response()).status, 404)
+    other.end()
+    slow.end('whole')
+    t.match(await wire.remains(), /^whole(?!.*HTTP\/1\.1)/s)
+    await Promise.all(over)
+  }, transports)
+}

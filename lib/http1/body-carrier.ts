@@ -10,7 +10,7 @@ import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { abortRequest, clearFields, outliveResponse, tellFinish } from '../internals/http-messages.ts'
+import { abortRequest, clearFields, leaveConnection, outliveResponse, tellFinish } from '../internals/http-messages.ts'
 import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -405,11 +405,16 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       stream.destroy = (error?: Error) => {
         // A stream destroys itself after its end was read.
         const letGo = stream === this.req && this.req.socket === null
-        if (!letGo && !this.closed && !socket.destroyed && (stream as { readableEnded?: boolean }).readableEnded !== true) {
+        const proceed = (): never => Reflect.apply(destroy, stream, error === undefined ? [] : [error])
+        if (letGo || socket.destroyed || (stream as { readableEnded?: boolean }).readableEnded === true) return proceed()
+        if (!this.closed) {
           this.#destroyedHere = true
           this.localError ??= error
         }
-        return Reflect.apply(destroy, stream, error === undefined ? [] : [error])
+        // The connection is still that of the responses before this one.
+        if (stream !== this.req || res.socket != null || this.outputFlushed) return proceed()
+        if (!this.closed) this.#cutInItsTurn()
+        return leaveConnection(this.req, proceed)
       }
     }
     if (res.chunkedEncoding) return

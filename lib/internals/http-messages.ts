@@ -251,6 +251,18 @@ export function abortRequest (req: IncomingMessage): void {
   req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
 }
 
+/** Destroys a request and not its connection. Node destroys both, unless the request has no socket then. */
+export function leaveConnection<T> (req: IncomingMessage, destroy: () => T): T {
+  const { socket } = req
+  const request = req as { socket: Socket | null }
+  request.socket = null
+  try {
+    return destroy()
+  } finally {
+    request.socket = socket
+  }
+}
+
 /**
  * Ends a request whose connection left HTTP, so that hooks which clean up get its 'close'. Such a request would never
  * end. It is not destroyed, because that would mean that it was aborted.
