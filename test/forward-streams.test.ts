@@ -5,6 +5,7 @@ import net from 'node:net'
 import WebSocket, { WebSocketServer } from 'ws'
 import { answer, forwarding, switching, targetOf } from './fixtures/forwarding.ts'
 import { request as requestHttp2, serveHttp2, bytes } from './fixtures/http2-server.ts'
+import { until } from './fixtures/patience.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
 import { onEach, onEachStream, serve } from './fixtures/server.ts'
 import { closedPort, upstream } from './fixtures/upstream.ts'
@@ -76,7 +77,7 @@ for (const at of ['connecting', 'asked', 'accepted']) {
     const wire = await connect()
     wire.send(request('GET /it', ...UPGRADE))
     if (at === 'connecting') {
-      while (app.duplex.connections.size === 0) await new Promise(resolve => setImmediate(resolve))
+      await until(() => app.duplex.connections.size > 0)
     } else {
       const server = await accepted()
       await server.head()
@@ -87,7 +88,7 @@ for (const at of ['connecting', 'asked', 'accepted']) {
     }
     wire.reset()
     await quiet()
-    while (await far.connections() > 0) await new Promise(resolve => setImmediate(resolve))
+    await until(async () => await far.connections() === 0)
     t.equal(app.duplex.connections.size, 0)
   }, ['tcp', 'h2'])
 }
@@ -103,7 +104,7 @@ t.test('FW10 300 clients that leave: no socket is left', async t => {
     for (const wire of wires) wire.reset()
   }
   await quiet()
-  while (await far.connections() > 0) await new Promise(resolve => setImmediate(resolve))
+  await until(async () => await far.connections() === 0)
   t.equal(await far.connections(), 0)
 })
 

@@ -8,6 +8,7 @@ import type { FastifyError, FastifyInstance } from 'fastify'
 import { dial, tunnel, type DuplexAcceptOptions, type DuplexConnection, type FastifyDuplexOptions, type PendingDuplex, type TunnelEnd, type TunnelOpener, type TunnelResult } from '../lib/index.ts'
 import { ask, everyKind, hear, LAST_CHUNK, piece, statusOf, takeManually } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
+import { until } from './fixtures/patience.ts'
 import { everywhere, gate, onEach, serve, type TestServer, type Way } from './fixtures/server.ts'
 import { CONNECT } from './fixtures/takeover.ts'
 import { closedPort, fars, upstream } from './fixtures/upstream.ts'
@@ -96,7 +97,7 @@ for (const kind of everyKind) {
     t.equal((await client.head()).status, statusOf(kind, 'tcp'))
     t.equal(await hear(client, kind, 'LOUD'), 'LOUD')
     client.end()
-    while (app.duplex.connections.size > 0) await turn()
+    await until(() => app.duplex.connections.size === 0)
   })
 }
 
