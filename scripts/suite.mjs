@@ -20,9 +20,9 @@ const SLOWEST = [
 ]
 /**
  * How many files run at once. Most tests wait for timers now and then, and half of the time of the suite is spent so: with
- * three files more than there are cores, the cores do not idle meanwhile.
+ * four files more than there are cores, the cores do not idle meanwhile.
  */
-export const JOBS = Math.min(availableParallelism(), 7) + 3
+export const JOBS = Math.min(availableParallelism(), 7) + 4
 
 /** The files of a directory of tests, the slow ones first, or those of them whose names have one of the words in them. */
 export function filesIn (directory, words = []) {
