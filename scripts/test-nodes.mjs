@@ -3,12 +3,10 @@
 // these alone.
 import { spawnSync } from 'node:child_process'
 import { existsSync } from 'node:fs'
-import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { filesIn, runAll, seconds } from './suite.mjs'
+import { filesIn, JOBS, runAll, seconds } from './suite.mjs'
 
 const MAJORS = process.argv.length > 2 ? process.argv.slice(2) : ['20', '22', '24', '26']
-const JOBS = Math.min(availableParallelism(), 7) + 1
 /** In milliseconds, for the download of a Node. */
 const LONGEST_DOWNLOAD = 300_000
 

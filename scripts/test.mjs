@@ -5,16 +5,14 @@
 //   npm run test:slow             those of test/slow
 //
 // `npx tap` runs the same files. This starts nothing beside them, and says one line for each when it ends.
-import { availableParallelism } from 'node:os'
 import { parseArgs } from 'node:util'
-import { filesIn, runAll, seconds } from './suite.mjs'
+import { filesIn, JOBS, runAll, seconds } from './suite.mjs'
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
     in: { type: 'string', default: 'test' },
-    // Tests wait for timers now and then: with one file more than there are cores, none of these idles.
-    jobs: { type: 'string', default: String(Math.min(availableParallelism(), 7) + 1) }
+    jobs: { type: 'string', default: String(JOBS) }
   }
 })
 const start = performance.now()

@@ -5,6 +5,7 @@ import type { AddressInfo, Socket } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import duplex from '../lib/index.ts'
+import { until } from './fixtures/patience.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
 import { tlsOptions } from './fixtures/server.ts'
 import { echo, echoed, onEachServer, owner, share, shareTwice, within, type ServerKind, type SharedServer } from './fixtures/shared-server.ts'
@@ -150,7 +151,7 @@ for (const how of Object.keys(ways)) {
         const wire = await reach()
         await within('the head', wire.send(head).head())
         wire.reset()
-        while (shared.app.duplex.connections.size > 0) await new Promise(resolve => setImmediate(resolve))
+        await until(() => shared.app.duplex.connections.size === 0)
       }
       await shared.close()
     })

@@ -14,6 +14,7 @@ import { createGunzip, gzipSync } from 'node:zlib'
 import t, { type Test } from 'tap'
 import { WebSocket } from 'ws'
 import { cert, key } from './fixtures/certificate.ts'
+import { until } from './fixtures/patience.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { connectTls } from './fixtures/wire.ts'
 
@@ -23,9 +24,11 @@ const source = (name: string): URL => new URL(`../../examples/${name}.ts`, impor
 
 const UPGRADE = 'GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
 
+// To start a program takes longer than most tests of it: those that want the same of it share one.
 t.test('echo', async t => {
+  const echo = await start(t, example('echo'))
+
   await t.test('sends back what it gets on an upgrade, a tunnel and a taken-over GET, early bytes first', async t => {
-    const echo = await start(t, example('echo'))
     const heads: [request: string, status: number][] = [
       [UPGRADE, 101],
       ['CONNECT echo.example:7 HTTP/1.1\r\nHost: echo.example:7\r\n\r\n', 200],
@@ -44,7 +47,7 @@ t.test('echo', async t => {
   })
 
   await t.test('answers a body while it still arrives, and a plain route on the same connection', async t => {
-    const { port, printed } = await start(t, example('echo'))
+    const { port, printed } = echo
     const agent = new http.Agent({ keepAlive: true, maxSockets: 1 })
     t.teardown(() => agent.destroy())
     const request = http.request({ port, agent, path: '/echo', method: 'PUT' })
@@ -55,23 +58,12 @@ t.test('echo', async t => {
     request.end('two')
     t.equal((await chunks.next()).value, 'two')
     t.ok((await chunks.next()).done)
-    await printed('#1 body: end, 6 bytes in, 6 out')
+    await printed('#4 body: end, 6 bytes in, 6 out')
     const plain = http.get({ port, agent, path: '/' })
     const [page] = await once(plain, 'response') as [http.IncomingMessage]
     t.equal(page.statusCode, 200)
     t.ok(plain.reusedSocket)
     page.resume()
-  })
-
-  await t.test('ends live connections in order when it is told to stop', async t => {
-    const echo = await start(t, example('echo'))
-    const wire = (await echo.connect()).send(`${UPGRADE}early`)
-    await wire.until('early')
-    const stopped = echo.stop()
-    t.equal(String(await wire.rest()), '')
-    wire.end()
-    t.equal(await stopped, 0)
-    t.match(echo.output(), '#1 upgrade echo: end, 5 bytes in, 5 out')
   })
 
   await t.test('serves TLS with a key and a certificate', async t => {
@@ -99,7 +91,6 @@ t.test('echo', async t => {
   const lacking = lackingTool()
   const title = 'prints commands that work as they are'
   await t.test(lacking === undefined ? title : `${title} (not run: no ${lacking} here)`, { skip: lacking !== undefined }, async t => {
-    const echo = await start(t, example('echo'))
     await echo.printed('A line for each connection')
     const commands = [...echo.output().matchAll(/^ {2}(\S.*)$/gm)].map(([, command]) => command as string)
     t.equal(commands.length, 8)
@@ -111,6 +102,16 @@ t.test('echo', async t => {
       t.match(result, expected, command)
     }
   })
+
+  await t.test('ends live connections in order when it is told to stop', async t => {
+    const wire = (await echo.connect()).send(`${UPGRADE}early`)
+    await wire.until('early')
+    const stopped = echo.stop()
+    t.equal(String(await wire.rest()), '')
+    wire.end()
+    t.equal(await stopped, 0)
+    t.match(echo.output(), /#\d+ upgrade echo: end, 5 bytes in, 5 out/)
+  })
 })
 
 t.test('exec', async t => {
@@ -119,9 +120,11 @@ t.test('exec', async t => {
     return `POST /exec HTTP/1.1\r\nHost: localhost\r\n${headers}Content-Type: application/json\r\nContent-Length: ${json.length}\r\n\r\n${json}`
   }
 
+  const usual = await start(t, example('exec'))
+  const shells = await start(t, example('exec'), { ALLOW: 'sh' })
+
   await t.test('runs a program with the stream as its stdin, and tells its exit code', async t => {
-    const exec = await start(t, example('exec'))
-    const wire = await exec.connect()
+    const wire = await usual.connect()
     wire.send(`${post({ cmd: 'sort', args: ['-r'] })}a\nb\n`)
     const head = await wire.head()
     t.equal(head.status, 101)
@@ -131,8 +134,7 @@ t.test('exec', async t => {
   })
 
   await t.test('frames stderr apart, and talks while the program runs', async t => {
-    const exec = await start(t, example('exec'), { ALLOW: 'sh' })
-    const wire = (await exec.connect()).send(post({ cmd: 'sh' }))
+    const wire = (await shells.connect()).send(post({ cmd: 'sh' }))
     await wire.head()
     wire.send('echo one\n')
     t.equal(await wire.until('one\n'), 'out 4\none\n')
@@ -156,20 +158,18 @@ t.test('exec', async t => {
   })
 
   await t.test('kills the program, and what that started, when the connection is reset', async t => {
-    const exec = await start(t, example('exec'), { ALLOW: 'sh' })
-    const wire = (await exec.connect()).send(`${post({ cmd: 'sh' })}sleep 1000 & echo $$ $! .; wait\n`)
+    const wire = (await shells.connect()).send(`${post({ cmd: 'sh' })}sleep 1000 & echo $$ $! .; wait\n`)
     await wire.head()
     const [, ...pids] = /(\d+) (\d+) \.$/.exec(await wire.until('.')) as RegExpExecArray
     wire.reset()
     for (const pid of pids) await ended(Number(pid))
-    await exec.printed('"reason":"abort"')
+    await shells.printed('"reason":"abort"')
   })
 
   await t.test('asks the programs to end when it is told to stop', async t => {
-    const exec = await start(t, example('exec'))
-    const wire = (await exec.connect()).send(`${post({ cmd: 'cat' })}x`)
+    const wire = (await usual.connect()).send(`${post({ cmd: 'cat' })}x`)
     await wire.until('out 1\nx')
-    const stopped = exec.stop()
+    const stopped = usual.stop()
     t.equal(String(await wire.rest()), 'killed SIGTERM\n')
     wire.end()
     t.equal(await stopped, 0)
@@ -179,12 +179,25 @@ t.test('exec', async t => {
 t.test('connect-proxy', async t => {
   const connect = (target: string): string => `CONNECT ${target} HTTP/1.1\r\nHost: ${target}\r\n\r\n`
 
+  const upstream = await listen(t, socket => {
+    socket.write('hello ')
+    socket.on('data', chunk => socket.write(chunk)).on('end', () => socket.end('bye'))
+  })
+  const server = http.createServer((_request, response) => { response.end('through the tunnel') }).listen(0, 'localhost')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const target = `localhost:${(server.address() as AddressInfo).port}`
+  const other = await listen(t)
+  const inner = await listen(t)
+  const gone = await listen(t)
+  await gone.close()
+  const proxy = await start(t, example('connect-proxy'), {
+    ALLOW: [
+      `localhost:${upstream.port}=private`, `${target}=private`, `other.example:${other.port}`, `127.0.0.1:${gone.port}=private`, `*:${inner.port}`, '*:80'
+    ].join()
+  })
+
   await t.test('joins the client and an allowed target, both ways and to both ends', async t => {
-    const upstream = await listen(t, socket => {
-      socket.write('hello ')
-      socket.on('data', chunk => socket.write(chunk)).on('end', () => socket.end('bye'))
-    })
-    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port}=private` })
     const wire = (await proxy.connect()).send(`${connect(`localhost:${upstream.port}`)}early `)
     const head = await wire.head()
     t.equal(head.line, 'HTTP/1.1 200 OK')
@@ -192,16 +205,10 @@ t.test('connect-proxy', async t => {
     t.equal(await wire.until('early '), 'hello early ')
     wire.end('late ')
     t.equal(String(await wire.rest()), 'late bye')
-    t.equal(await proxy.stop(), 0)
   })
 
   await t.test('carries HTTP for a client of Node', async t => {
-    const server = http.createServer((_request, response) => { response.end('through the tunnel') }).listen(0, 'localhost')
-    t.teardown(() => server.close())
-    await once(server, 'listening')
-    const target = `localhost:${(server.address() as AddressInfo).port}`
-    const { port } = await start(t, example('connect-proxy'), { ALLOW: `${target}=private` })
-    const dial = http.request({ port, method: 'CONNECT', path: target }).end()
+    const dial = http.request({ port: proxy.port, method: 'CONNECT', path: target }).end()
     const [response, socket] = await once(dial, 'connect') as [http.IncomingMessage, net.Socket]
     t.equal(response.statusCode, 200)
     const [answer] = await once(http.get({ createConnection: () => socket, path: '/', headers: { connection: 'close' } }), 'response')
@@ -209,33 +216,26 @@ t.test('connect-proxy', async t => {
   })
 
   await t.test('refuses targets that are not on the list, whatever is listening there', async t => {
-    const upstream = await listen(t)
-    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port + 1}=private,other.example:${upstream.port}` })
-    const { status, headers, body } = await (await proxy.connect()).send(connect(`localhost:${upstream.port}`)).response()
+    const { status, headers, body } = await (await proxy.connect()).send(connect(`localhost:${other.port}`)).response()
     t.equal(status, 403)
     t.equal(headers.connection, 'close')
     t.match(body, 'is not on the list')
-    t.equal(upstream.count(), 0)
+    t.equal(other.count(), 0)
   })
 
   await t.test('refuses names and spellings of addresses in the private network', async t => {
-    const upstream = await listen(t)
-    const proxy = await start(t, example('connect-proxy'), { ALLOW: `*:${upstream.port}` })
     const hosts = ['localhost', '127.0.0.1', '2130706433', '0x7f.1', '0', '10.1.2.3', '169.254.169.254',
       '[::1]', '[::]', '[::ffff:127.0.0.1]', '[::ffff:7f00:1]', '[fe80::1]', '[fd00::1]', '[64:ff9b::7f00:1]', '[2002:7f00:1::]']
     for (const host of hosts) {
-      const { status, body } = await (await proxy.connect()).send(connect(`${host}:${upstream.port}`)).response()
+      const { status, body } = await (await proxy.connect()).send(connect(`${host}:${inner.port}`)).response()
       t.equal(status, 403, host)
       t.match(body, 'FST_ERR_DUPLEX_DIAL_FORBIDDEN')
     }
-    t.equal(upstream.count(), 0)
+    t.equal(inner.count(), 0)
   })
 
   await t.test('answers 502 when the target does not', async t => {
-    const { port, close } = await listen(t)
-    await close()
-    const proxy = await start(t, example('connect-proxy'), { ALLOW: `127.0.0.1:${port}=private,*:80` })
-    const refused = await (await proxy.connect()).send(connect(`127.0.0.1:${port}`)).response()
+    const refused = await (await proxy.connect()).send(connect(`127.0.0.1:${gone.port}`)).response()
     t.equal(refused.status, 502)
     t.match(refused.body, 'FST_ERR_DUPLEX_DIAL_FAILED')
     t.notMatch(refused.body, '127.0.0.1')
@@ -262,14 +262,13 @@ t.test('connect-proxy', async t => {
   })
 
   await t.test('breaks the tunnel on both sides when one of them breaks', async t => {
-    const upstream = await listen(t)
-    const proxy = await start(t, example('connect-proxy'), { ALLOW: `localhost:${upstream.port}=private` })
+    const arrived = upstream.next()
     const wire = (await proxy.connect()).send(`${connect(`localhost:${upstream.port}`)}x`)
-    const socket = await upstream.connection
-    await once(socket, 'data')
-    await wire.head()
+    const socket = await arrived
+    await wire.until('x')
     socket.resetAndDestroy()
     t.equal(await wire.gone(), 'broken')
+    t.equal(await proxy.stop(), 0)
   })
 })
 
@@ -334,7 +333,7 @@ t.test('transform', async t => {
 })
 
 t.test('websocket', async t => {
-  const open = async (program: Program, name: string, options = {}): Promise<{ ws: WebSocket, next: () => Promise<string> }> => {
+  const open = async (t: Test, program: Program, name: string, options = {}): Promise<{ ws: WebSocket, next: () => Promise<string> }> => {
     const ws = new WebSocket(`ws://localhost:${program.port}/chat?name=${name}`, options)
     t.teardown(() => ws.terminate())
     const messages = on(ws, 'message')
@@ -342,11 +341,12 @@ t.test('websocket', async t => {
     return { ws, next: async () => String((await messages.next()).value[0]) }
   }
 
+  const program = await start(t, example('websocket'))
+
   await t.test('passes on what each client says to all of them', async t => {
-    const program = await start(t, example('websocket'))
-    const ada = await open(program, 'ada')
+    const ada = await open(t, program, 'ada')
     t.equal(await ada.next(), 'ada is here')
-    const bob = await open(program, 'bob')
+    const bob = await open(t, program, 'bob')
     t.equal(await ada.next(), 'bob is here')
     t.equal(await bob.next(), 'bob is here')
     bob.ws.send('hi')
@@ -357,26 +357,14 @@ t.test('websocket', async t => {
     await program.printed('"reason":"detached"')
   })
 
-  await t.test('refuses other origins, and a handshake without a name, with an ordinary response', async t => {
-    const program = await start(t, example('websocket'), { ORIGINS: 'https://chat.example' })
-    const refusal = async (name: string, options: object): Promise<number | undefined> => {
-      const ws = new WebSocket(`ws://localhost:${program.port}/chat?name=${name}`, options)
-      const [, response] = await once(ws, 'unexpected-response') as [unknown, http.IncomingMessage]
-      response.resume()
-      return response.statusCode
-    }
-    t.equal(await refusal('eve', { origin: 'https://evil.example' }), 403)
-    t.equal(await refusal('', {}), 400)
-    const [plain] = await once(http.get({ port: program.port, path: '/chat?name=eve' }), 'response') as [http.IncomingMessage]
-    t.equal(plain.statusCode, 426)
-    plain.resume()
-    await open(program, 'ada', { origin: 'https://chat.example' })
-    await open(program, 'bob', { origin: `http://localhost:${program.port}` })
+  await t.test('serves its page beside the chat', async t => {
+    const [page] = await once(http.get({ port: program.port, path: '/' }), 'response') as [http.IncomingMessage]
+    t.equal(page.headers['content-type'], 'text/html; charset=utf-8')
+    t.match(await text(page), 'chat?name=')
   })
 
   await t.test('closes its clients with 1001 when it is told to stop', async t => {
-    const program = await start(t, example('websocket'))
-    const { ws } = await open(program, 'ada')
+    const { ws } = await open(t, program, 'ada')
     const closed = once(ws, 'close')
     const stopped = program.stop()
     const [code, reason] = await closed as [number, Buffer]
@@ -384,11 +372,21 @@ t.test('websocket', async t => {
     t.equal(await stopped, 0)
   })
 
-  await t.test('serves its page beside the chat', async t => {
-    const { port } = await start(t, example('websocket'))
-    const [page] = await once(http.get({ port, path: '/' }), 'response') as [http.IncomingMessage]
-    t.equal(page.headers['content-type'], 'text/html; charset=utf-8')
-    t.match(await text(page), 'chat?name=')
+  await t.test('refuses other origins, and a handshake without a name, with an ordinary response', async t => {
+    const strict = await start(t, example('websocket'), { ORIGINS: 'https://chat.example' })
+    const refusal = async (name: string, options: object): Promise<number | undefined> => {
+      const ws = new WebSocket(`ws://localhost:${strict.port}/chat?name=${name}`, options)
+      const [, response] = await once(ws, 'unexpected-response') as [unknown, http.IncomingMessage]
+      response.resume()
+      return response.statusCode
+    }
+    t.equal(await refusal('eve', { origin: 'https://evil.example' }), 403)
+    t.equal(await refusal('', {}), 400)
+    const [plain] = await once(http.get({ port: strict.port, path: '/chat?name=eve' }), 'response') as [http.IncomingMessage]
+    t.equal(plain.statusCode, 426)
+    plain.resume()
+    await open(t, strict, 'ada', { origin: 'https://chat.example' })
+    await open(t, strict, 'bob', { origin: `http://localhost:${strict.port}` })
   })
 })
 
@@ -396,8 +394,9 @@ const script = spawnSync('script', ['--version'], { encoding: 'utf8' })
 const noScript = !/util-linux/.test(script.stdout ?? '')
 
 t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { skip: noScript }, async t => {
-  const settings = { SHELL: '/bin/sh', TOKEN: 'secret', PS1: '' }
-  const open = async (t: Test, port: number): Promise<{ ws: WebSocket, until: (what: RegExp) => Promise<RegExpExecArray> }> => {
+  const program = await start(t, example('terminal'), { SHELL: '/bin/sh', TOKEN: 'secret', PS1: '' })
+  const { port } = program
+  const open = async (t: Test): Promise<{ ws: WebSocket, until: (what: RegExp) => Promise<RegExpExecArray> }> => {
     const ws = new WebSocket(`ws://localhost:${port}/terminal`, ['terminal', 'secret'])
     t.teardown(() => ws.terminate())
     const messages = on(ws, 'message', { close: ['close'] })
@@ -416,8 +415,7 @@ t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { 
   }
 
   await t.test('runs a shell in a terminal of the size of the window', async t => {
-    const { port } = await start(t, example('terminal'), settings)
-    const { ws, until } = await open(t, port)
+    const { ws, until } = await open(t)
     const closed = once(ws, 'close')
     ws.send('{"rows":33,"columns":111}')
     ws.send(Buffer.from('while test "$(stty size)" != "33 111"; do sleep 0.1; done; echo "it is $((40 + 2))"\n'))
@@ -427,26 +425,7 @@ t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { 
     t.strictSame([code, String(reason)], [1000, 'the shell has ended with 3'])
   })
 
-  await t.test('ends the shell when the page goes, and when it is told to stop', async t => {
-    const program = await start(t, example('terminal'), settings)
-    const shell = async (): Promise<{ ws: WebSocket, pid: number }> => {
-      const { ws, until } = await open(t, program.port)
-      ws.send(Buffer.from('echo "pid $$;"\n'))
-      const pid = Number((await until(/pid (\d+);/))[1])
-      process.kill(pid, 0)
-      return { ws, pid }
-    }
-    const one = await shell()
-    const two = await shell()
-    one.ws.close()
-    await ended(one.pid)
-    process.kill(two.pid, 0)
-    t.equal(await program.stop(), 0)
-    await ended(two.pid)
-  })
-
   await t.test('is for those who know the token, and for its own page', async t => {
-    const { port } = await start(t, example('terminal'), settings)
     const refusal = async (protocols: string[], options: object = {}): Promise<number | undefined> => {
       const ws = new WebSocket(`ws://localhost:${port}/terminal`, protocols, options)
       const [, response] = await once(ws, 'unexpected-response') as [unknown, http.IncomingMessage]
@@ -461,6 +440,23 @@ t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { 
     const [library] = await once(http.get({ port, path: '/xterm.js' }), 'response') as [http.IncomingMessage]
     t.equal(library.headers['content-type'], 'text/javascript; charset=utf-8')
     t.ok((await text(library)).length > 0)
+  })
+
+  await t.test('ends the shell when the page goes, and when it is told to stop', async t => {
+    const shell = async (): Promise<{ ws: WebSocket, pid: number }> => {
+      const { ws, until } = await open(t)
+      ws.send(Buffer.from('echo "pid $$;"\n'))
+      const pid = Number((await until(/pid (\d+);/))[1])
+      process.kill(pid, 0)
+      return { ws, pid }
+    }
+    const one = await shell()
+    const two = await shell()
+    one.ws.close()
+    await ended(one.pid)
+    process.kill(two.pid, 0)
+    t.equal(await program.stop(), 0)
+    await ended(two.pid)
   })
 })
 
@@ -554,14 +550,16 @@ t.test('h2-chat', async t => {
     session.request({ ':path': `/chat?name=${name}`, ...fields }, { endStream: false })
   const EXTENDED = { ':method': 'CONNECT', ':protocol': 'chat', ':scheme': 'https', ':authority': 'localhost' }
 
+  const program = await start(t, example('h2-chat'), files)
+  const { port } = program
+
   await t.test('joins all four ways in, in one room', async t => {
-    const program = await start(t, example('h2-chat'), files)
-    const session = await open(t, program.port)
+    const session = await open(t, port)
     const all = []
     for (const [name, how, dial] of [
       ['ada', 'body over HTTP/2.0', () => stream(session, 'ada', { ':method': 'PUT' })],
-      ['bob', 'body over HTTP/1.1', () => upload(program.port, 'bob')],
-      ['cyd', 'upgrade over HTTP/1.1', () => upgrade(program.port, 'cyd')],
+      ['bob', 'body over HTTP/1.1', () => upload(port, 'bob')],
+      ['cyd', 'upgrade over HTTP/1.1', () => upgrade(port, 'cyd')],
       ['dee', 'upgrade over HTTP/2.0', () => stream(session, 'dee', EXTENDED)]
     ] as const) {
       const client = await enter(await dial())
@@ -582,13 +580,11 @@ t.test('h2-chat', async t => {
     }
     all[0]?.client.stream.end()
     await program.printed(/"kind":"upgrade","protocol":"chat","reason":"end".*\n(?:.*\n)*.*"protocol":"chat","reason":"end"/)
-    t.equal(await program.stop(), 0)
     t.notMatch(program.output(), '"level":50')
   })
 
   await t.test('hears of a client that breaks off, and breaks off one whose line never ends', async t => {
-    const program = await start(t, example('h2-chat'), files)
-    const session = await open(t, program.port)
+    const session = await open(t, port)
     const ada = await enter(stream(session, 'ada', EXTENDED))
     const bob = session.request({ ':path': '/chat?name=bob', ...EXTENDED }, { endStream: false })
     t.equal(await ada.next(), 'bob is here')
@@ -603,7 +599,6 @@ t.test('h2-chat', async t => {
   })
 
   await t.test('refuses what is no way in, and serves plain routes over both', async t => {
-    const { port } = await start(t, example('h2-chat'), files)
     const session = await open(t, port)
     const status = async (fields: http.OutgoingHttpHeaders): Promise<unknown> => {
       const request = session.request(fields)
@@ -621,10 +616,9 @@ t.test('h2-chat', async t => {
   })
 
   await t.test('tells its clients when it is told to stop', async t => {
-    const program = await start(t, example('h2-chat'), files)
-    const session = await open(t, program.port)
+    const session = await open(t, port)
     const ada = await enter(stream(session, 'ada', EXTENDED))
-    const bob = await enter(await upgrade(program.port, 'bob'))
+    const bob = await enter(await upgrade(port, 'bob'))
     t.equal(await ada.next(), 'bob is here')
     const goaway = once(session, 'goaway')
     const stopped = program.stop()
@@ -718,7 +712,7 @@ t.test(strips ? title : `${title} (not run: this Node does not run TypeScript)`,
 
 /** A TCP server for one test. */
 async function listen (t: Test, serve: (socket: net.Socket) => void = () => {}): Promise<
-  { port: number, count: () => number, connection: Promise<net.Socket>, close: () => Promise<unknown> }
+  { port: number, count: () => number, next: () => Promise<net.Socket>, close: () => Promise<unknown> }
 > {
   let count = 0
   const sockets = new Set<net.Socket>()
@@ -728,13 +722,13 @@ async function listen (t: Test, serve: (socket: net.Socket) => void = () => {}):
     serve(socket)
   }).listen(0, 'localhost')
   await once(server, 'listening')
-  const connection = once(server, 'connection').then(([socket]) => socket as net.Socket, () => undefined as never)
+  const next = async (): Promise<net.Socket> => (await once(server, 'connection') as [net.Socket])[0]
   const close = async (): Promise<void> => {
     for (const socket of sockets) socket.destroy()
     await new Promise(resolve => server.close(resolve))
   }
   t.teardown(close)
-  return { port: (server.address() as AddressInfo).port, count: () => count, connection, close }
+  return { port: (server.address() as AddressInfo).port, count: () => count, next, close }
 }
 
 async function text (stream: AsyncIterable<Buffer>): Promise<string> {
@@ -760,12 +754,11 @@ function lackingTool (): string | undefined {
 }
 
 async function ended (pid: number): Promise<void> {
-  for (;;) {
+  await until(() => {
     try {
-      process.kill(pid, 0)
+      return !process.kill(pid, 0)
     } catch {
-      return
+      return true
     }
-    await new Promise(resolve => setImmediate(resolve))
-  }
+  })
 }

@@ -5,6 +5,7 @@ import type { Socket } from 'node:net'
 import { chunk, chunkedBody, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
 import { answer, forwarding } from './fixtures/forwarding.ts'
 import { serveHttp2, whole, type Answer } from './fixtures/http2-server.ts'
+import { until } from './fixtures/patience.ts'
 import { codeOf, request } from './fixtures/requests.ts'
 import { onEach, onEachStream, transports } from './fixtures/server.ts'
 import { MiB, pattern } from './fixtures/takeover.ts'
@@ -243,7 +244,7 @@ t.test('FW10 a connection that the upstream closed while it was idle is not used
   t.equal((await wire.response()).body, 'one')
   server.end()
   await server.gone()
-  while (await far.connections() > 0) await new Promise(resolve => setImmediate(resolve))
+  await until(async () => await far.connections() === 0)
   wire.send(request('POST /second', 'Content-Length: 2') + 'hi')
   const next = await accepted()
   t.equal((await next.head()).line, 'POST /second HTTP/1.1')

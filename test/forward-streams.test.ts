@@ -1,10 +1,11 @@
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { once } from 'node:events'
 import http2 from 'node:http2'
 import net from 'node:net'
 import WebSocket, { WebSocketServer } from 'ws'
 import { answer, forwarding, switching, targetOf } from './fixtures/forwarding.ts'
 import { request as requestHttp2, serveHttp2, bytes } from './fixtures/http2-server.ts'
+import { until } from './fixtures/patience.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
 import { onEach, onEachStream, serve } from './fixtures/server.ts'
 import { closedPort, upstream } from './fixtures/upstream.ts'
@@ -76,7 +77,7 @@ for (const at of ['connecting', 'asked', 'accepted']) {
     const wire = await connect()
     wire.send(request('GET /it', ...UPGRADE))
     if (at === 'connecting') {
-      while (app.duplex.connections.size === 0) await new Promise(resolve => setImmediate(resolve))
+      await until(() => app.duplex.connections.size > 0)
     } else {
       const server = await accepted()
       await server.head()
@@ -87,7 +88,7 @@ for (const at of ['connecting', 'asked', 'accepted']) {
     }
     wire.reset()
     await quiet()
-    while (await far.connections() > 0) await new Promise(resolve => setImmediate(resolve))
+    await until(async () => await far.connections() === 0)
     t.equal(app.duplex.connections.size, 0)
   }, ['tcp', 'h2'])
 }
@@ -103,7 +104,7 @@ t.test('FW10 300 clients that leave: no socket is left', async t => {
     for (const wire of wires) wire.reset()
   }
   await quiet()
-  while (await far.connections() > 0) await new Promise(resolve => setImmediate(resolve))
+  await until(async () => await far.connections() === 0)
   t.equal(await far.connections(), 0)
 })
 
@@ -258,17 +259,22 @@ async function webSockets (t: { teardown: (handler: () => void) => unknown }): P
   return (server.address() as net.AddressInfo).port
 }
 
+/** All that a client and the server of `webSockets` may say to one another, to its end. */
+async function converse (t: Test, socket: WebSocket): Promise<void> {
+  socket.send('hello')
+  t.equal(String((await once(socket, 'message'))[0]), 'hello')
+  socket.ping('x')
+  t.equal(String((await once(socket, 'pong'))[0]), 'x')
+  socket.send('close 4001')
+  t.equal((await once(socket, 'close'))[0], 4001)
+}
+
 t.test('FW9 a WebSocket over HTTP/1: echo, ping, subprotocol, close code', async t => {
   const port = await webSockets(t)
   const { port: own } = await serve(t, {}, app => app.get('/ws', { duplex: { forward: `http://127.0.0.1:${port}` } }))
-  const client = await openWebSocket(t, `ws://127.0.0.1:${own}/ws`, ['chat'])
-  t.equal(client.socket.protocol, 'chat')
-  t.equal(await client.ask('hello'), 'hello')
-  client.socket.ping('x')
-  const [data] = await once(client.socket, 'pong') as [Buffer]
-  t.equal(String(data), 'x')
-  client.socket.send('close 4001')
-  t.equal(await client.closed, 4001)
+  const { socket } = await openWebSocket(t, `ws://127.0.0.1:${own}/ws`, ['chat'])
+  t.equal(socket.protocol, 'chat')
+  await converse(t, socket)
 })
 
 /** A WebSocket of `ws` on a stream of HTTP/2. */
@@ -298,13 +304,7 @@ for (const key of [undefined, 'dGhlIHNhbXBsZSBub25jZQ==']) {
     t.equal(status, 200)
     t.equal(headers['sec-websocket-protocol'], 'chat')
     t.equal(headers['sec-websocket-accept'], key === undefined ? undefined : 's3pPLMBiTxaQ9kYGzzhZRbK+xOo=')
-    const socket = onStream(stream)
-    socket.send('hello')
-    t.equal(String((await once(socket, 'message'))[0]), 'hello')
-    socket.ping('x')
-    t.equal(String((await once(socket, 'pong'))[0]), 'x')
-    socket.send('close 4001')
-    t.equal((await once(socket, 'close'))[0], 4001)
+    await converse(t, onStream(stream))
   })
 }
 

@@ -6,6 +6,7 @@ import { KeySlots } from '../lib/governance/key-slots.ts'
 import { acrossAll, attempt, field, forever } from './fixtures/governed.ts'
 import { ask, statusOf, take, takeManually } from './fixtures/kinds.ts'
 import { serveBriefly } from './fixtures/lifetime.ts'
+import { until } from './fixtures/patience.ts'
 import { gate, serve } from './fixtures/server.ts'
 
 acrossAll(t, 'GV1 the connection above the limit of its key gets 429 and Retry-After', async (t, kind, transport) => {
@@ -18,7 +19,7 @@ acrossAll(t, 'GV1 the connection above the limit of its key gets 429 and Retry-A
   t.match(third.headers['retry-after'], /^\d+$/)
   t.equal((await attempt(server, kind, 'X-Key: b')).status, ours.status, 'another key has its own')
   ours.wire.reset()
-  while (server.app.duplex.connections.size > 2) await turn()
+  await until(() => server.app.duplex.connections.size <= 2)
   t.equal((await attempt(server, kind, 'X-Key: a')).status, ours.status, 'a place is free with the end of the connection')
 })
 
@@ -46,7 +47,7 @@ t.test('GV1 a request counts while its hooks run, and while it is pending', asyn
   t.equal((await slow.head()).status, 101)
   const pending = await server.connect()
   pending.send(ask('upgrade', 'X-Key: pending'))
-  while (server.app.duplex.connections.size < 2) await turn()
+  await until(() => server.app.duplex.connections.size >= 2)
   t.equal((await attempt(server, 'upgrade', 'X-Key: pending')).status, 429)
 })
 
@@ -81,7 +82,7 @@ for (const [fate, { headers = [], status }] of Object.entries(fates)) {
       wire.send(ask('upgrade', 'X-Key: a', ...headers))
       await arrived.promise
       wire.reset()
-      while (await server.sockets() > 0) await turn()
+      await until(async () => await server.sockets() === 0)
     }
     t.equal((await attempt(server, 'upgrade', 'X-Key: a')).status, 101)
   })

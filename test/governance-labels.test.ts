@@ -1,6 +1,5 @@
 import t from 'tap'
 import { once } from 'node:events'
-import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { channels, type DuplexCloseMessage, type DuplexConnection, type PendingDuplex } from '../lib/index.ts'
 import { ClosedLabels } from '../lib/governance/closed-labels.ts'
@@ -8,6 +7,7 @@ import { LabelIndex, Labels } from '../lib/governance/labels.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
 import { ask, take, takeManually } from './fixtures/kinds.ts'
 import { howItLooks, serveBriefly } from './fixtures/lifetime.ts'
+import { until } from './fixtures/patience.ts'
 import { gate } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
 
@@ -22,7 +22,7 @@ acrossAll(t, 'GV3 closing a label ends those that have it, and no others', async
   }, { labels }))
   const one = await attempt(server, kind, 'X-Labels: a,b')
   await attempt(server, kind, 'X-Labels: b,c')
-  while (connections.length < 2) await turn()
+  await until(() => connections.length >= 2)
   const { duplex } = server.app
   t.same([duplex.find('a').length, duplex.find('b').length, duplex.find('c').length, duplex.find('d').length], [1, 2, 1, 0])
   t.equal(duplex.find('a')[0], connections[0])
@@ -86,7 +86,7 @@ t.test('GV3 within: draining first, and the end for those that are still there',
   }, { labels, expires: () => Date.now() + 3_600_000 }))
   const obeys = await attempt(server, 'upgrade', 'X-Labels: a', 'X-Obeys: yes')
   const other = await attempt(server, 'upgrade', 'X-Labels: a')
-  while (connections.length < 2) await turn()
+  await until(() => connections.length >= 2)
   const error = Object.assign(new Error('logged out'), { code: 'MINE' })
   const from = performance.now()
   t.equal(server.app.duplex.close('a', { within: 60, code: 4001, error }), 2)

@@ -8,6 +8,7 @@ import { Wheel } from '../lib/governance/wheel.ts'
 import { acrossAll, attempt, forever } from './fixtures/governed.ts'
 import { hear, LAST_CHUNK, piece, statusOf, take } from './fixtures/kinds.ts'
 import { serveBriefly, timersLeft } from './fixtures/lifetime.ts'
+import { until } from './fixtures/patience.ts'
 import { gate, type TestServer, type Way } from './fixtures/server.ts'
 import { all, pattern, sha256 } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
@@ -201,7 +202,7 @@ t.test('GV5 one timer for all that wait, and none while nobody does', async t =>
   for (const waiter of waiters.slice(0, 500)) wheel.leave(waiter)
   for (const waiter of waiters.slice(0, 500)) wheel.leave(waiter)
   t.equal(wheel.waiting, 500)
-  while (wheel.waiting > 0) await turn()
+  await until(() => wheel.waiting === 0)
   t.equal(resumed, 500)
   t.equal(await timersLeft(before), before)
 })

@@ -7,6 +7,7 @@ import type { DuplexConnection } from '../lib/index.ts'
 import { attempt, endOf, forever } from './fixtures/governed.ts'
 import { ask, everyKind, take } from './fixtures/kinds.ts'
 import { timersLeft } from './fixtures/lifetime.ts'
+import { until } from './fixtures/patience.ts'
 import { onEachStream, serve } from './fixtures/server.ts'
 
 onEachStream(t, 'GV4 the drain reaches connections one after the other, and each has its drainTimeout', async (t, transport) => {
@@ -22,7 +23,7 @@ onEachStream(t, 'GV4 the drain reaches connections one after the other, and each
     await forever()
   }))
   for (let n = 0; n < 30; n++) await attempt(server, everyKind[n % 4])
-  while (connections.length < 30) await turn()
+  await until(() => connections.length >= 30)
   const late = transport === 'h2' ? undefined : await server.connect()
   const closed = server.app.close()
   await turn()
@@ -69,7 +70,7 @@ t.test('GV4 what is not accepted hears of it at once', async t => {
   })
   const wire = await server.connect()
   wire.send(ask('upgrade'))
-  while (heard.length === 0) await turn()
+  await until(() => heard.length > 0)
   const drained = server.app.duplex.drain()
   t.equal((await wire.head()).status, 503)
   await drained
@@ -84,7 +85,7 @@ t.test('GV4 a drain within a drain shortens what is left, and does not begin ane
   }))
   for (let n = 0; n < 10; n++) await attempt(server)
   const drained = server.app.duplex.drain()
-  while (told.length < 2) await turn()
+  await until(() => told.length >= 2)
   void server.app.duplex.drain(20)
   await drained
   t.equal(told.length, 10)
@@ -115,9 +116,9 @@ t.test('GV4 an event loop that stood still is no reason to tell all at once', as
   const told: number[] = []
   const spread = new DrainSpread(Array.from({ length: 500 }, (_, n) => n), 1000, turn => { told.push(turn.length) })
   t.teardown(() => spread.stop())
-  const until = performance.now() + 600
-  while (performance.now() < until);
-  while (told.length === 0) await turn()
+  const late = performance.now() + 600
+  while (performance.now() < late);
+  await until(() => told.length > 0)
   t.ok(Math.max(...told) <= 16, `${Math.max(...told)} of 500`)
   t.same(spread.told, Array.from({ length: told.reduce((sum, share) => sum + share, 0) }, (_, n) => n))
 })

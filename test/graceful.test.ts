@@ -33,7 +33,7 @@ async function restart (t: Test, file: URL, env: NodeJS.ProcessEnv = {}): Promis
 const built = new URL('../examples/graceful.js', import.meta.url)
 
 t.test('graceful replaces both workers under live connections, cuts none and loses no message', async t => {
-  const { code, output, row, replaced } = await restart(t, built, { CLIENTS: '20' })
+  const { code, output, row, replaced } = await restart(t, built, { CLIENTS: '8', WORK: '20' })
   t.equal(code, 0, output)
   t.equal(row('lost'), 0)
   t.equal(row('cut'), 0)

@@ -162,15 +162,12 @@ t.test('Q1 every way to an end is open: from each state that is none, the client
   }
 })
 
-t.test('Q1 only what is undecided may go on to a connection', async t => {
+t.test('Q1 Q61 only what is undecided may go on to a connection, and what stops to be so never is again', async t => {
   t.same(states.filter(isUndecided), ['claimed', 'deciding'])
   for (const state of states) {
     const proceeds = events.filter(event => next(state, event).action === 'proceed')
     t.equal(proceeds.length > 0, isUndecided(state), state)
     if (state !== 'accepted') t.equal(reachable(state).includes('accepted'), isUndecided(state), `accepted after ${state}`)
+    if (!isUndecided(state)) t.same(reachable(state).filter(isUndecided), [], state)
   }
-})
-
-t.test('Q61 what stops to be undecided never is again', async t => {
-  for (const state of states.filter(state => !isUndecided(state))) t.same(reachable(state).filter(isUndecided), [], state)
 })

@@ -8,6 +8,7 @@ import type { FastifyInstance } from 'fastify'
 import { Frames, PREFACE, statusIn } from './fixtures/http2-frames.ts'
 import { CONNECT, EXTENDED, POST, request, requests, serveHttp2, whole, type Http2TestServer } from './fixtures/http2-server.ts'
 import { take } from './fixtures/kinds.ts'
+import { until } from './fixtures/patience.ts'
 import { gate } from './fixtures/server.ts'
 import { MiB } from './fixtures/takeover.ts'
 
@@ -21,7 +22,7 @@ function sockets (app: FastifyInstance): Promise<number> {
 }
 
 async function noSockets (app: FastifyInstance): Promise<void> {
-  while (await sockets(app) > 0) await new Promise(resolve => setImmediate(resolve))
+  await until(async () => await sockets(app) === 0)
 }
 
 /** A client of HTTP/2 that does nothing by itself, over TLS. */

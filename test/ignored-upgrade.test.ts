@@ -5,6 +5,7 @@ import type { FastifyInstance } from 'fastify'
 import type { DuplexConnection } from '../lib/index.ts'
 import { unfinishedResponse } from '../lib/internals/http-messages.ts'
 import { sendApart, serveLinks, turn } from './fixtures/links.ts'
+import { until } from './fixtures/patience.ts'
 import { exchange, request, UPGRADE } from './fixtures/requests.ts'
 import { gate, onEach, serve, transports } from './fixtures/server.ts'
 
@@ -308,7 +309,7 @@ onEach(t, 'R1 300 ignored Upgrades on one connection add no listener and no warn
   const { link } = await serveLinks(t, transport, declare())
   const { wire, peer } = await link()
   const counts = async (): Promise<Record<string, number>> => {
-    while (unfinishedResponse(peer) !== undefined) await turn()
+    await until(() => unfinishedResponse(peer) === undefined)
     const result: Record<string, number> = { most: peer.getMaxListeners() }
     for (const event of peer.eventNames()) result[String(event)] = peer.listenerCount(event)
     return result

@@ -4,6 +4,7 @@ import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyRequest } from 'fastify'
 import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeManually } from './fixtures/kinds.ts'
 import { timersLeft, serveBriefly } from './fixtures/lifetime.ts'
+import { until } from './fixtures/patience.ts'
 import { codeOf } from './fixtures/requests.ts'
 import { gate, onEach, type TestServer } from './fixtures/server.ts'
 import { all } from './fixtures/takeover.ts'
@@ -34,7 +35,7 @@ onEachKind(t, 'L6 the connection above maxConnections gets 503 and Retry-After',
   t.equal(codeOf(refused.body), 'FST_ERR_DUPLEX_MAX_CONNECTIONS')
   t.equal(entered, 2)
   first.wire.reset()
-  while (server.app.duplex.connections.size > 1) await turn()
+  await until(() => server.app.duplex.connections.size <= 1)
   t.equal((await attempt(server, kind)).status, first.status, 'and there is room again')
 }, everyKind, resettable)
 
@@ -43,7 +44,7 @@ onEach(t, 'L6 maxConnections holds on every transport', async (t, transport) => 
   const { wire } = await attempt(server)
   t.equal((await attempt(server)).status, 503)
   wire.reset()
-  while (server.app.duplex.connections.size > 0) await turn()
+  await until(() => server.app.duplex.connections.size === 0)
   t.equal((await attempt(server)).status, 101)
 })
 
@@ -71,7 +72,7 @@ t.test('L6 a slot of the route is given back when the plugin has none left', asy
   await other.send('GET /other HTTP/1.1\r\nHost: a\r\n\r\n').head()
   for (let times = 0; times < 3; times++) t.equal((await attempt(server)).status, 503)
   other.reset()
-  while (server.app.duplex.connections.size > 0) await turn()
+  await until(() => server.app.duplex.connections.size === 0)
   t.equal((await attempt(server)).status, 101)
 })
 
@@ -149,7 +150,7 @@ for (const [fate, { auto, manual, client, onSend }] of Object.entries(fates)) {
     } else {
       client(wire)
     }
-    while (app.duplex.connections.size > 0) await turn()
+    await until(() => app.duplex.connections.size === 0)
     const second = once(entered, 'in')
     const next = await connect()
     next.send(ask(kind))
@@ -168,7 +169,7 @@ t.test('L6 a refused body has no slot while it is still coming', async t => {
   const wire = await server.connect()
   wire.send(ask('body') + piece('body', 'some, and no more'))
   t.equal((await wire.response()).status, 403)
-  while (server.app.duplex.connections.size > 0) await turn()
+  await until(() => server.app.duplex.connections.size === 0)
   t.equal((await attempt(server, 'body')).status, 403)
 })
 
@@ -190,7 +191,7 @@ t.test('L6 1000 cycles leave no slot taken', async t => {
     if (how === 0) wire.end(kind === 'body' ? LAST_CHUNK : '')
     else if (how === 1) wire.reset()
     else wire.send(piece(kind, 'fail'))
-    while (app.duplex.connections.size > 0) await turn()
+    await until(() => app.duplex.connections.size === 0)
     wire.destroy()
   }
   t.same(refused, [], 'the one slot was free every time')

@@ -115,25 +115,60 @@ async function openSocketIo (t: Test, port: number): Promise<SocketIoClient> {
   return client
 }
 
+/** Echoes of every kind beside the updates that vite sends to a browser; `meanwhile` runs while a connection is live. */
+async function eachKindBeside (
+  t: Test, vite: Vite, browser: WebSocketClient, connect: () => Promise<Wire>, meanwhile: (kind: string) => Promise<void> = async () => {}
+): Promise<void> {
+  t.same(JSON.parse(await browser.hear()), { type: 'connected' })
+  for (const kind of everyKind) {
+    const wire = await connect()
+    await within('the accept head', wire.send(ask(kind) + piece(kind, 'early')).head())
+    t.equal(await within('the echo', hear(wire, kind, 'early')), 'early')
+    vite.change()
+    t.match(JSON.parse(await browser.hear()), { type: 'update', updates: [{ path: vite.module }] })
+    await meanwhile(kind)
+    t.equal(await within('the echo', hear(wire.send(piece(kind, 'later')), kind, 'later')), 'later')
+    wire.end(kind === 'body' ? LAST_CHUNK : '')
+    await within('the end', kind === 'body' ? wire.until(LAST_CHUNK) : wire.gone())
+  }
+}
+
+for (const order of orders) {
+  t.test(`Q4 vite in middleware mode, the only other owner, registered ${order} it: HMR and every kind on one server`, async t => {
+    let vite: Vite | undefined
+    const { connect, close, port, server } = await share(t, {
+      plugin: { drainTimeout: 60_000 },
+      before: async app => { if (order === 'before') vite = await viteOn(t, app) }
+    }, async app => {
+      vite ??= await viteOn(t, app)
+      take(app, echo)
+      app.get('/plain', async () => 'plain')
+    })
+    const page = await connect()
+    const browser = await (vite as Vite).browse(page, port)
+    await eachKindBeside(t, vite as Vite, browser, connect)
+    t.equal((await within('a plain route', exchange(page, 'GET /plain'))).body, 'plain')
+    // vite asks by it whether its server is there again.
+    const ping = await connect()
+    const fields = ['Connection: Upgrade', 'Upgrade: websocket', 'Sec-WebSocket-Version: 13', 'Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==']
+    t.match(await within('a ping', ping.send(request('GET /', ...fields, 'Sec-WebSocket-Protocol: vite-ping')).head()), { status: 101 })
+    ping.destroy()
+    await close()
+    t.equal(await within('the end of HMR', browser.closed), 1006)
+    t.equal(server.listening, false)
+  })
+}
+
 for (const order of orders) {
   t.test(`Q4 ws, @fastify/websocket, socket.io and vite, registered ${order} it: each has its own`, async t => {
     const { connect, close, vite, visit, app } = await sharedByAll(t, order, echo)
     const { browser, ws, fastifyWebSocket, socketIo, detached } = await visit()
-    t.same(JSON.parse(await browser.hear()), { type: 'connected' })
-    for (const kind of everyKind) {
-      const wire = await connect()
-      await within('the accept head', wire.send(ask(kind) + piece(kind, 'early')).head())
-      t.equal(await within('the echo', hear(wire, kind, 'early')), 'early')
-      vite.change()
-      t.match(JSON.parse(await browser.hear()), { type: 'update', updates: [{ path: vite.module }] })
+    await eachKindBeside(t, vite, browser, connect, async kind => {
       t.equal(await ws.ask(kind), `ws: ${kind}`)
       t.equal(await fastifyWebSocket.ask(kind), `@fastify/websocket: ${kind}`)
       t.equal(await within('socket.io', socketIo.emitWithAck('say', kind)), `socket.io: ${kind}`)
       t.equal(await detached.ask(kind), `detached: ${kind}`)
-      t.equal(await within('the echo', hear(wire.send(piece(kind, 'later')), kind, 'later')), 'later')
-      wire.end(kind === 'body' ? LAST_CHUNK : '')
-      await within('the end', kind === 'body' ? wire.until(LAST_CHUNK) : wire.gone())
-    }
+    })
     // The URL is that of a WebSocket too.
     const foo = await connect()
     t.equal(await echoed(foo, request('GET /rooms', ...UPGRADE), 'foo'), 'foo')

@@ -571,6 +571,13 @@ function combinations (hosts: string[], versions: string[], tenants: string[]): 
   ])))
 }
 
+/** Without the fields that no constraint of these looks at, but for one version. */
+function concerning (names: string[], asked: string[][]): string[][] {
+  const among = (constraint: string): boolean => names.some(name => constraint in (constraintSets[name] as Constraints))
+  return asked.filter(fields => fields.every(field =>
+    (!field.startsWith('X-Tenant') || among('tenant')) && (!field.startsWith('Accept-Version') || field.endsWith(' 1.x') || among('version'))))
+}
+
 /** An app of plain routes alone. */
 async function reference (t: Test, declare: (app: FastifyInstance) => void): Promise<(url: string, fields: string[]) => Promise<string>> {
   const app = Fastify(withTenants)
@@ -612,7 +619,7 @@ for (const transport of ['tcp', 'h2'] as const) {
     })
     for (const pair of both) {
       const url = `/${pair.join('/')}`
-      const differing = await Promise.all(asked.map(async fields => {
+      const differing = await Promise.all(concerning(pair, asked).map(async fields => {
         const plain = await expected(url, fields)
         const upgrade = await answer(connect, url, [...fields, ...UPGRADE])
         const other = await answer(connect, url, fields)
@@ -642,7 +649,7 @@ onEach(t, 'Q26 of a plain and a duplex route that match, whatever their constrai
     }
   })
   for (const [plain, duplex] of both) {
-    const differing = await Promise.all(asked.map(async (fields, n) => {
+    const differing = await Promise.all(concerning([plain, duplex], asked).map(async (fields, n) => {
       const url = `/${n % 2 === 0 ? 'plain' : 'duplex'}-first/${plain}/${duplex}`
       const there = [await expected(`/${plain}`, fields) === plain, await expected(`/${duplex}`, fields) === duplex]
       const none = there[0] === true ? 'plain' : there[1] === true ? 'duplex' : '404'

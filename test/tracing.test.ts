@@ -9,6 +9,7 @@ import { channels } from '../lib/index.ts'
 import type { DuplexAcceptMessage, DuplexCloseMessage, DuplexKind, DuplexRefuseMessage, FastifyDuplexOptions } from '../lib/index.ts'
 import { connectHttp2 } from './fixtures/http2-wire.ts'
 import { ask, everyKind, LAST_CHUNK, take, takeManually } from './fixtures/kinds.ts'
+import { until } from './fixtures/patience.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
 import { serve } from './fixtures/server.ts'
 import { share, within } from './fixtures/shared-server.ts'
@@ -53,7 +54,7 @@ for (const when of ['before', 'after'] as const) {
       if (kind !== 'body') t.equal(told.finish.length, 0)
       wire.end(kind === 'body' ? LAST_CHUNK : '')
       await within('the end', kind === 'body' ? wire.until(LAST_CHUNK) : wire.remains())
-      while (shared.app.duplex.connections.size > 0) await new Promise(resolve => setImmediate(resolve))
+      await until(() => shared.app.duplex.connections.size === 0)
       await new Promise(resolve => setImmediate(resolve))
       t.same(told.finish, [status])
       t.same([told.request.length, told.start.length], [1, 1])
@@ -88,7 +89,7 @@ for (const when of ['before', 'after'] as const) {
         t.equal((await within('an answer', wire.response())).status, status)
         wire.end()
         await within('the end', wire.remains())
-        while (shared.sockets.size > 0) await new Promise(resolve => setImmediate(resolve))
+        await until(() => shared.sockets.size === 0)
         // Of what Node would answer by itself it tells those alone who subscribe.
         const asks = who === 'a missing Host' || who === 'a bad target' ? 0 : 1
         t.same([told.request.length, told.start.length, told.finish], [asks, 1, [status]])
@@ -125,7 +126,7 @@ for (const when of ['before', 'after'] as const) {
         t.equal(told.request.length, status === 200 ? 1 : 2)
         wire.destroy()
       }
-      while (app.duplex.connections.size > 0) await new Promise(resolve => setImmediate(resolve))
+      await until(() => app.duplex.connections.size === 0)
       t.equal(told.request.length, 2)
     })
   }
@@ -257,6 +258,6 @@ t.test('Q39 the channels are exported, and are those of their names', async t =>
   const wire = await shared.connect()
   await wire.send(ask('upgrade')).head()
   wire.end()
-  while (shared.sockets.size > 0) await new Promise(resolve => setImmediate(resolve))
+  await until(() => shared.sockets.size === 0)
   t.same(heard, ['refuse 401', 'accept upgrade', 'close end'])
 })
