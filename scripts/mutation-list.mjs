@@ -123,7 +123,7 @@ export const mutations = [
   // Pipelining
   { file: 'http1/pipelining.ts', find: '  if (response === undefined) {', replace: '  if (true) {', breaks: 'a takeover overtakes the response before it', tests: ['routing'], by: 'crash' },
   { file: 'http1/pipelining.ts', find: 'if (socket.destroyed || socket.writableEnded) return\n    waiting = false', replace: 'waiting = false', breaks: 'a takeover behind a response that says close is begun', tests: ['hostile', 'routing'] },
-  { file: 'http1/pipelining.ts', find: 'AsyncResource.bind(proceed)', replace: 'proceed', breaks: 'a takeover that waited has the async context of another request', tests: ['observability'] },
+  { file: 'http1/pipelining.ts', find: 'scope.runInAsyncScope(proceed)', replace: 'proceed()', breaks: 'a takeover that waited has the async context of another request', tests: ['observability'] },
   { file: 'http1/pipelining.ts', find: "response.emit('drain')", replace: '{}', breaks: 'a large response before a takeover stands still', tests: ['hostile', 'pipelines'], by: 'hang' },
 
   // The life of a connection
