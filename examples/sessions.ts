@@ -1,10 +1,10 @@
 // Sessions: connections that end with the token that opened them, and a logout that ends all of a user's, on every worker.
 //
 // A client logs in, gets a token for SECONDS seconds, and opens a connection with it: a WebSocket, or lines of text. Before the
-// token ends the connection says "renew", and GRACE milliseconds later it is broken off, unless the client has sent "token T" with a
-// new one by then. A user may have three connections. POST /logout ends all of them, whichever worker they are on, and from then on
-// no token of before opens one: the workers tell one another by Redis, where REDIS names one, else by the process that has
-// started them.
+// token ends the connection says "renew", and GRACE milliseconds later it is broken off, unless the client has sent "token T" with
+// a new one by then. A user may have three connections to each worker. POST /logout ends all of them, whichever worker they are
+// on, and from then on no token of before opens one: the workers tell one another by Redis, where REDIS names one, else by the
+// process that has started them.
 //
 // Run it:     SECRET=a-long-secret node examples/sessions.ts
 //             WORKERS=2 SECONDS=60 GRACE=5000 REDIS=redis://localhost:6379 LOG=info are its settings.
@@ -44,6 +44,7 @@ async function byRedis (app: FastifyInstance, url: string): Promise<Logouts> {
   await app.register(redis, { url })
   // A client that subscribes can do nothing else.
   const subscriber = app.redis.duplicate()
+  for (const client of [app.redis, subscriber]) client.on('error', error => app.log.error(error))
   subscriber.on('message', (_channel, user) => { app.duplex.close(labelOf(user)) })
   await subscriber.subscribe(CHANNEL)
   app.addHook('onClose', async () => { await subscriber.quit() })
