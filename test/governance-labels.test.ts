@@ -55,6 +55,28 @@ acrossAll(t, 'GV3 a pending connection that is closed by its label is answered w
   t.same(server.app.duplex.find('a'), [])
 })
 
+/** What `error` of `close()` may have for a status, and what a pending request is answered with. */
+const refusals: [statusCode: unknown, status: number, code: string][] = [
+  [undefined, 403, 'FST_ERR_DUPLEX_REVOKED'], [401, 401, 'MINE'], [200, 403, 'FST_ERR_DUPLEX_REVOKED'], [999, 403, 'FST_ERR_DUPLEX_REVOKED'],
+  ['no', 403, 'FST_ERR_DUPLEX_REVOKED']
+]
+for (const [statusCode, expected, told] of refusals) {
+  t.test(`GV3 a pending connection is closed with an error whose status is ${String(statusCode)}: ${expected}, and all others are closed, too`, async t => {
+    const entered: PendingDuplex[] = []
+    const server = await serveBriefly(t, { plugin: { labels } }, app => takeManually(app, async pending => {
+      entered.push(pending)
+      await once(pending.signal, 'abort')
+      await pending.accept()
+    }))
+    const answers = [0, 1].map(() => attempt(server, 'upgrade', 'X-Labels: a'))
+    while (entered.length < 2) await turn()
+    const error = Object.assign(new Error('private'), { code: 'MINE', ...(statusCode === undefined ? {} : { statusCode }) })
+    t.equal(server.app.duplex.close('a', { error }), 2)
+    for (const { status, code } of await Promise.all(answers)) t.same([status, code], [expected, told])
+    for (const pending of entered) t.equal((await pending.closed).error, error)
+  })
+}
+
 for (const hook of ['onRequest', 'preHandler', 'onSend'] as const) {
   t.test(`GV3 a label that is closed while ${hook} hooks run wins`, async t => {
     const running = gate()
