@@ -1,6 +1,7 @@
 import t from 'tap'
 import { once } from 'node:events'
 import { mock } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
 import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
@@ -257,6 +258,38 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
   mock.timers.setTime(1_000_000 + 41 * 24 * 3_600_000)
   mock.timers.tick(1000)
   t.same(over, [1, 2], 'forward: within a second')
+})
+
+t.test('GV2 the clock of a live server is set: a connection keeps to it, and its grace does not', async t => {
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    return forever()
+  }, { expires: soon, expiryGrace: 300 }))
+  await attempt(server, 'upgrade', LATER)
+  await attempt(server, 'upgrade', LATER)
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  mock.timers.enable({ apis: ['Date'], now: Date.now() })
+  t.teardown(() => mock.timers.reset())
+  const start = Date.now()
+  first.extend(start + 60_000)
+  // Half an hour back: what had a minute to live has 31.
+  mock.timers.setTime(start - 1_800_000)
+  t.equal((await attempt(server, 'upgrade', 'X-In: 1000')).status, 101, 'a token of now is a good one')
+  mock.timers.setTime(start + 59_000)
+  await attempt(server, 'upgrade', LATER)
+  t.notOk(first.draining.aborted)
+  mock.timers.setTime(start + 61_000)
+  // The next look at the clock is within a second.
+  if (!first.draining.aborted) await once(first.draining, 'abort')
+  const from = performance.now()
+  mock.timers.setTime(start - 1_800_000)
+  t.same(await endOf(first), ['expired', 'FST_ERR_DUPLEX_EXPIRED'], 'the clock goes back, and the grace is over all the same')
+  t.ok(performance.now() - from < 10_000)
+  t.notOk(second.draining.aborted)
+  t.ok(second.extend(start - 1_800_000 - 1), 'a moment that has passed by the clock as it is now')
+  t.ok(second.draining.aborted)
 })
 
 t.test('GV2 there is one timer for all expiries, and none without any', async t => {

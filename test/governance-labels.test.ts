@@ -123,6 +123,29 @@ t.test('GV3 within: draining first, and the end for those that are still there',
   t.equal(await other.wire.gone(), 'broken')
 })
 
+t.test('GV3 closed twice: the second one shortens the time that the first one gave, and never makes it longer', async t => {
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    return forever()
+  }, { labels }))
+  await attempt(server, 'upgrade', 'X-Labels: a,b')
+  await attempt(server, 'upgrade', 'X-Labels: a')
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  const { duplex } = server.app
+  const from = performance.now()
+  t.equal(duplex.close('a', { within: 100, error: Object.assign(new Error('one'), { code: 'ONE' }) }), 2)
+  t.equal(duplex.close('a', { within: 3_600_000, error: Object.assign(new Error('two'), { code: 'TWO' }) }), 2, 'both are still there')
+  t.equal(duplex.close('b', { error: Object.assign(new Error('three'), { code: 'THREE' }) }), 1)
+  t.same(await endOf(first), ['revoked', 'THREE'])
+  t.ok(performance.now() - from < 100, 'at once')
+  t.same([codeOfReason(first.draining), codeOfReason(second.draining)], ['ONE', 'ONE'], 'it heard of it once')
+  t.same(await endOf(second), ['revoked', 'ONE'])
+  t.equal(duplex.close('a'), 0)
+  t.equal(duplex.close('b'), 0)
+})
+
 t.test('GV3 labels come and go while a connection lives', async t => {
   const entered = gate<DuplexConnection>()
   const server = await serveBriefly(t, {}, app => take(app, connection => {
