@@ -4,7 +4,10 @@ import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
+import { kDrain, kGovern, kUndrain } from '../lib/connection/symbols.ts'
 import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
+import { Governance } from '../lib/governance/governance.ts'
+import { Governed } from '../lib/governance/governed.ts'
 import { SharedDelays } from '../lib/governance/shared-delays.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
@@ -258,6 +261,34 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
   mock.timers.setTime(1_000_000 + 41 * 24 * 3_600_000)
   mock.timers.tick(1000)
   t.same(over, [1, 2], 'forward: within a second')
+})
+
+t.test('GV2 what is over waits for nothing any more', t => {
+  const governance = new Governance({ perKey: undefined })
+  const nothing = (): void => {}
+  const one = new Governed(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kGovern]: nothing }, 0)
+  one.labels.add('a')
+  t.ok(one.extend(Date.now() + 3_600_000))
+  t.same([governance.expiries.size, governance.labels.size], [1, 1])
+  one.leave()
+  t.same([governance.expiries.size, governance.labels.size], [0, 0])
+  t.notOk(one.extend(Date.now() + 3_600_000))
+  t.equal(governance.expiries.size, 0)
+  t.end()
+})
+
+t.test('GV2 delays that are the same share a timer, and none is shorter for that', async t => {
+  const delays = new SharedDelays()
+  const wait = async (): Promise<number> => {
+    const from = performance.now()
+    await new Promise<void>(resolve => delays.after(60, resolve))
+    return performance.now() - from
+  }
+  const first = wait()
+  await new Promise<void>(resolve => setTimeout(resolve, 30))
+  const second = wait()
+  t.ok(await first >= 59)
+  t.ok(await second >= 59)
 })
 
 t.test('GV2 the clock of a live server is set: a connection keeps to it, and its grace does not', async t => {

@@ -137,6 +137,17 @@ t.test('GV1 the keys of the plugin count all routes together', async t => {
   t.equal((await wire.send('GET /other HTTP/1.1\r\nHost: a\r\nX-Key: a\r\n\r\n').head()).status, 429)
 })
 
+t.test('GV1 a place that one limit has given and the other has not is given back once', async t => {
+  const server = await serveBriefly(t, { plugin: { maxConnections: { max: 1, key: field('x-user') } } }, app => take(app, forever, {
+    maxConnections: { max: 2, key: field('x-room') }
+  }))
+  const enter = async (user: string): Promise<number> => (await attempt(server, 'upgrade', `X-User: ${user}`, 'X-Room: a')).status
+  t.equal(await enter('one'), 101)
+  t.same([await enter('one'), await enter('one')], [429, 429], 'the room has a place, the user has none')
+  t.equal(await enter('two'), 101)
+  t.equal(await enter('three'), 429, 'the room is full')
+})
+
 t.test('GV1 an object without a key is the number that it has', async t => {
   const server = await serveBriefly(t, { plugin: { maxConnections: { max: 2 } } }, app => take(app, forever))
   t.same([(await attempt(server)).status, (await attempt(server)).status, (await attempt(server)).status], [101, 101, 503])
