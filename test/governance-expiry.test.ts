@@ -141,6 +141,28 @@ t.test('GV2 extend() gives an end to a connection without one, and a moment that
   t.same(await endOf(connection), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
 })
 
+t.test('GV2 extend() behind the end says so: where the connection expired, and where it was destroyed', async t => {
+  const told: boolean[] = []
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    const extend = (): void => { told.push(connection.extend(Date.now() + 3_600_000)) }
+    connection.signal.addEventListener('abort', extend)
+    void connection.closed.then(extend)
+    return forever()
+  }, { expires: soon }))
+  await attempt(server, 'upgrade', LATER)
+  await attempt(server, 'upgrade', LATER)
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  t.ok(first.extend(0))
+  t.same(await endOf(first), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
+  second.destroy()
+  t.notOk(second.extend(Date.now() + 3_600_000))
+  t.same(await endOf(second), ['destroyed', 'FST_ERR_DUPLEX_DESTROYED'])
+  t.same(told, [false, false, false, false])
+})
+
 t.test('GV2 an expiry that is no moment, and one that throws, are answered as an error of the app', async t => {
   const expiries: Record<string, () => unknown> = {
     text: () => '2026-01-01',

@@ -173,6 +173,24 @@ t.test('GV1 a key that is no string, and one that throws, are answered as an err
   t.equal((await attempt(server, 'upgrade', 'X-Key: text')).status, 101)
 })
 
+for (const nothing of [undefined, null]) {
+  t.test(`GV1 a function that throws nothing (${nothing}) lets nobody in`, async t => {
+    const throwIt = (): never => (function * (): Generator<undefined, never> { throw yield })().throw(nothing) as never
+    const server = await serveBriefly(t, {}, app => {
+      app.get('/key', { duplex: { maxConnections: { max: 0, key: throwIt } } }, () => { t.fail('entered') })
+      app.get('/labels', { duplex: { labels: throwIt } }, () => { t.fail('entered') })
+      app.get('/expires', { duplex: { expires: throwIt } }, () => { t.fail('entered') })
+      app.get('/protocols', { duplex: { protocols: async () => throwIt() } }, () => { t.fail('entered') })
+    })
+    for (const path of ['key', 'labels', 'expires', 'protocols']) {
+      const wire = await server.connect()
+      wire.send(`GET /${path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n`)
+      t.equal((await wire.head()).status, 500, path)
+      wire.destroy()
+    }
+  })
+}
+
 t.test('GV1 100 000 keys leave nothing', t => {
   const slots = new KeySlots(2, () => '')
   for (let key = 0; key < 100_000; key++) if (!slots.take(`key ${key}`)) t.fail(`no place for key ${key}`)

@@ -128,7 +128,7 @@ export class Connection implements Owner, Mortal, Governable {
   get labels (): DuplexLabels { return this[kGoverned].labels }
 
   extend (until: DuplexMoment | undefined): boolean {
-    return this[kGoverned].extend(until)
+    return this[kGoverned].extend(until, this.#cause !== undefined)
   }
 
   /** Made when somebody asks for it: most connections have none. */
