@@ -174,6 +174,7 @@ async function cycle (port: number, secure: boolean): Promise<void> {
   count(`${way} ${ending}`)
   if (ending === 'short') {
     // It expires, or is revoked, whatever it has sent by then; a FIN is all that some of its kinds can see of that.
+    if (socket.readableEnded) socket.destroy()
     socket.once('end', () => socket.destroy())
     if (await Promise.race([over.then(() => false), sleep(10_000, true, { ref: false })])) {
       problem(`${way}: a short one lives on`)
