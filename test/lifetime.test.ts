@@ -360,27 +360,33 @@ onEach(t, 'L5 the timers of the HTTP server do not end a takeover', async (t, tr
   t.equal(app.duplex.connections.size, 2)
 }, transports)
 
-t.test('L5 tcpKeepAlive is set at takeover, and 0 leaves it', async t => {
-  const set: [boolean | undefined, number | undefined][] = []
-  const { connect } = await serve(t, {}, app => {
+t.test('L5 tcpKeepAlive is set on a connection that lasts, 0 leaves it, and one that is over never has it', async t => {
+  const set: [string, boolean | undefined, number | undefined][] = []
+  const both = gate()
+  const { connect, app } = await serve(t, {}, app => {
     app.addHook('onRequest', async request => {
       const { socket } = request.raw
       const { setKeepAlive } = socket
       socket.setKeepAlive = (on, delay) => {
-        set.push([on, delay])
+        set.push([request.url, on, delay])
+        if (set.length === 2) both.open()
         return setKeepAlive.call(socket, on, delay)
       }
     })
-    for (const [url, duplex] of [['/default', true], ['/own', { tcpKeepAlive: 5000 }], ['/off', { tcpKeepAlive: 0 }]] as const) {
-      app.get(url, { duplex }, ({ readable, writable }) => pipeline(readable, writable))
-    }
+    for (const [url, duplex] of [
+      ['/short', true], ['/off', { tcpKeepAlive: 0 }], ['/default', true], ['/own', { tcpKeepAlive: 5000 }]
+    ] as const) app.get(url, { duplex }, ({ readable, writable }) => pipeline(readable, writable))
   })
-  for (const url of ['/default', '/own', '/off']) {
+  for (const url of ['/short', '/off', '/default', '/own']) {
     const wire = await connect()
     await wire.send(`GET ${url} HTTP/1.1\r\nHost: a\r\n\r\n`).head()
     await wire.send(url).until(url)
+    if (url === '/short') await wire.end().rest()
   }
-  t.same(set, [[true, 60_000], [true, 5000]])
+  t.same(set, [])
+  await both.promise
+  t.same(set.sort(), [['/default', true, 60_000], ['/own', true, 5000]])
+  t.equal(app.duplex.connections.size, 3)
 })
 
 /** Every way for a connection to end, with what `closed` has to say then. */

@@ -17,9 +17,10 @@ import { offeredAs } from '../handshake/tokens.ts'
 import { logsRequest } from '../internals/fastify.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { Carrier, Owner } from './carrier.ts'
+import { keepAliveLater, noKeepAlive, type Young } from './keep-alive.ts'
 import { Lifetime, type Mortal } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kProgressed, kShutDown,
+  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kLasts, kProgressed, kShutDown,
   kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
@@ -44,9 +45,9 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Mortal, Governable {
+export class Connection implements Owner, Mortal, Governable, Young {
   readonly kind: DuplexKind
-  readonly reply: FastifyReply
+  readonly #reply: FastifyReply
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
@@ -73,7 +74,7 @@ export class Connection implements Owner, Mortal, Governable {
   /** @param carrier what the pair is of, where it is not that of the claim itself */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
     this.kind = claim.kind
-    this.reply = reply
+    this.#reply = reply
     this.#claim = claim
     this.#carrier = carrier
     this.#registry = registry
@@ -90,6 +91,13 @@ export class Connection implements Owner, Mortal, Governable {
   /** The pair, from acceptance on. The input of a body can be read before. */
   get readable (): Carrier['readable'] | undefined { return this.#isOpen || this.kind === 'body' ? this.#carrier.readable : undefined }
   get writable (): Carrier['writable'] | undefined { return this.#isOpen ? this.#carrier.writable : undefined }
+
+  /** A handler that asks for it behind an automatic acceptance is warned of what comes too late. */
+  get reply (): FastifyReply {
+    const { route } = this.#claim
+    if (this.#state === 'open' && !route.settings.manual) warnOfLateHead(route, this.#reply)
+    return this.#reply
+  }
 
   get protocol (): string | undefined { return this.kind === 'upgrade' ? this.#claim.protocol : undefined }
   get authority (): DuplexAuthority | undefined { return this.#claim.authority }
@@ -182,9 +190,9 @@ export class Connection implements Owner, Mortal, Governable {
       if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)
       claim.protocol = protocol
     }
-    addRouteHeaders(this.reply, claim.route.settings.headers)
+    addRouteHeaders(this.#reply, claim.route.settings.headers)
     if (options.headers !== undefined) {
-      for (const [name, values] of byName(appFields(options.headers))) this.reply.header(name, values)
+      for (const [name, values] of byName(appFields(options.headers))) this.#reply.header(name, values)
     }
     claim.step('accept')
     const fields = this.#runHooks(status)
@@ -230,11 +238,15 @@ export class Connection implements Owner, Mortal, Governable {
     this.#breakOff({ reason, error })
   }
 
+  [kLasts] (): void {
+    this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
+  }
+
   [kHandlerDone] (): void {
     if (this.#state === 'open') {
-      warnOfReader(this.#claim.route, this.#carrier, this.reply)
+      warnOfReader(this.#claim.route, this.#carrier, this.#reply)
       this.#end()
-    } else if (this.#state !== 'detached') {
+    } else if (this.#state !== 'detached' && this.#state !== 'closed') {
       // The rest of a body is read and thrown away, because its connection goes on behind it.
       this.#carrier.discardInput()
     }
@@ -247,7 +259,7 @@ export class Connection implements Owner, Mortal, Governable {
   }
 
   [kHandlerFailed] (error: unknown): void {
-    const { log } = this.reply
+    const { log } = this.#reply
     // A pipeline() destroys the streams with the handler's error before it rejects with that error.
     const own = this.#cause?.reason === 'error' && this.#cause.error === error
     if (!own && (this.#cause !== undefined || this.#carrier.peerError !== undefined || this.#state === 'closed')) {
@@ -259,7 +271,7 @@ export class Connection implements Owner, Mortal, Governable {
     this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
     say(log, 'error', { err: error }, 'duplex handler failed')
     try {
-      runErrorHooks(this.reply, error)
+      runErrorHooks(this.#reply, error)
     } catch (err) {
       say(log, 'error', { err }, 'onError hooks of a duplex handler failed')
     }
@@ -279,14 +291,14 @@ export class Connection implements Owner, Mortal, Governable {
     }
     if (this.#cause !== undefined) throw this.#cause.error
     if (this.#registry.draining) {
-      sayClose(this.reply)
+      sayClose(this.#reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }
   }
 
   #status (wanted: number | undefined, kind: KindHead): number {
     if (wanted === undefined) {
-      const set = this.reply.statusCode
+      const set = this.#reply.statusCode
       return kind.allows(set) ? set : kind.status
     }
     if (!kind.allows(wanted)) throw new FST_ERR_DUPLEX_INVALID_STATUS(wanted, this.kind)
@@ -295,7 +307,7 @@ export class Connection implements Owner, Mortal, Governable {
 
   #runHooks (status: number): HeadFields | Promise<HeadFields> {
     try {
-      return runSendHooks(this.#claim, this.reply, status)
+      return runSendHooks(this.#claim, this.#reply, status)
     } catch (error) {
       return this.#hooksFailed(error)
     }
@@ -316,7 +328,7 @@ export class Connection implements Owner, Mortal, Governable {
       carrier.writeHead(status, fields, head, claim.protocol)
     } catch (error) {
       if (!claim.gone) {
-        say(this.reply.log, 'error', { err: error }, 'duplex accept head failed')
+        say(this.#reply.log, 'error', { err: error }, 'duplex accept head failed')
         claim.refuseBare(error as RefusalError)
       }
       throw error
@@ -339,9 +351,8 @@ export class Connection implements Owner, Mortal, Governable {
     carrier.start()
     const { settings } = claim.route
     if (settings.rate !== undefined) this[kGoverned].limit(carrier, settings.rate)
-    if (settings.tcpKeepAlive > 0) carrier.keepAlive(settings.tcpKeepAlive)
+    if (settings.tcpKeepAlive > 0) keepAliveLater(this)
     if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
-    if (!settings.manual) warnOfLateHead(claim.route, this.reply)
     if (this.#left) carrier.leave()
   }
 
@@ -352,7 +363,7 @@ export class Connection implements Owner, Mortal, Governable {
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
   #leaveHttp (status: number): void {
-    this.reply.hijack()
+    this.#reply.hijack()
     this.#carrier.leaveHttp(status)
     this.#registry.accepted(this)
   }
@@ -386,26 +397,28 @@ export class Connection implements Owner, Mortal, Governable {
     const detached = this.#state === 'detached'
     this.#state = 'closed'
     this.#lifetime?.stop()
+    noKeepAlive(this)
     const claim = this.#claim
     if (cause !== undefined) {
       this.#cause = cause
       this.#signal?.abort(cause.error)
     }
-    const facts: DuplexClosed = {
+    const result: DuplexClosed & { error?: Error } = this.#result = {
       reason: detached ? 'detached' : cause?.reason ?? 'end',
       bytesRead: this.bytesRead,
       bytesWritten: this.bytesWritten,
-      duration: Math.round((performance.now() - claim.since) * 10) / 10,
-      ...this.#carrier.closedFacts
+      duration: Math.round((performance.now() - claim.since) * 10) / 10
     }
-    this.#result = cause === undefined ? facts : { ...facts, error: cause.error }
+    const { closedFacts } = this.#carrier
+    if (closedFacts !== undefined) Object.assign(result, closedFacts)
+    if (cause !== undefined) result.error = cause.error
     this.#freeSlots()
     try {
-      if (claim.accepted) this.#tellEnd(this.#result)
+      if (claim.accepted) this.#tellEnd(result)
     } finally {
       // A logger, or a listener on the response, may have thrown. `closed` resolves before the drain does.
-      this.#resolveClosed?.(this.#result)
-      this.#registry.closed(this, this.#result)
+      this.#resolveClosed?.(result)
+      this.#registry.closed(this, result)
     }
   }
 
@@ -420,10 +433,11 @@ export class Connection implements Owner, Mortal, Governable {
 
   /** Completes the request: the onResponse hooks and the last log line depend on an event of `complete()`. */
   #tellEnd (result: DuplexClosed): void {
-    const { kind, protocol } = this
     const { reason, error, bytesRead, bytesWritten, duration } = result
-    const duplex = { kind, protocol, reason, bytesRead, bytesWritten, duration }
-    if (logsRequest(this.reply)) say(this.reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
+    if (logsRequest(this.#reply)) {
+      const duplex = { kind: this.kind, protocol: this.protocol, reason, bytesRead, bytesWritten, duration }
+      say(this.#reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
+    }
     this.#carrier.complete(error)
   }
 

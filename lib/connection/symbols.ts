@@ -24,3 +24,5 @@ export const kHandlerDone = Symbol('fastify-duplex.handlerDone')
 export const kHandlerLeft = Symbol('fastify-duplex.handlerLeft')
 /** The handler threw, or its promise was rejected, after acceptance. */
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
+/** It has lasted for a second. */
+export const kLasts = Symbol('fastify-duplex.lasts')

@@ -22,7 +22,7 @@ interface Late extends FastifyReply {
  * then comes too late, and nothing but this warning says so.
  */
 export function warnOfLateHead (route: DuplexRoute, reply: FastifyReply): void {
-  if (late.has(route)) return
+  if (late.has(route) || Object.hasOwn(reply, kRoute)) return
   Object.assign(reply, TRAPS, { [kRoute]: route })
 }
 

@@ -11,6 +11,8 @@ import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type Hand
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
 
+const NONE: readonly string[] = []
+
 /** How a duplex route answers a request that it cannot take over. */
 export type Instead = 'upgrade-required' | 'not-found' | 'head'
 
@@ -73,7 +75,7 @@ export class Claim implements Handshake {
     this.req = facts.req
     this.kind = facts.kind
     this.instead = facts.instead
-    this.offered = facts.offered ?? []
+    this.offered = facts.offered ?? NONE
     this.protocol = facts.protocol
     this.authority = facts.authority
     this.hasBody = facts.hasBody ?? false

@@ -111,10 +111,26 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
   }
 }
 
+interface Step {
+  readonly state: HandshakeState
+  readonly action: HandshakeAction
+}
+
+/** The table as objects that need not be made anew for each event. */
+const STEPS = new Map<HandshakeState, { listed: Map<HandshakeEvent, Step>, unchanged: Step }>()
+
+for (const [state, row] of Object.entries(TABLE) as [HandshakeState, Row][]) {
+  const listed = new Map<HandshakeEvent, Step>()
+  for (const [event, [to, action]] of Object.entries(row) as [HandshakeEvent, readonly [HandshakeState, HandshakeAction]][]) {
+    listed.set(event, { state: to, action })
+  }
+  STEPS.set(state, { listed, unchanged: { state, action: 'none' } })
+}
+
 /** The state after an event, and what to do. An event that a state does not list changes nothing. */
-export function next (state: HandshakeState, event: HandshakeEvent): { state: HandshakeState, action: HandshakeAction } {
-  const [to, action] = TABLE[state][event] ?? [state, 'none']
-  return { state: to, action }
+export function next (state: HandshakeState, event: HandshakeEvent): Step {
+  const { listed, unchanged } = STEPS.get(state) as { listed: Map<HandshakeEvent, Step>, unchanged: Step }
+  return listed.get(event) ?? unchanged
 }
 
 /** Whether the request may still become a connection. */

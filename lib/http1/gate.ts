@@ -97,7 +97,7 @@ export class Http1Gate {
         const kind = offer.for === 'nothing' ? kindWithoutUpgrade(route, req) : bodyBesideUpgrade(route, req)
         return kind === undefined ? Rank.REFUSES : Rank.UNLESS_PLAIN
       })
-    const offer: Offer = typeof route === 'object' ? offerTo(route, req, tokens) : { for: 'nothing' }
+    const offer: Offer = typeof route === 'object' ? offerTo(route, req, tokens) : NOTHING
     if (offer.for !== 'taking' && isForOthers(req, tokens, hasOthers)) return HAND_OVER
     if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     if (route === 'unroutable') return { then: 'unroutable' }
@@ -164,9 +164,24 @@ function takesConnect ({ settings }: DuplexRoute): AnyRank {
   return settings.kinds.includes('connect') ? Rank.AT_ANY_RATE : Rank.NO
 }
 
-function offerTo ({ settings }: DuplexRoute, req: IncomingMessage, { offered, malformed }: OfferedTokens): Offer {
+const NOTHING: Offer = { for: 'nothing' }
+
+/** The latest offer to each route. Most clients of a route offer the same. */
+const offers = new WeakMap<DuplexRoute, { tokens: OfferedTokens, offer: Offer }>()
+
+function offerTo (route: DuplexRoute, req: IncomingMessage, tokens: OfferedTokens): Offer {
+  if (req.httpVersion === '1.0') return NOTHING
+  let latest = offers.get(route)
+  if (latest?.tokens !== tokens) {
+    latest = { tokens, offer: makeOffer(route, tokens) }
+    offers.set(route, latest)
+  }
+  return latest.offer
+}
+
+function makeOffer ({ settings }: DuplexRoute, { offered, malformed }: OfferedTokens): Offer {
   const { kinds, listed, chooser } = settings
-  if (!kinds.includes('upgrade') || req.httpVersion === '1.0') return { for: 'nothing' }
+  if (!kinds.includes('upgrade')) return NOTHING
   const meant = meantForRoute(offered, listed)
   const protocol = chooser === undefined ? chooseToken(meant, listed) : meant[0]
   if (protocol !== undefined) return { for: 'taking', protocol }
@@ -217,8 +232,10 @@ function declaresBody (req: IncomingMessage): boolean {
  */
 function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage): boolean {
   if (upgrade === undefined || connection === undefined || !/[^\t ,]/.test(upgrade)) return false
-  return connection.split(',').some(option => option.trim().toLowerCase() === 'upgrade')
+  return UPGRADE.test(connection)
 }
+
+const UPGRADE = /(?:^|,)[\t ]*upgrade[\t ]*(?:,|$)/i
 
 /** `Content-Length: 0` is no body. */
 function hasBody (req: IncomingMessage): boolean {

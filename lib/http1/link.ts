@@ -2,6 +2,8 @@ import type { HttpSocket } from '../internals/sockets.ts'
 import type { SocketCarrier } from './socket-carrier.ts'
 import type { BodyCarrier } from './body-carrier.ts'
 
+const NOBODY: readonly Waiting[] = []
+
 const kLink = Symbol('fastify-duplex.link')
 
 interface Linked extends HttpSocket {
@@ -40,7 +42,7 @@ export class Link {
   /** Set if another owner has the socket: the number of bytes that had been written to it by then. */
   handedOver: number | undefined
   readonly #closed: (link: Link) => void
-  readonly #waiting: Waiting[] = []
+  #waiting: Waiting[] | undefined
 
   /** @param closed called when the connection has closed */
   constructor (socket: HttpSocket, closed: (link: Link) => void) {
@@ -58,22 +60,23 @@ export class Link {
 
   /** Whether a duplex route uses the connection, so that it must not be cut. */
   get live (): boolean {
-    return this.takeover !== undefined || this.#waiting.length > 0
+    return this.takeover !== undefined || (this.#waiting !== undefined && this.#waiting.length > 0)
   }
 
   /** Whether the body of a duplex route is not over yet. */
   get hasBody (): boolean {
-    return this.#waiting.some(({ takes }) => takes === true)
+    return this.#waiting?.some(({ takes }) => takes === true) === true
   }
 
   add (waiting: Waiting): void {
+    this.#waiting ??= []
     this.#waiting.push(waiting)
   }
 
   remove (waiting: Waiting): void {
-    const at = this.#waiting.indexOf(waiting)
+    const at = this.#waiting?.indexOf(waiting) ?? -1
     if (at < 0) return
-    this.#waiting.splice(at, 1)
+    this.#waiting?.splice(at, 1)
     // Others may wait for a response before them that never comes, and a client that has half-closed takes none.
     if (this.hasBody) return
     this.toleratesHalfClose?.()
@@ -82,22 +85,27 @@ export class Link {
   }
 
   hasClosed (): void {
+    this.#tell(this.#waiting?.splice(0) ?? NOBODY, 0)
+  }
+
+  #tell (waiting: readonly Waiting[], at: number): void {
     // If a logger or a hook of one of them throws, the others are told all the same.
-    const ends = this.#waiting.splice(0).map(waiting => () => waiting.linkClosed())
-    ends.push(() => this.takeover?.linkClosed(), () => this.#closed(this))
-    inTurn(ends)
+    try {
+      if (at < waiting.length) (waiting[at] as Waiting).linkClosed()
+      else this.takeover?.linkClosed()
+    } finally {
+      if (at < waiting.length) this.#tell(waiting, at + 1)
+      else this.#closed(this)
+    }
   }
 }
 
 /** The same function for all sockets: a closure for each would cost memory as long as the socket lives. */
 function onClose (this: Linked): void {
-  for (let link = this[kLink]; link !== undefined; link = link.below) link.hasClosed()
-}
-
-function inTurn ([first, ...others]: readonly (() => void)[]): void {
   try {
-    first?.()
+    for (let link = this[kLink]; link !== undefined; link = link.below) link.hasClosed()
   } finally {
-    if (others.length > 0) inTurn(others)
+    // V8 keeps a socket with a handle, and all that it refers to, until the next full collection.
+    this[kLink] = undefined
   }
 }

@@ -150,16 +150,25 @@ interface Silenced {
 
 /** The state that a silent response, or one that is complete without a socket, shows. */
 function withAccessors<T extends typeof ServerResponse> (Response: T, Base: typeof ServerResponse): T {
-  const said = (name: string, when: (res: Silenced) => boolean): PropertyDescriptor => ({
-    configurable: true,
-    get (this: Silenced): unknown { return when(this) || Reflect.get(Base.prototype, name, this) }
-  })
+  const said = (name: string, when: (res: Silenced) => boolean): PropertyDescriptor => {
+    const usual = getterOf(Base.prototype, name)
+    return { configurable: true, get (this: Silenced): unknown { return when(this) || usual.call(this) } }
+  }
   Object.defineProperties(Response.prototype, {
     headersSent: said('headersSent', res => res[kSilent]),
     writableEnded: said('writableEnded', res => res[kSilent]),
     writableFinished: said('writableFinished', res => res[kCompleted])
   })
   return Response
+}
+
+/** Found once, because to look an accessor up costs more than to call it. */
+function getterOf (prototype: object, name: string): (this: unknown) => unknown {
+  for (let object: object | null = prototype; object !== null; object = Object.getPrototypeOf(object)) {
+    const descriptor = Object.getOwnPropertyDescriptor(object, name)
+    if (descriptor?.get !== undefined) return descriptor.get
+  }
+  return function (this: unknown) { return Reflect.get(prototype, name, this) }
 }
 
 type Headers = OutgoingHttpHeaders | OutgoingHttpHeader[]

@@ -18,14 +18,31 @@ import type { Http1Gate, Verdict } from './gate.ts'
 import { giveBack, headAsItCame, headWithoutUpgrade, waitToGoBack } from './give-back.ts'
 import { UNREAD_FOR } from '../connection/silence-watch.ts'
 import { Link } from './link.ts'
+import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { SocketCarrier } from './socket-carrier.ts'
 
 /** On a raw request: what to do with its connection when Node lets go of it. */
 const kVerdict = Symbol('fastify-duplex.verdict')
 
+/** A class and no literal: V8 soon makes such literals in the old generation, where they keep a dead connection. */
+class Departure {
+  readonly verdict: Verdict
+  readonly claim: Claim | undefined
+  readonly nodes: NodesListeners | undefined
+
+  constructor (verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined) {
+    this.verdict = verdict
+    this.claim = claim
+    this.nodes = nodes
+  }
+}
+
+/** It has left. If somebody emits the event once more, that is for other listeners. */
+const LEFT = new Departure({ then: 'http' }, undefined, undefined)
+
 interface Leaving extends IncomingMessage {
-  [kVerdict]?: { verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined } | undefined
+  [kVerdict]?: Departure | undefined
 }
 
 /** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
@@ -36,6 +53,12 @@ interface Rereading extends Link {
 }
 
 type TakenVerb = 'upgrade' | 'connect'
+
+/**
+ * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
+ * parsed, all by ticks: without a bound, a client that sends many at once would let nobody else have a turn.
+ */
+const REREADS = 32
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
 export class Http1Server implements ClaimWatcher {
@@ -54,6 +77,7 @@ export class Http1Server implements ClaimWatcher {
   readonly #undo: (() => void)[] = []
 
   readonly #ignoredUpgrades: 'close' | 'keep'
+  readonly #rereading = new PerTurn(REREADS)
   /** Requests without a connection of this server, which were left to other owners. */
   readonly #others = new WeakSet<object>()
   /** Connections on which nothing more is served. */
@@ -184,12 +208,12 @@ export class Http1Server implements ClaimWatcher {
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
       const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
-      ;(req as Leaving)[kVerdict] = { verdict, claim, nodes }
+      ;(req as Leaving)[kVerdict] = new Departure(verdict, claim, nodes)
       this.#registry.addLink(link)
       claim.startTimer()
       if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
     } else {
-      (req as Leaving)[kVerdict] = { verdict, claim: undefined, nodes }
+      (req as Leaving)[kVerdict] = new Departure(verdict, undefined, nodes)
     }
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
@@ -248,6 +272,7 @@ export class Http1Server implements ClaimWatcher {
       this.#others.add(req)
       return undefined
     }
+    req[kVerdict] = LEFT
     const link = Link.of(socket) as Link
     const { verdict, claim, nodes } = leaving
     switch (verdict.then) {
@@ -341,18 +366,21 @@ export class Http1Server implements ClaimWatcher {
       giveBack(this.#server, link)
       this.#watch(link)
     }
-    if (unfinishedResponse(socket) === undefined) {
+    const isNext = unfinishedResponse(socket) === undefined
+    if (isNext && this.#rereading.take()) {
       again()
       return
     }
     const stopWaiting = waitToGoBack(link)
     const waiting = { takes: isBody, linkClosed () {} }
     if (isBody) link.add(waiting)
-    afterEarlierResponses(link, nodes, true, () => {
+    const goOn = (): void => {
       stopWaiting()
       link.remove(waiting)
-      again()
-    })
+      if (!socket.destroyed && !socket.writableEnded) again()
+    }
+    if (isNext) setImmediate(goOn)
+    else afterEarlierResponses(link, nodes, true, () => { this.#rereading.take() ? goOn() : setImmediate(goOn) })
   }
 
   /** An upgrade with a body: Fastify starts with it now, and Node goes on to parse until the body ends. */

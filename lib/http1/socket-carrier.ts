@@ -279,7 +279,7 @@ export class SocketCarrier implements Carrier, Watched {
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
     this.releaseEnd()
     takeResetForEnd(socket, onReset)
-    if (![...carriersOf(socket)].some(carrier => !carrier.#givenAway)) {
+    if (!isKept(socket, carrier => carrier.#givenAway)) {
       socket.removeListener('end', onEnd)
       socket.removeListener('finish', onFinish)
     }
@@ -346,18 +346,33 @@ function listen (link: Link): void {
   socket.on('finish', onFinish)
 }
 
-function * carriersOf (socket: HttpSocket): Generator<SocketCarrier> {
-  for (let link = Link.of(socket); link !== undefined; link = link.below) if (link.takeover !== undefined) yield link.takeover
+/** The carrier that has the socket now. None has it once it has closed. */
+function latest (socket: HttpSocket): SocketCarrier | undefined {
+  let link = Link.of(socket)
+  while (link !== undefined && link.takeover === undefined) link = link.below
+  return link?.takeover
 }
 
-/** The carrier that has the socket now. */
-function latest (socket: HttpSocket): SocketCarrier {
-  return carriersOf(socket).next().value as SocketCarrier
+/** Whether a carrier other than those that gave the socket away is on it. */
+function isKept (socket: HttpSocket, isAway: (carrier: SocketCarrier) => boolean): boolean {
+  for (let link = Link.of(socket); link !== undefined; link = link.below) {
+    if (link.takeover !== undefined && !isAway(link.takeover)) return true
+  }
+  return false
 }
 
 // The same functions for all sockets: closures for each would cost memory as long as the connection lives.
-function onError (this: HttpSocket, error: NetworkError): void { for (const carrier of carriersOf(this)) carrier.failed(error) }
-function onEnd (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.inputHasEnded() }
-function onFinish (this: HttpSocket): void { for (const carrier of carriersOf(this)) carrier.outputHasLeft() }
-function onReset (this: HttpSocket): void { latest(this).peerHasVanished() }
-function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return latest(this).destroy(error ?? undefined) }
+function onError (this: HttpSocket, error: NetworkError): void {
+  for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.failed(error)
+}
+
+function onEnd (this: HttpSocket): void {
+  for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.inputHasEnded()
+}
+
+function onFinish (this: HttpSocket): void {
+  for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.outputHasLeft()
+}
+
+function onReset (this: HttpSocket): void { latest(this)?.peerHasVanished() }
+function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return latest(this)?.destroy(error ?? undefined) ?? this }

@@ -179,6 +179,8 @@ const SILENT: PropertyDescriptorMap = {
   end: { value: itself }
 }
 
+const SILENCED = Object.keys(SILENT)
+
 function itself (this: ServerResponse): ServerResponse { return this }
 
 function nothing (): void {}
@@ -213,7 +215,7 @@ export function silence (res: ServerResponse): void {
     Object.setPrototypeOf(res, silent)
   }
   // Middleware may have replaced Node's methods on the response itself.
-  for (const name of Object.keys(SILENT)) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
 }
 
 const start = diagnostics.channel('http.server.request.start')
@@ -278,11 +280,18 @@ export function tellFinish (res: ServerResponse, nodes: readonly unknown[]): voi
   }
 }
 
-/** Gives a request the header fields of another. The parser has read fewer of them, so the count that Node keeps is set, too. */
+/** The property of a request in which Node counts the entries of `rawHeaders`. */
+let kHeadersCount: symbol | undefined
+
+/**
+ * Gives a request the header fields of another. Node makes `headersDistinct` of `rawHeaders` when somebody asks for it, as many as
+ * it has counted. The parser has read fewer of them, so the count is set, too.
+ */
 export function showAsItCame (req: IncomingMessage, original: IncomingMessage): void {
   req.rawHeaders = original.rawHeaders
   req.headers = original.headers
-  req.headersDistinct = original.headersDistinct
-  const count = Object.getOwnPropertySymbols(req).find(({ description }) => description === 'kHeadersCount')
-  if (count !== undefined) Reflect.set(req, count, original.rawHeaders.length)
+  kHeadersCount ??= Object.getOwnPropertySymbols(req).find(({ description }) => description === 'kHeadersCount')
+  if (kHeadersCount !== undefined) Reflect.set(req, kHeadersCount, original.rawHeaders.length)
+  // Where this Node counts in another way, or somebody has asked before.
+  else req.headersDistinct = original.headersDistinct
 }

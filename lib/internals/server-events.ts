@@ -26,6 +26,8 @@ interface Layers {
   readonly before: PropertyDescriptor | undefined
   readonly wrappers: ((usual: Method) => Method)[]
   readonly installed: Method
+  /** To be called when the wrappers have changed. */
+  join (): void
 }
 
 const layersOf = new WeakMap<object, Map<string, Layers>>()
@@ -44,11 +46,13 @@ function wrap (target: object, name: string, wrapper: (usual: Method) => Method)
     layers = install(target, name)
     methods.set(name, layers)
   }
-  const { wrappers, before, installed } = layers
+  const { wrappers, before, installed, join } = layers
   wrappers.push(wrapper)
+  join()
   return () => {
     const at = wrappers.indexOf(wrapper)
     if (at >= 0) wrappers.splice(at, 1)
+    join()
     // Somebody else may have replaced it by a function that calls ours.
     if (wrappers.length > 0 || Object.getOwnPropertyDescriptor(target, name)?.value !== installed) return
     methods.delete(name)
@@ -64,11 +68,13 @@ function install (target: object, name: string): Layers {
   const usual: Method = function (...args) {
     return Reflect.apply((before?.value ?? prototype[name]) as Method, this, args)
   }
+  let joined = usual
+  const join = (): void => { joined = wrappers.reduce((inner, wrapper) => wrapper(inner), usual) }
   const installed: Method = function (...args) {
-    return Reflect.apply(wrappers.reduce((inner, wrapper) => wrapper(inner), usual), this, args)
+    return Reflect.apply(joined, this, args)
   }
   Object.defineProperty(target, name, { value: installed, configurable: true, writable: true, enumerable: before?.enumerable ?? false })
-  return { before, wrappers, installed }
+  return { before, wrappers, installed, join }
 }
 
 /** Replaces a method of one object, and returns a function that undoes it. */
@@ -142,11 +148,9 @@ class Hub {
     }
     this.#undo.push(
       wrap(server, 'listenerCount', usual => (event: unknown, listener: unknown) => {
-        const expected = event === this.expected ? 1 : 0
-        if (listener !== undefined || !this.events.has(event as string)) {
-          return Reflect.apply(usual, server, listener === undefined ? [event] : [event, listener]) as number + expected
-        }
-        return server.listeners(event as string).length + expected
+        const counted = Reflect.apply(usual, server, listener === undefined ? [event] : [event, listener]) as number
+        const hidden = listener === undefined ? this.#counts.get(event) ?? 0 : 0
+        return counted - hidden + (event === this.expected ? 1 : 0)
       }),
       wrap(server, 'eventNames', usual => () =>
         (Reflect.apply(usual, server, []) as string[]).filter(event => !this.events.has(event) || server.listeners(event).length > 0)),
@@ -161,9 +165,12 @@ class Hub {
   }
 
   readonly #all: Hidden[] = []
+  /** How many hidden listeners an event has. */
+  readonly #counts = new Map<unknown, number>()
 
   hide (one: Hidden): void {
     this.#all.push(one)
+    this.#counts.set(one.event, this.hiddenFor(one.event).length)
     this.hidden.add(one.listener)
     this.events.add(one.event)
     this.#server.on(one.event, one.listener as (...args: unknown[]) => void)
@@ -173,6 +180,7 @@ class Hub {
     this.#server.removeListener(one.event, one.listener as (...args: unknown[]) => void)
     this.hidden.delete(one.listener)
     this.#all.splice(this.#all.indexOf(one), 1)
+    this.#counts.set(one.event, this.hiddenFor(one.event).length)
   }
 
   hiddenFor (event: string): Listener[] {

@@ -1,8 +1,9 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT } from '../errors.ts'
+import { showTarget } from '../handshake/authority.ts'
 import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
-import { Enquiry, MATCHED, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
+import { Enquiry, MATCHED, NO_VALUES, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
 import type { DuplexRoute } from './route.ts'
 import { HostStore, VersionStore } from './stores.ts'
 
@@ -13,9 +14,6 @@ export type { DuplexRoute } from './route.ts'
 export interface Claimed {
   readonly route: DuplexRoute
 }
-
-/** The values if no route of the app has constraints. */
-const NO_VALUES: Readonly<Record<string, unknown>> = {}
 
 /** All duplex routes of an app. They are in the app's own router. One look-up finds them when a request head is read. */
 export class DuplexRoutes {
@@ -164,6 +162,7 @@ export class DuplexRoutes {
     method: string, path: string, values: Readonly<Record<string, unknown>>, ranking: Ranking, plainCounts: boolean
   ): DuplexRoute | 'unroutable' | undefined {
     const ask = (constraints: object): boolean => this.#ask(method, path, constraints) !== null
+    if (values === NO_VALUES) return Enquiry.run(new Enquiry(values, values, ranking, plainCounts), ask)
     const { version, ...rest } = values
     const derived = version === undefined || this.#plainVersions ? values : rest
     let musts: Record<string, undefined> | undefined
@@ -266,7 +265,7 @@ function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kV
   headers['accept-version'] = undefined
 }
 
-/** The question of a claimed request. When the router reaches the place of its route, the hidden field is put back. */
+/** The question of a claimed request. When the router reaches the place of its route, what was hidden from it is put back. */
 class Revealing implements Question {
   readonly #req: IncomingMessage
   readonly #route: DuplexRoute
@@ -277,6 +276,7 @@ class Revealing implements Question {
   }
 
   [VISIT] (place: Place): number {
+    showTarget(this.#req)
     const headers: Parameters<typeof hideVersion>[0]['headers'] = this.#req.headers
     if (headers[kVersion] !== undefined) {
       headers['accept-version'] = headers[kVersion]

@@ -6,6 +6,9 @@ export const SIDE = 'fastifyDuplex'
 /** A constraint that no route has. The router reads its value last, and only if a route of the node matches. */
 export const MATCHED = 'fastifyDuplexMatched'
 
+/** The values if no route of the app has constraints. */
+export const NO_VALUES: Readonly<Record<string, unknown>> = {}
+
 /** A symbol and no string, because the app may have a constraint of any name. */
 export const VISIT = Symbol('visit')
 
@@ -140,8 +143,6 @@ export class Place {
   }
 }
 
-const DECIDED = Symbol('decided')
-
 /**
  * One look-up in the app's router. The router finds nothing by it, but visits the nodes for a URL, the most specific first. The
  * properties that the router reads at each node tell whether a plain route matches there. The place of the node
@@ -155,6 +156,8 @@ export class Enquiry implements Question {
   /** The router has read the value, and the node had no place: so it has no duplex route. */
   #readAlone = false
   #metPlain = false
+  /** Nodes that the router visits from now on are less specific, and count no more. */
+  #decided = false
 
   /**
    * @param values what was derived from the request
@@ -165,7 +168,7 @@ export class Enquiry implements Question {
     values: Readonly<Record<string, unknown>>, derived: Readonly<Record<string, unknown>>, ranking: Ranking, plainCounts: boolean
   ) {
     // The router reads these like any others that it has derived.
-    Object.assign(this, derived)
+    if (derived !== NO_VALUES) Object.assign(this, derived)
     this.#values = values
     this.#ranking = ranking
     this.#plainCounts = plainCounts
@@ -177,26 +180,34 @@ export class Enquiry implements Question {
     return this
   }
 
-  get [MATCHED] (): undefined {
-    // A plain route matches, because the place lets no duplex route match.
-    this.#found = undefined
-    this.#metPlain = true
-    throw DECIDED
+  get [MATCHED] (): true {
+    // A plain route matches, because the place lets no duplex route match. The value makes the router go on without it.
+    if (!this.#decided) this.#meetPlain()
+    return true
   }
 
   [VISIT] (place: Place): number {
     this.#readAlone = false
+    if (this.#decided) return 0
     const { route, rank } = place.choose(this.#values, this.#ranking)
     this.#found = route
-    if (rank === Rank.AT_ANY_RATE) throw DECIDED
+    if (rank === Rank.AT_ANY_RATE) {
+      this.#decided = true
+      return 0
+    }
     return this.#plainCounts ? place.plainRoutes : 0
   }
 
   #leaveNode (): void {
-    if (this.#found !== undefined) throw DECIDED
-    if (!this.#readAlone || !this.#plainCounts) return
+    if (this.#decided) return
+    if (this.#found !== undefined) this.#decided = true
+    else if (this.#readAlone && this.#plainCounts) this.#meetPlain()
+  }
+
+  #meetPlain (): void {
+    this.#decided = true
+    this.#found = undefined
     this.#metPlain = true
-    throw DECIDED
   }
 
   /** Whether a plain route matched. */
@@ -207,13 +218,9 @@ export class Enquiry implements Question {
    * @returns 'unroutable' if it does
    */
   static run (enquiry: Enquiry, ask: (constraints: object) => boolean): DuplexRoute | 'unroutable' | undefined {
-    try {
-      const unroutable = ask(enquiry)
-      enquiry.#leaveNode()
-      return unroutable ? 'unroutable' : undefined
-    } catch (error) {
-      if (error !== DECIDED) throw error
-      return enquiry.#found
-    }
+    const unroutable = ask(enquiry)
+    enquiry.#leaveNode()
+    if (enquiry.#decided) return enquiry.#found
+    return unroutable ? 'unroutable' : undefined
   }
 }
