@@ -10,8 +10,9 @@
 // what is still on its way would be lost there.
 //
 // Run it:     PORT=3001 node examples/worker.ts & PORT=3002 node examples/worker.ts &
-//             UNREADY=5000 DRAIN_TIMEOUT=30000 are the two times. docs/more-than-one-machine.md has the configurations of nginx,
-//             HAProxy, systemd and Kubernetes. Under systemd it takes the socket that it is given (LISTEN_FDS).
+//             UNREADY=5000 DRAIN_TIMEOUT=30000 are the two times, and over DRAIN_SPREAD=5000 the connections are told one after
+//             the other. docs/more-than-one-machine.md has the configurations of nginx, HAProxy, systemd and Kubernetes. Under
+//             systemd it takes the socket that it is given (LISTEN_FDS).
 //             Before Node 22.18: npm run setup, then .build/examples/worker.js in its place.
 // Drive it:   curl -i http://localhost:3001/ready
 //             (echo 1; sleep 5; echo 2; sleep 60) | npx fastify-duplex --upgrade lines http://localhost:3001/lines
@@ -28,6 +29,7 @@ import duplex from '../lib/index.ts'
 const { PORT = '3000', HOST = '127.0.0.1', NAME = `worker ${process.pid}`, LISTEN_FDS, LISTEN_PID } = process.env
 const UNREADY = Number(process.env.UNREADY ?? 0)
 const DRAIN_TIMEOUT = Number(process.env.DRAIN_TIMEOUT ?? 10_000)
+const DRAIN_SPREAD = Number(process.env.DRAIN_SPREAD ?? 0)
 /** The first descriptor of those that systemd passes, sd_listen_fds(3). */
 const LISTEN_FDS_START = 3
 
@@ -36,7 +38,7 @@ let ready = true
 const count = { told: 0, finished: 0, cut: 0 }
 
 const app = Fastify({ logger: { level: 'error' } })
-await app.register(duplex, { drainTimeout: DRAIN_TIMEOUT })
+await app.register(duplex, { drainTimeout: DRAIN_TIMEOUT, drainSpread: DRAIN_SPREAD })
 
 app.get('/', () => `${NAME}\n`)
 app.get('/ready', (_request, reply) => reply.code(ready ? 200 : 503).send(ready ? 'ready\n' : 'going away\n'))

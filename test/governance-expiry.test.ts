@@ -1,9 +1,13 @@
 import t from 'tap'
 import { once } from 'node:events'
 import { mock } from 'node:test'
+import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
+import { kDrain, kGovern, kUndrain } from '../lib/connection/symbols.ts'
 import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
+import { Governance } from '../lib/governance/governance.ts'
+import { Governed } from '../lib/governance/governed.ts'
 import { SharedDelays } from '../lib/governance/shared-delays.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
@@ -140,6 +144,28 @@ t.test('GV2 extend() gives an end to a connection without one, and a moment that
   t.same(await endOf(connection), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
 })
 
+t.test('GV2 extend() behind the end says so: where the connection expired, and where it was destroyed', async t => {
+  const told: boolean[] = []
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    const extend = (): void => { told.push(connection.extend(Date.now() + 3_600_000)) }
+    connection.signal.addEventListener('abort', extend)
+    void connection.closed.then(extend)
+    return forever()
+  }, { expires: soon }))
+  await attempt(server, 'upgrade', LATER)
+  await attempt(server, 'upgrade', LATER)
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  t.ok(first.extend(0))
+  t.same(await endOf(first), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
+  second.destroy()
+  t.notOk(second.extend(Date.now() + 3_600_000))
+  t.same(await endOf(second), ['destroyed', 'FST_ERR_DUPLEX_DESTROYED'])
+  t.same(told, [false, false, false, false])
+})
+
 t.test('GV2 an expiry that is no moment, and one that throws, are answered as an error of the app', async t => {
   const expiries: Record<string, () => unknown> = {
     text: () => '2026-01-01',
@@ -260,6 +286,65 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
   mock.timers.setTime(1_000_000 + 41 * 24 * 3_600_000)
   mock.timers.tick(1000)
   t.same(over, [1, 2], 'forward: within a second')
+})
+
+t.test('GV2 what is over waits for nothing any more', t => {
+  const governance = new Governance({ perKey: undefined })
+  const nothing = (): void => {}
+  const one = new Governed(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kGovern]: nothing }, 0)
+  one.labels.add('a')
+  t.ok(one.extend(Date.now() + 3_600_000))
+  t.same([governance.expiries.size, governance.labels.size], [1, 1])
+  one.leave()
+  t.same([governance.expiries.size, governance.labels.size], [0, 0])
+  t.notOk(one.extend(Date.now() + 3_600_000))
+  t.equal(governance.expiries.size, 0)
+  t.end()
+})
+
+t.test('GV2 delays that are the same share a timer, and none is shorter for that', async t => {
+  const delays = new SharedDelays()
+  const wait = async (): Promise<number> => {
+    const from = performance.now()
+    await new Promise<void>(resolve => delays.after(60, resolve))
+    return performance.now() - from
+  }
+  const first = wait()
+  await new Promise<void>(resolve => setTimeout(resolve, 30))
+  const second = wait()
+  t.ok(await first >= 59)
+  t.ok(await second >= 59)
+})
+
+t.test('GV2 the clock of a live server is set: a connection keeps to it, and its grace does not', async t => {
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    return forever()
+  }, { expires: soon, expiryGrace: 300 }))
+  await attempt(server, 'upgrade', LATER)
+  await attempt(server, 'upgrade', LATER)
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  mock.timers.enable({ apis: ['Date'], now: Date.now() })
+  t.teardown(() => mock.timers.reset())
+  const start = Date.now()
+  first.extend(start + 60_000)
+  // Half an hour back: what had a minute to live has 31.
+  mock.timers.setTime(start - 1_800_000)
+  first.extend(start + 60_000)
+  mock.timers.setTime(start + 61_000)
+  // Nothing else happens: it is the look at the clock that finds out.
+  t.notOk(first.draining.aborted)
+  await once(first.draining, 'abort')
+  const from = performance.now()
+  mock.timers.setTime(start - 1_800_000)
+  t.same(await endOf(first), ['expired', 'FST_ERR_DUPLEX_EXPIRED'], 'the clock goes back, and the grace is over all the same')
+  t.ok(performance.now() - from < 10_000)
+  t.notOk(second.draining.aborted)
+  t.equal((await attempt(server, 'upgrade', 'X-In: 1000')).status, 101, 'by the clock as it is now, too')
+  t.ok(second.extend(start - 1_800_000 - 1), 'a moment that has passed by the clock as it is now')
+  t.ok(second.draining.aborted)
 })
 
 t.test('GV2 there is one timer for all expiries, and none without any', async t => {

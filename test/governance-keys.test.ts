@@ -138,6 +138,17 @@ t.test('GV1 the keys of the plugin count all routes together', async t => {
   t.equal((await wire.send('GET /other HTTP/1.1\r\nHost: a\r\nX-Key: a\r\n\r\n').head()).status, 429)
 })
 
+t.test('GV1 a place that one limit has given and the other has not is given back once', async t => {
+  const server = await serveBriefly(t, { plugin: { maxConnections: { max: 1, key: field('x-user') } } }, app => take(app, forever, {
+    maxConnections: { max: 2, key: field('x-room') }
+  }))
+  const enter = async (user: string): Promise<number> => (await attempt(server, 'upgrade', `X-User: ${user}`, 'X-Room: a')).status
+  t.equal(await enter('one'), 101)
+  t.same([await enter('one'), await enter('one')], [429, 429], 'the room has a place, the user has none')
+  t.equal(await enter('two'), 101)
+  t.equal(await enter('three'), 429, 'the room is full')
+})
+
 t.test('GV1 an object without a key is the number that it has', async t => {
   const server = await serveBriefly(t, { plugin: { maxConnections: { max: 2 } } }, app => take(app, forever))
   t.same([(await attempt(server)).status, (await attempt(server)).status, (await attempt(server)).status], [101, 101, 503])
@@ -162,6 +173,24 @@ t.test('GV1 a key that is no string, and one that throws, are answered as an err
   t.same([status, code], [400, 'MINE'])
   t.equal((await attempt(server, 'upgrade', 'X-Key: text')).status, 101)
 })
+
+for (const nothing of [undefined, null]) {
+  t.test(`GV1 a function that throws nothing (${nothing}) lets nobody in`, async t => {
+    const throwIt = (): never => (function * (): Generator<undefined, never> { throw yield })().throw(nothing) as never
+    const server = await serveBriefly(t, {}, app => {
+      app.get('/key', { duplex: { maxConnections: { max: 0, key: throwIt } } }, () => { t.fail('entered') })
+      app.get('/labels', { duplex: { labels: throwIt } }, () => { t.fail('entered') })
+      app.get('/expires', { duplex: { expires: throwIt } }, () => { t.fail('entered') })
+      app.get('/protocols', { duplex: { protocols: async () => throwIt() } }, () => { t.fail('entered') })
+    })
+    for (const path of ['key', 'labels', 'expires', 'protocols']) {
+      const wire = await server.connect()
+      wire.send(`GET /${path} HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n`)
+      t.equal((await wire.head()).status, 500, path)
+      wire.destroy()
+    }
+  })
+}
 
 t.test('GV1 100 000 keys leave nothing', t => {
   const slots = new KeySlots(2, () => '')

@@ -55,6 +55,28 @@ acrossAll(t, 'GV3 a pending connection that is closed by its label is answered w
   t.same(server.app.duplex.find('a'), [])
 })
 
+/** What `error` of `close()` may have for a status, and what a pending request is answered with. */
+const refusals: [statusCode: unknown, status: number, code: string][] = [
+  [undefined, 403, 'FST_ERR_DUPLEX_REVOKED'], [401, 401, 'MINE'], [200, 403, 'FST_ERR_DUPLEX_REVOKED'], [999, 403, 'FST_ERR_DUPLEX_REVOKED'],
+  ['no', 403, 'FST_ERR_DUPLEX_REVOKED']
+]
+for (const [statusCode, expected, told] of refusals) {
+  t.test(`GV3 a pending connection is closed with an error whose status is ${String(statusCode)}: ${expected}, and all others are closed, too`, async t => {
+    const entered: PendingDuplex[] = []
+    const server = await serveBriefly(t, { plugin: { labels } }, app => takeManually(app, async pending => {
+      entered.push(pending)
+      await once(pending.signal, 'abort')
+      await pending.accept()
+    }))
+    const answers = [0, 1].map(() => attempt(server, 'upgrade', 'X-Labels: a'))
+    while (entered.length < 2) await turn()
+    const error = Object.assign(new Error('private'), { code: 'MINE', ...(statusCode === undefined ? {} : { statusCode }) })
+    t.equal(server.app.duplex.close('a', { error }), 2)
+    for (const { status, code } of await Promise.all(answers)) t.same([status, code], [expected, told])
+    for (const pending of entered) t.equal((await pending.closed).error, error)
+  })
+}
+
 for (const hook of ['onRequest', 'preHandler', 'onSend'] as const) {
   t.test(`GV3 a label that is closed while ${hook} hooks run wins`, async t => {
     const running = gate()
@@ -99,6 +121,29 @@ t.test('GV3 within: draining first, and the end for those that are still there',
   t.same(await endOf(second), ['revoked', 'MINE'])
   t.ok(performance.now() - from >= 59)
   t.equal(await other.wire.gone(), 'broken')
+})
+
+t.test('GV3 closed twice: the second one shortens the time that the first one gave, and never makes it longer', async t => {
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, {}, app => take(app, connection => {
+    connections.push(connection)
+    return forever()
+  }, { labels }))
+  await attempt(server, 'upgrade', 'X-Labels: a,b')
+  await attempt(server, 'upgrade', 'X-Labels: a')
+  while (connections.length < 2) await turn()
+  const [first, second] = connections as [DuplexConnection, DuplexConnection]
+  const { duplex } = server.app
+  const from = performance.now()
+  t.equal(duplex.close('a', { within: 100, error: Object.assign(new Error('one'), { code: 'ONE' }) }), 2)
+  t.equal(duplex.close('a', { within: 3_600_000, error: Object.assign(new Error('two'), { code: 'TWO' }) }), 2, 'both are still there')
+  t.equal(duplex.close('b', { error: Object.assign(new Error('three'), { code: 'THREE' }) }), 1)
+  t.same(await endOf(first), ['revoked', 'THREE'])
+  t.ok(performance.now() - from < 100, 'at once')
+  t.same([codeOfReason(first.draining), codeOfReason(second.draining)], ['ONE', 'ONE'], 'it heard of it once')
+  t.same(await endOf(second), ['revoked', 'ONE'])
+  t.equal(duplex.close('a'), 0)
+  t.equal(duplex.close('b'), 0)
 })
 
 t.test('GV3 labels come and go while a connection lives', async t => {

@@ -47,6 +47,8 @@ async function loggedOut (t: Test, env: NodeJS.ProcessEnv): Promise<void> {
   const { status } = await fetch(`http://127.0.0.1:${program.port}/logout`, { method: 'POST', headers: { authorization: `Bearer ${anna}` } })
   t.equal(status, 204)
   for (const wire of hers) t.equal(await wire.gone(), 'broken')
+  t.equal((await open(program, anna)).head.status, 401, 'her token opens nothing any more')
+  t.equal((await open(program, await login(program, 'anna'))).head.status, 101)
   his.send('still here\n')
   t.equal(await his.until('\n'), 'still here\n')
   t.equal(await program.stop(), 0)

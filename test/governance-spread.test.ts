@@ -1,9 +1,10 @@
 import t from 'tap'
-import { once } from 'node:events'
+import { addAbortListener, once } from 'node:events'
+import { PassThrough } from 'node:stream'
 import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import { DrainSpread } from '../lib/governance/drain-spread.ts'
-import type { DuplexConnection } from '../lib/index.ts'
+import { tunnel, type DuplexConnection } from '../lib/index.ts'
 import { attempt, endOf, forever } from './fixtures/governed.ts'
 import { ask, everyKind, take } from './fixtures/kinds.ts'
 import { timersLeft } from './fixtures/lifetime.ts'
@@ -45,6 +46,42 @@ onEachStream(t, 'GV4 the drain reaches connections one after the other, and each
   t.equal(await timersLeft(), 0)
 })
 
+t.test('GV4 500 tunnels hear of it evenly, each is cut behind its own drainTimeout, and close() resolves', async t => {
+  const drainSpread = 600
+  const drainTimeout = 150
+  const told: number[] = []
+  const cut: { after: number, reason: string }[] = []
+  let firstCut = Infinity
+  const server = await serve(t, { close: false, plugin: { drainSpread, drainTimeout } }, app => app.connect('*', { duplex: { accept: 'manual' } }, pending => {
+    let at = Infinity
+    addAbortListener(pending.draining, () => told.push(at = performance.now()))
+    void pending.closed.then(({ reason }) => {
+      const now = performance.now()
+      firstCut = Math.min(firstCut, now)
+      cut.push({ after: now - at, reason })
+    })
+    return tunnel(pending, () => new PassThrough())
+  }))
+  const wires = await Promise.all(Array.from({ length: 500 }, async () => {
+    const wire = await server.connect()
+    await wire.send(`${ask('connect')}hello`).head()
+    await wire.until('hello')
+    return wire
+  }))
+  const ends = wires.map(wire => wire.gone())
+  await server.app.close()
+  t.equal(told.length, 500)
+  // No more than a fifth in any tenth of the time, wherever that begins. A loop that stands still makes the whole last longer.
+  const most = Math.max(...told.map(from => told.filter(at => at >= from && at - from < drainSpread / 10).length))
+  t.ok(most < 100, `${most} in a tenth of the time`)
+  t.ok((told.at(-1) as number) - (told[0] as number) >= drainSpread * 0.9)
+  t.ok(firstCut < (told.at(-1) as number), 'the time of the first is over before the last one hears')
+  t.same(cut.filter(({ after, reason }) => after < drainTimeout - 1 || reason !== 'shutdown'), [])
+  t.equal(cut.length, 500)
+  t.same(new Set(await Promise.all(ends)), new Set(['broken']))
+  t.equal(await timersLeft(), 0)
+})
+
 t.test('GV4 close() resolves when all have gone, however long the spread would have taken', async t => {
   const plugin = { drainSpread: 60_000, drainTimeout: 60_000 }
   const server = await serve(t, { close: false, plugin }, app => take(app, ({ readable, writable }) => {
@@ -73,6 +110,7 @@ t.test('GV4 what is not accepted hears of it at once', async t => {
   await until(() => heard.length > 0)
   const drained = server.app.duplex.drain()
   t.equal((await wire.head()).status, 503)
+  wire.destroy()
   await drained
 })
 

@@ -3,7 +3,7 @@ import type { FastifyBaseLogger, FastifyReply } from 'fastify'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
   FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
-  FST_ERR_DUPLEX_SHUTDOWN
+  FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
 import { Governed, type Governable } from '../governance/governed.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
@@ -136,7 +136,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
   get labels (): DuplexLabels { return this[kGoverned].labels }
 
   extend (until: DuplexMoment | undefined): boolean {
-    return this[kGoverned].extend(until)
+    return this[kGoverned].extend(until, this.#cause !== undefined)
   }
 
   /** Made when somebody asks for it: most connections have none. */
@@ -223,7 +223,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
       this.#breakOff({ reason, error, code })
     } else if (this.#cause === undefined && this.#claim.undecided) {
       this.#cause = { reason, error }
-      this.#claim.refuse(error as RefusalError)
+      this.#claim.refuse(answerFor(error))
       this.#signal?.abort(error)
     }
   }
@@ -451,6 +451,13 @@ export class Connection implements Owner, Mortal, Governable, Young {
     if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.#claim.state === 'answered')) return undefined
     return { reason: 'destroyed', error: new FST_ERR_DUPLEX_DESTROYED() }
   }
+}
+
+/** What a client is told that is refused with this. An error of the app with no status of HTTP was not meant for it. */
+function answerFor (error: Error): RefusalError {
+  const { statusCode } = error as RefusalError
+  const isStatus = Number.isInteger(statusCode) && statusCode as number >= 400 && statusCode as number <= 599
+  return isStatus ? error as RefusalError : new FST_ERR_DUPLEX_REVOKED({ cause: error })
 }
 
 function byName (fields: HeadFields): Map<string, string | string[]> {

@@ -47,9 +47,10 @@ export class Governed implements Expiring {
     return this.#labels
   }
 
-  extend (until: DuplexMoment | undefined): boolean {
+  /** @param over it is being broken off, which nothing takes back */
+  extend (until: DuplexMoment | undefined, over = false): boolean {
     const moment = momentOf(until)
-    if (this.#connection === undefined || this.#revoked) return false
+    if (this.#connection === undefined || this.#revoked || over) return false
     const { expiries } = this.#governance
     this.until = moment
     if (moment <= Date.now()) {

@@ -1,6 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply, FastifyRequest } from 'fastify'
-import { FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED } from '../errors.ts'
+import {
+  FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
+  FST_ERR_DUPLEX_ROUTING_FAILED
+} from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
@@ -40,20 +43,26 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     claim.terms?.count(request)
   } catch (error) {
     if (error instanceof FST_ERR_DUPLEX_MAX_PER_KEY) reply.header('retry-after', RETRY_AFTER)
-    done(error as Error)
+    done(failure(error))
     return
   }
+  const failed = (error: unknown): void => done(failure(error))
   if (claim.kind === 'upgrade' && claim.route.settings.chooser !== undefined) {
-    choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), done)
+    choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), failed)
   } else if (route.messages !== undefined) {
     route.messages.prepare(request, reply).then(() => {
       promise100(claim)
       done()
-    }, done)
+    }, failed)
   } else {
     promise100(claim)
     done()
   }
+}
+
+/** What a function of the app has thrown. Where that is nothing, Fastify would go on. */
+function failure (error: unknown): Error {
+  return (error ?? new FST_ERR_DUPLEX_ROUTING_FAILED()) as Error
 }
 
 /** On an upgrade with a body the plugin sends the 100 that the client waits for. On a `body` Node does. */

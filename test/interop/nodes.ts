@@ -2,22 +2,17 @@
 // behind nginx with the configurations of docs/more-than-one-machine.md. All of them are replaced, one after
 // the other, while tunnels live on them; then come tunnels that do not hear that they are to go.
 import { strict as assert } from 'node:assert'
-import { EventEmitter, once } from 'node:events'
+import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
-import http, { type IncomingMessage } from 'node:http'
-import type { Socket } from 'node:net'
 import { join } from 'node:path'
-import { createInterface } from 'node:readline'
-import { setTimeout as after } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import type { Program } from '../fixtures/program.ts'
+import { answer, dial, haproxyInFront, LineClient, stop, sum, type Counts } from './lab/line-clients.ts'
 import { Dialogue, haproxy, nginx, python, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const TUNNELS = 500
 const DEAF = 20
 const ADDRESSES = ['127.0.0.2', '127.0.0.3', '127.0.0.4', '127.0.0.5'] as const
-/** What a client does nothing for, between an answer and its next message. */
-const PAUSE = 200
 /** Longer than HAProxy takes to see that a worker is not ready. */
 const UNREADY = 1000
 /** No client needs it. */
@@ -37,25 +32,7 @@ interface Balancer {
 const balancers: readonly Balancer[] = [{
   peer: haproxy,
   file: 'haproxy.cfg',
-  configure: (front, workers) => `
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 30s
-  timeout server 30s
-  timeout tunnel 1h
-  retries 3
-  option redispatch
-  retry-on conn-failure empty-response 503
-frontend front
-  bind 127.0.0.1:${front}
-  default_backend workers
-backend workers
-  balance leastconn
-  option httpchk GET /ready
-  default-server check inter 250ms fall 1 rise 1
-${workers.map((worker, index) => `  server w${index + 1} ${worker}`).join('\n')}
-`,
+  configure: haproxyInFront,
   command: path => ['-db', '-f', path]
 }, {
   peer: nginx,
@@ -107,7 +84,7 @@ async function run (lab: Lab): Promise<void> {
     })
 
     await lab.check(peer, `every worker replaced in turn, under ${TUNNELS} live tunnels`, async () => {
-      const clients = Array.from({ length: TUNNELS }, () => new Client(front))
+      const clients = Array.from({ length: TUNNELS }, () => new LineClient(front))
       const allAnswered = (): Promise<unknown> => Promise.all(clients.map(client => once(client, 'ack')))
       const running = Promise.all(clients.map(client => client.run()))
       await Promise.race([running, allAnswered()])
@@ -125,7 +102,7 @@ async function run (lab: Lab): Promise<void> {
       await running
 
       const { told, finished, cut } = sum(counts)
-      const total = (count: (client: Client) => number): number => clients.reduce((all, client) => all + count(client), 0)
+      const total = (count: (client: LineClient) => number): number => clients.reduce((all, client) => all + count(client), 0)
       const [messages, lost, broken, reconnects, refused] = [
         total(({ sent }) => sent), total(({ sent, acknowledged }) => sent - acknowledged), total(client => client.broken),
         total(client => client.reconnects), total(client => client.refused)
@@ -170,7 +147,7 @@ async function activation (lab: Lab): Promise<void> {
     const port = Number((/\d+/.exec(await holder.until('\n')) as RegExpExecArray)[0])
     holder.send('start one\n')
     await holder.until(`listening on http://localhost:${port}\n`)
-    const client = new Client(port)
+    const client = new LineClient(port)
     const running = client.run()
     await once(client, 'ack')
     holder.send('stop\n')
@@ -210,124 +187,6 @@ for line in sys.stdin:
         os.waitpid(pid, 0)
         print('gone', flush=True)
 `
-
-interface Counts {
-  told: number
-  finished: number
-  cut: number
-}
-
-/** What a worker says when it goes, with exit code 0. */
-async function stop (worker: Program): Promise<Counts> {
-  assert.equal(await worker.stop(), 0, worker.output())
-  const [, told, finished, cut] = await worker.printed(/told (\d+), finished (\d+), cut (\d+)/)
-  return { told: Number(told), finished: Number(finished), cut: Number(cut) }
-}
-
-function sum (counts: readonly Counts[]): Counts {
-  const all = (name: keyof Counts): number => counts.reduce((total, count) => total + count[name], 0)
-  return { told: all('told'), finished: all('finished'), cut: all('cut') }
-}
-
-/** Asks through the proxy until all of these workers have answered. */
-async function answer (front: number, ...names: readonly string[]): Promise<void> {
-  const silent = new Set(names)
-  while (silent.size > 0) {
-    // A connection each: the proxy chooses a worker for every one of them.
-    const answer = fetch(`http://127.0.0.1:${front}/`, { headers: { connection: 'close' } }).then(response => response.text())
-    const name = await answer.catch(() => '')
-    if (!silent.delete(name.trim())) await after(50)
-  }
-}
-
-/** An upgraded connection, or undefined where it was refused. */
-async function dial (port: number): Promise<Socket | undefined> {
-  const request = http.get({ host: '127.0.0.1', port, path: '/lines', headers: { connection: 'Upgrade', upgrade: 'lines' }, agent: false })
-  const upgraded = once(request, 'upgrade') as Promise<[IncomingMessage, Socket, Buffer]>
-  const answered = once(request, 'response') as Promise<[IncomingMessage]>
-  try {
-    const [response, socket, head] = await Promise.race([upgraded, answered])
-    if (socket === undefined) {
-      response.resume()
-      return undefined
-    }
-    if (head !== undefined && head.length > 0) socket.unshift(head)
-    return socket
-  } catch {
-    return undefined
-  }
-}
-
-/** Sends numbers, and waits for each to be acknowledged, until it is told to stop. It emits 'ack'. */
-class Client extends EventEmitter {
-  sent = 0
-  acknowledged = 0
-  /** Connections beyond the first. */
-  reconnects = -1
-  /** Attempts at a connection that failed. */
-  refused = 0
-  /** Connections that ended before their time. */
-  broken = 0
-  readonly #port: number
-  #stopping = false
-
-  constructor (port: number) {
-    super()
-    this.#port = port
-  }
-
-  /** From now on nothing new is sent; `run()` resolves when all is acknowledged. */
-  stop (): void {
-    this.#stopping = true
-  }
-
-  async run (): Promise<void> {
-    while (!this.#stopping) {
-      const socket = await dial(this.#port)
-      if (socket === undefined) {
-        if (++this.refused === 100) throw new Error('there is no worker that accepts')
-        await after(PAUSE)
-        continue
-      }
-      this.reconnects++
-      if (!await this.#talk(socket).catch(() => false)) this.broken++
-    }
-  }
-
-  /** One connection, to its end. Tells whether it was meant to end. */
-  async #talk (socket: Socket): Promise<boolean> {
-    let told = false
-    let waiting = false
-    let timer: NodeJS.Timeout | undefined
-    const next = (): void => {
-      if (told || this.#stopping) {
-        socket.end()
-      } else {
-        waiting = true
-        socket.write(`${++this.sent}\n`)
-      }
-    }
-    next()
-    try {
-      for await (const line of createInterface({ input: socket })) {
-        if (line === 'bye') {
-          told = true
-        } else {
-          assert.equal(line, `ack ${this.sent}`)
-          waiting = false
-          this.acknowledged++
-          this.emit('ack')
-        }
-        clearTimeout(timer)
-        if (!waiting) timer = setTimeout(next, told ? 0 : PAUSE)
-      }
-      return (told || this.#stopping) && !waiting
-    } finally {
-      clearTimeout(timer)
-      socket.destroy()
-    }
-  }
-}
 
 const group: Group = { title: 'More than one machine', peers: [...balancers.map(({ peer }) => peer), python], run }
 

@@ -1,19 +1,24 @@
 // Chaos for as long as you like: `npm run soak -- MINUTES`. Clients take every way in, with random
 // splits, half-closes, slow reading, resets and vanishing, while all bytes are hashed on both sides.
-// At the end a table, and a non-zero exit code when a byte was lost or anything was left behind.
+// governed.ts has what governs long connections. At the end a table, and a non-zero exit code when a
+// byte was lost or anything was left behind.
 import { createHash, randomBytes, randomInt } from 'node:crypto'
 import { once } from 'node:events'
 import net from 'node:net'
 import { setTimeout as sleep } from 'node:timers/promises'
 import tls from 'node:tls'
-import Fastify from 'fastify'
+import Fastify, { type FastifyRequest } from 'fastify'
 import duplex, { type DuplexConnection } from '../../lib/index.ts'
 import { tlsOptions } from '../fixtures/server.ts'
+import { governed } from './governed.ts'
 
 const minutes = Number(process.argv[2] ?? 2)
 const CLIENTS = 24
+/** Beside those, with what governed.ts does. */
+const GOVERNED = 12
 const MOST_SHOWN = 30
 const MAX_BODY = 256 * 1024
+const LAST_CHUNK = '0\r\n\r\n'
 const seed = randomInt(2 ** 31)
 
 /** mulberry32: the run can be told from its seed, as far as the network lets it. */
@@ -42,13 +47,15 @@ process.on('unhandledRejection', error => problem(`unhandled rejection: ${String
 process.on('warning', warning => problem(`warning: ${warning.message}`))
 
 /** Echoes, at times slowly; a byte that is not the client's own would show in its hash. */
-async function echo (connection: DuplexConnection): Promise<void> {
+async function echo (connection: DuplexConnection, { headers }: FastifyRequest): Promise<void> {
   const { readable, writable, closed } = connection
   void closed.then(({ reason }) => count(`closed: ${reason}`))
   // What is to end in order is never ended by what governs it, whatever comes and goes.
   connection.labels.add(`way:${connection.kind}`)
-  if (random(4) === 0) connection.extend(Date.now() + 3_600_000 + random(1000))
-  if (random(4) === 0) connection.extend(undefined)
+  if (headers['x-short'] === undefined) {
+    if (random(4) === 0) connection.extend(Date.now() + 3_600_000 + random(1000))
+    if (random(4) === 0) connection.extend(undefined)
+  }
   let turns = 0
   for await (const chunk of readable) {
     if (turns++ % 16 === 15) await sleep(1)
@@ -64,7 +71,8 @@ async function serve (secure: boolean): Promise<{ port: number, close: () => Pro
     drainSpread: 500,
     expiryGrace: 20,
     expires: request => Date.now() + (request.headers['x-short'] === undefined ? 3_600_000 : 5),
-    labels: request => request.headers['x-short'] === undefined ? ['long'] : ['long', 'short', `short:${String(request.headers['x-short'])}`],
+    // One half of the short ones expires, the other half is revoked before.
+    labels: request => request.headers['x-short'] === undefined ? ['long'] : ['long', Number(request.headers['x-short']) % 2 === 0 ? 'short' : 'shortest'],
     maxConnections: { max: CLIENTS, key: request => String(request.headers['x-key']) },
     rate: secure ? { bytesIn: 4_000_000, bytesOut: 3_000_000 } : {}
   })
@@ -77,7 +85,7 @@ async function serve (secure: boolean): Promise<{ port: number, close: () => Pro
   app.route({ method: 'CONNECT', url: '*', duplex: true, handler: echo })
   const rate = { bytesIn: 3_000_000, bytesOut: 4_000_000 }
   app.route({ method: ['GET', 'POST'], url: '/rated', duplex: { rate }, handler: echo })
-  const revoking = setInterval(() => { count(`revoked at once: ${Math.min(3, app.duplex.close('short', random(2) === 0 ? {} : { within: 5 }))}`) }, 50)
+  const revoking = setInterval(() => { app.duplex.close('shortest', random(2) === 0 ? {} : { within: 5 }) }, 2)
   await app.listen({ port: 0, host: '127.0.0.1' })
   const { port } = app.server.address() as net.AddressInfo
   return {
@@ -122,7 +130,7 @@ function chunked (body: Buffer): Buffer {
     parts.push(Buffer.from(`${size.toString(16)}\r\n`), body.subarray(at, at + size), Buffer.from('\r\n'))
     at += size
   }
-  return Buffer.concat([...parts, Buffer.from('0\r\n\r\n')])
+  return Buffer.concat([...parts, Buffer.from(LAST_CHUNK)])
 }
 
 function unchunk (wire: Buffer): Buffer | undefined {
@@ -155,7 +163,8 @@ async function cycle (port: number, secure: boolean): Promise<void> {
     }
   })
   const over = once(socket, 'close').catch(() => {})
-  const stopAt = ending === 'clean' || ending === 'refused' || ending === 'short' ? wire.length : random(wire.length)
+  // What is to expire does not end by itself before.
+  const stopAt = ending === 'clean' || ending === 'refused' ? wire.length : ending !== 'short' ? random(wire.length) : way === 'body' ? wire.length - LAST_CHUNK.length : wire.length
   for (let at = 0; at < stopAt && !socket.destroyed;) {
     const size = Math.min(stopAt - at, random(4) === 0 ? 1 + random(16) : 1 + random(65536))
     if (!socket.write(wire.subarray(at, at + size))) await Promise.race([once(socket, 'drain').catch(() => {}), over])
@@ -164,10 +173,13 @@ async function cycle (port: number, secure: boolean): Promise<void> {
   }
   count(`${way} ${ending}`)
   if (ending === 'short') {
-    // It has expired, or was revoked, whatever it has sent by then; a FIN is all that some of its kinds can see of that.
+    // It expires, or is revoked, whatever it has sent by then; a FIN is all that some of its kinds can see of that.
+    if (socket.readableEnded) socket.destroy()
     socket.once('end', () => socket.destroy())
-    socket.end()
-    await over
+    if (await Promise.race([over.then(() => false), sleep(10_000, true, { ref: false })])) {
+      problem(`${way}: a short one lives on`)
+      socket.destroy()
+    }
     return
   }
   if (ending === 'reset' || ending === 'vanish') {
@@ -216,7 +228,8 @@ const sample = setInterval(() => {
   heap.push(process.memoryUsage().heapUsed)
 }, Math.max(1000, minutes * 60_000 / 20))
 
-console.log(`soak: ${minutes} minutes, ${CLIENTS} clients, seed ${seed}`)
+console.log(`soak: ${minutes} minutes, ${CLIENTS} clients and ${GOVERNED} governed ones, seed ${seed}`)
+const governing = governed({ random, count, problem }, GOVERNED, deadline)
 await Promise.all(Array.from({ length: CLIENTS }, async () => {
   while (Date.now() < deadline) {
     const overTls = random(4) === 0
@@ -224,6 +237,7 @@ await Promise.all(Array.from({ length: CLIENTS }, async () => {
     count('cycles')
   }
 }))
+await governing
 clearInterval(sample)
 
 const quiet = Date.now() + 10_000
@@ -236,6 +250,9 @@ for (const [name, server] of [['plain', plain], ['TLS', secure]] as const) {
   if (Date.now() - before > 3000) problem(`the ${name} server took ${Date.now() - before} ms to close`)
 }
 
+for (const what of ['closed: expired', 'closed: revoked', 'governed: expired', 'governed: revoked', 'refused: 429', 'rate: had to wait']) {
+  if (counts[what] === undefined) problem(`not once "${what}"`)
+}
 for (const [what, many] of Object.entries(counts).sort()) console.log(`${what.padEnd(24)}${String(many).padStart(10)}`)
 const settled = heap.slice(Math.floor(heap.length / 4))
 if (settled.length > 1) {
