@@ -124,6 +124,15 @@ t.test('GV5 a reader that is slow itself is not pushed, and nothing is lost', as
   t.equal(await done.promise, sha256(bytes))
 })
 
+t.test('GV5 a long string is cut in the encoding of the stream', async t => {
+  const bytes = pattern(20_000)
+  const { wire } = await rated(t, 'upgrade', 'tcp', { rate: { bytesOut: 200_000 } }, ({ writable }) => {
+    writable.setDefaultEncoding('latin1')
+    writable.end(bytes.toString('latin1'))
+  })
+  t.equal(sha256(await wire.rest()), sha256(bytes))
+})
+
 t.test('GV5 a small rate: a few bytes, one after the other', async t => {
   const { wire, connection } = await rated(t, 'upgrade', 'tcp', { rate: { bytesIn: 20, bytesOut: 20 }, idleTimeout: 400 }, async ({ readable, writable }) => {
     const from = performance.now()

@@ -1,4 +1,5 @@
 import type { Writable } from 'node:stream'
+import { defaultEncoding } from '../internals/streams.ts'
 import { Bucket } from './bucket.ts'
 import type { Waiter, Wheel } from './wheel.ts'
 
@@ -34,7 +35,7 @@ export class OutputMeter implements Waiter {
     const { portion } = this.#bucket
     Object.assign(sink, {
       write: (chunk: unknown, ...rest: unknown[]): boolean => {
-        const bytes = bytesOf(chunk, rest[0])
+        const bytes = bytesOf(sink, chunk, rest[0])
         if (bytes === undefined || bytes.length <= portion || sink.writableEnded || sink.destroyed) {
           return Reflect.apply(write, sink, [chunk, ...rest])
         }
@@ -45,7 +46,7 @@ export class OutputMeter implements Waiter {
         return Reflect.apply(write, sink, done === undefined ? [bytes.subarray(at)] : [bytes.subarray(at), done])
       },
       end: (chunk: unknown, ...rest: unknown[]): Writable => {
-        const bytes = bytesOf(chunk, rest[0])
+        const bytes = bytesOf(sink, chunk, rest[0])
         if (bytes === undefined || bytes.length <= portion || sink.writableEnded) return Reflect.apply(end, sink, [chunk, ...rest])
         sink.write(bytes)
         return Reflect.apply(end, sink, rest.filter(arg => typeof arg === 'function'))
@@ -108,8 +109,8 @@ export class OutputMeter implements Waiter {
 }
 
 /** What can be cut; as for the rest, the stream says what is wrong with it. */
-function bytesOf (chunk: unknown, encoding: unknown): Uint8Array | undefined {
+function bytesOf (sink: Writable, chunk: unknown, encoding: unknown): Uint8Array | undefined {
   if (chunk instanceof Uint8Array) return chunk
   if (typeof chunk !== 'string') return undefined
-  return Buffer.from(chunk, typeof encoding === 'string' ? encoding as BufferEncoding : 'utf8')
+  return Buffer.from(chunk, typeof encoding === 'string' ? encoding as BufferEncoding : defaultEncoding(sink))
 }

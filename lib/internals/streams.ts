@@ -1,5 +1,5 @@
 // Streams. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { Duplex, Readable } from 'node:stream'
+import type { Duplex, Readable, Writable } from 'node:stream'
 import { endIsReset } from './sockets.ts'
 
 /** Makes `for await` leave the stream alive at its end. Node would destroy a Duplex, with its other half. */
@@ -19,6 +19,11 @@ export function hasEnd (readable: Readable): boolean {
 /** Whether it goes on into other streams: told by no property. */
 export function isPiped (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { pipes: readonly unknown[] } })._readableState.pipes.length > 0
+}
+
+/** The encoding of strings that are written without one. `setDefaultEncoding()` sets it, and nothing public tells it. */
+export function defaultEncoding (writable: Writable): BufferEncoding {
+  return (writable as unknown as { _writableState: { defaultEncoding?: BufferEncoding } })._writableState?.defaultEncoding ?? 'utf8'
 }
 
 /** Whether the listener is Node's own: an HTTP/2 stream listens for its own end, with a method whose name is a symbol. */
