@@ -1,7 +1,6 @@
 import t from 'tap'
 import { once } from 'node:events'
 import { mock } from 'node:test'
-import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
 import { kDrain, kGovern, kUndrain } from '../lib/connection/symbols.ts'
@@ -156,7 +155,7 @@ t.test('GV2 extend() behind the end says so: where the connection expired, and w
   }, { expires: soon }))
   await attempt(server, 'upgrade', LATER)
   await attempt(server, 'upgrade', LATER)
-  while (connections.length < 2) await turn()
+  await until(() => connections.length === 2)
   const [first, second] = connections as [DuplexConnection, DuplexConnection]
   t.ok(first.extend(0))
   t.same(await endOf(first), ['expired', 'FST_ERR_DUPLEX_EXPIRED'])
@@ -324,7 +323,7 @@ t.test('GV2 the clock of a live server is set: a connection keeps to it, and its
   }, { expires: soon, expiryGrace: 300 }))
   await attempt(server, 'upgrade', LATER)
   await attempt(server, 'upgrade', LATER)
-  while (connections.length < 2) await turn()
+  await until(() => connections.length === 2)
   const [first, second] = connections as [DuplexConnection, DuplexConnection]
   mock.timers.enable({ apis: ['Date'], now: Date.now() })
   t.teardown(() => mock.timers.reset())

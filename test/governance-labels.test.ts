@@ -69,7 +69,7 @@ for (const [statusCode, expected, told] of refusals) {
       await pending.accept()
     }))
     const answers = [0, 1].map(() => attempt(server, 'upgrade', 'X-Labels: a'))
-    while (entered.length < 2) await turn()
+    await until(() => entered.length === 2)
     const error = Object.assign(new Error('private'), { code: 'MINE', ...(statusCode === undefined ? {} : { statusCode }) })
     t.equal(server.app.duplex.close('a', { error }), 2)
     for (const { status, code } of await Promise.all(answers)) t.same([status, code], [expected, told])
@@ -131,7 +131,7 @@ t.test('GV3 closed twice: the second one shortens the time that the first one ga
   }, { labels }))
   await attempt(server, 'upgrade', 'X-Labels: a,b')
   await attempt(server, 'upgrade', 'X-Labels: a')
-  while (connections.length < 2) await turn()
+  await until(() => connections.length === 2)
   const [first, second] = connections as [DuplexConnection, DuplexConnection]
   const { duplex } = server.app
   const from = performance.now()
