@@ -12,7 +12,7 @@ import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
 import { ask, hear, statusOf, take, takeManually } from './fixtures/kinds.ts'
 import { howItLooks, serveBriefly } from './fixtures/lifetime.ts'
-import { patience } from './fixtures/patience.ts'
+import { patience, until } from './fixtures/patience.ts'
 import { gate } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
 
