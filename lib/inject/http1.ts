@@ -30,7 +30,7 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
   follow(client, exchange, answer, farewell)
   const closed = exchange.over.then(({ complete, error }) => {
     // The server's end is one, also where it then does not wait for the client's.
-    return complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete, error }
+    return error === undefined || complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete: false, error }
   })
   return { statusCode, headers, readable, writable, closed }
 }
