@@ -63,13 +63,13 @@ function exchangeOn (client: MemorySocket, { method, target, headers, offer, pay
 }
 
 /** What the client does of its own when the server has said everything. */
-function follow (client: MemorySocket, { body }: Exchange, { kind, statusCode, readable }: Answer, farewell: Farewell): void {
+function follow (client: MemorySocket, { body, over }: Exchange, { kind, statusCode, readable }: Answer, farewell: Farewell): void {
   if (kind !== 'body') {
-    client.onPeerEnding = farewell.hear(client, () => { if (client.peerEnding) client.end() })
+    client.onPeerEnding = farewell.hear(over, () => { if (client.peerEnding) client.end() })
     return
   }
   const res = readable as IncomingMessage
-  const look = farewell.hear(client, () => { if (res.complete) body?.end() })
+  const look = farewell.hear(over, () => { if (res.complete) body?.end() })
   const whole = (): void => {
     // Nothing follows on this connection, and both ends know that.
     client.abrupt = false

@@ -276,7 +276,7 @@ async function proxy (lab: Lab): Promise<number> {
   app.connect('*', { duplex: { accept: 'manual' } }, async (pending, { headers }) => {
     const known = headers.authorization === 'Bearer secret' ||
       headers['proxy-authorization'] === `Basic ${Buffer.from('me:secret').toString('base64')}`
-    if (!known) return await pending.refuse(407, 'who are you\n')
+    if (!known) return await pending.reply.code(407).send('who are you\n')
     await tunnel(pending, () => net.connect({ ...pending.authority, allowHalfOpen: true }))
   })
   return await listening(lab, app)
