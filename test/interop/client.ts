@@ -80,7 +80,7 @@ async function run (lab: Lab): Promise<void> {
     assert.equal(stderr, 'fastify-duplex: the proxy refused: 407 Proxy Authentication Required\nwho are you\n')
   })
   await lab.ours('the command', 'a closed standard output: `| head -1`', async () => {
-    const script = `"$0" "$@"; echo "exit $?" >&2`
+    const script = '"$0" "$@"; echo "exit $?" >&2'
     const whole = `{ ${script}; } | head -1`
     const { stdout, stderr } = exits(await lab.run('sh', ['-c', whole, ...NODE, '-u', 'echo', `http://localhost:${app}/endless`]))
     assert.equal(String(stdout), 'line\n')
