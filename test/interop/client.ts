@@ -170,7 +170,7 @@ async function strangers (lab: Lab, directory: string, command: Run): Promise<vo
     const { stderr, stdout } = exits(await command(['-u', 'other', `http://127.0.0.1:${port}/echo`]), 1)
     assert.equal(stderr, 'fastify-duplex: the server refused: 426 Upgrade Required\necho alone\n')
     assert.equal(String(stdout), '')
-    const body = exits(await command(['--body', `http://127.0.0.1:${port}/upper`], { input: 'a body' }))
+    const body = exits(await command(['-X', 'POST', '-d', 'a body', `http://127.0.0.1:${port}/upper`]))
     assert.equal(String(body.stdout), 'A BODY')
   }
   const binary = join(directory, 'server')
@@ -246,7 +246,7 @@ backend app
 /** The routes that docs/client.md speaks of. */
 async function site (lab: Lab, secure = false): Promise<number> {
   const app = (secure ? Fastify({ https: { cert, key, allowHTTP1: true }, http2: true }) : Fastify()) as unknown as FastifyInstance
-  await app.register(duplex, { drainTimeout: 1000, extendedConnect: true })
+  await app.register(duplex, { drainTimeout: 1000, extendedConnect: secure })
   for (const url of ['/echo', '/chat']) app.get(url, { duplex: true }, ({ readable, writable }) => pipeline(readable, writable))
   app.get('/endless', { duplex: true }, async ({ writable, signal }) => {
     while (!signal.aborted) if (!writable.write('line\n')) await once(writable, 'drain', { signal })

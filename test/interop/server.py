@@ -3,22 +3,13 @@ import asyncio
 import sys
 
 
-async def chunks(reader):
-    body = b''
-    while True:
-        size = int(await reader.readline(), 16)
-        body += await reader.readexactly(size)
-        await reader.readline()
-        if size == 0:
-            return body
-
-
 async def serve(reader, writer):
     try:
         head = (await reader.readuntil(b'\r\n\r\n')).decode('latin1')
         lines = head.lower().split('\r\n')
         if 'post /upper ' in lines[0] + ' ':
-            body = (await chunks(reader)).upper()
+            length = next(int(line[15:]) for line in lines if line.startswith('content-length:'))
+            body = (await reader.readexactly(length)).upper()
             writer.write(b'HTTP/1.0 200 OK\r\n\r\n' + body)
         elif 'upgrade: echo' not in lines:
             writer.write(b'HTTP/1.1 426 Upgrade Required\r\nUpgrade: echo\r\nConnection: close\r\nContent-Length: 11\r\n\r\necho alone\n')
