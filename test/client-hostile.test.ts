@@ -91,10 +91,11 @@ const http2: [what: string, answer: Buffer][] = [
   ['nothing', Buffer.alloc(0)]
 ]
 
+// Node 20 does not tell of a frame that is none, so that the timeout ends it.
 for (const [what, answer] of http2) {
   for (const options of [['--http2'], ['--http2', '-u', 'foo']]) {
     t.test(`CL3 ${what} in the place of HTTP/2, to ${options.join(' ')}: one line, exit code 1`, async t => {
-      const { code, stderr } = await answered(t, options, answer, true)
+      const { code, stderr } = await answered(t, ['-t', '1', ...options], answer, true)
       t.match(stderr, ONE_LINE)
       t.equal(code, 1)
     })
