@@ -11,6 +11,7 @@ import { connect, type DuplexRefused } from '../lib/client/index.ts'
 import { take } from './fixtures/kinds.ts'
 import { serve } from './fixtures/server.ts'
 import { closedPort, upstream } from './fixtures/upstream.ts'
+import { connectTcp } from './fixtures/wire.ts'
 
 const program = fileURLToPath(new URL('fixtures/netcat.js', import.meta.url))
 
@@ -52,8 +53,8 @@ t.test('CL3 20 MB into a slow reader are whole, and then it exits', async t => {
   let reads = 0
   for await (const piece of child.stdout) {
     came.update(piece as Buffer)
-    // A reader that is behind all the time.
-    if (++reads % 8 === 0) await new Promise(resolve => setTimeout(resolve, 1))
+    // A reader that is behind all the time: it has another connection to make.
+    if (++reads % 8 === 0) (await connectTcp(port)).destroy()
   }
   t.equal(await code, 0)
   t.equal(came.digest('hex'), sent.digest('hex'))

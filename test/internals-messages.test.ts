@@ -3,10 +3,9 @@ import { once } from 'node:events'
 import diagnostics from 'node:diagnostics_channel'
 import { createServer, IncomingMessage, request, ServerResponse, type ClientRequest } from 'node:http'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
-import type { Duplex } from 'node:stream'
 import type { Test } from 'tap'
 import {
-  abortRequest, clearFields, closeResponse, decodeRefusals, endRequest, onWhole, outliveResponse, outliveServerEnd, publishFinish,
+  abortRequest, clearFields, closeResponse, endRequest, onWhole, outliveResponse, publishFinish,
   publishStart, responseClass, showAsItCame, silence, silentStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
@@ -200,39 +199,6 @@ async function ask (t: Test, method: string): Promise<{ req: ClientRequest, peer
   })
   return { req, peer }
 }
-
-t.test('decodeRefusals reads what refuses a CONNECT as a response, and passes over what comes before it', async t => {
-  const { req, peer } = await ask(t, 'CONNECT')
-  decodeRefusals(req)
-  peer.write('HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nno\r\n0\r\n\r\n')
-  const [res] = await once(req, 'response') as [IncomingMessage]
-  t.equal(res.statusCode, 403)
-  t.equal(String((await once(res, 'data'))[0]), 'no')
-})
-
-t.test('decodeRefusals leaves a tunnel what it is', async t => {
-  const { req, peer } = await ask(t, 'CONNECT')
-  decodeRefusals(req)
-  peer.write('HTTP/1.1 200 OK\r\n\r\nhello')
-  const [res, , head] = await once(req, 'connect') as [IncomingMessage, Duplex, Buffer]
-  t.equal(res.statusCode, 200)
-  t.equal(head.toString(), 'hello')
-})
-
-t.test('outliveServerEnd leaves the client its half of a connection that the server has half-closed', async t => {
-  const { req, peer } = await ask(t, 'GET')
-  peer.end('HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nall')
-  const [res] = await once(req, 'response') as [IncomingMessage]
-  const { socket } = res
-  req.shouldKeepAlive = true
-  outliveServerEnd(socket)
-  res.resume()
-  await once(res, 'end')
-  await turn()
-  t.strictSame([socket.destroyed, socket.writableEnded], [false, false])
-  socket.end('late')
-  t.equal(String((await once(peer, 'data'))[0]), 'late')
-})
 
 t.test('onWhole tells of a message that has arrived, though nobody reads it', async t => {
   const { req, peer } = await ask(t, 'GET')

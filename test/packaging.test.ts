@@ -11,6 +11,8 @@ const dir = t.testdir()
 install(dir)
 const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as {
   main: string
+  version: string
+  bin: { 'fastify-duplex': string }
   exports: { '.': { require: { default: string } } }
   repository: { url: string }
   homepage: string
@@ -97,6 +99,40 @@ t.test('Q59 what require() loads is in .js files', async t => {
   t.strictSame(printed, ['[]'])
   t.match(manifest.main, /\.js$/)
   t.match(manifest.exports['.'].require.default, /\.js$/)
+})
+
+/** A process says what it has loaded; modules that were imported are told by a hook of the loader. */
+const LOADED = `
+  const names = Object.keys(require.cache).map(name => name.replaceAll('\\\\', '/'))
+  console.log(names.some(name => /node_modules.(?:fastify|avvio|ws).|fastify-plugin/.test(name)), names.length > 0)
+`
+
+t.test('CL1 require() and import of the client load no Fastify, and are one', async t => {
+  const printed = run('client.cjs', `
+    const client = require('fastify-duplex/client')
+    console.log(Object.keys(client).filter(name => name !== 'default').sort().join(), typeof client.connect)
+    ${LOADED}
+    import('fastify-duplex/client').then(imported => console.log(imported.connect === client.connect))`)
+  t.strictSame(printed, ['DuplexRefused,connect function', 'false true', 'true'])
+  const imported = run('client.mjs', `
+    import { connect, DuplexRefused } from 'fastify-duplex/client'
+    import { createRequire } from 'node:module'
+    const require = createRequire(import.meta.url)
+    console.log(typeof connect, typeof DuplexRefused)
+    connect('http://a/', { unknown: 1 }).catch(error => console.log(error.code))
+    ${LOADED}`)
+  t.strictSame(imported.sort(), ['FST_ERR_DUPLEX_INVALID_OPTION', 'false true', 'function function'])
+})
+
+t.test('CL3 the command that is published runs', async t => {
+  const bin = (...args: string[]) => spawnSync(process.execPath, [join(dir, 'node_modules/fastify-duplex', manifest.bin['fastify-duplex']), ...args], { encoding: 'utf8' })
+  t.equal(bin('--version').stdout, `${manifest.version}\n`)
+  const help = bin('--help')
+  t.equal(help.status, 0)
+  t.match(help.stdout, /Exit code:/)
+  const wrong = bin('nonsense')
+  t.equal(wrong.status, 2)
+  t.match(wrong.stderr, /^fastify-duplex: url is no URL: "nonsense"\nfastify-duplex --help tells more\n$/)
 })
 
 t.test('Q45 every relative link of what is published leads to something that is published', async t => {

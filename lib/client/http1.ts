@@ -222,9 +222,10 @@ class Http1Exchange implements Exchange, BodyOwner {
   }
 
   /** Node's client could not go on. */
-  #failed (error: Error & { code?: string, reason?: string }): void {
+  #failed (error: Error & { code?: unknown, reason?: string }): void {
     if (this.#res !== undefined || this.#taken !== undefined || this.#aborted) return
-    this.#error = error.code?.startsWith('HPE_') === true
+    // The code of a DOMException is a number.
+    this.#error = String(error.code).startsWith('HPE_')
       ? new FST_ERR_DUPLEX_UPSTREAM_INVALID(error.reason ?? error.message, { cause: error })
       : new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause: error })
     this.abort(this.#error)

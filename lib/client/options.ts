@@ -65,7 +65,8 @@ function urlOf (address: unknown, name: string): URL {
   try {
     return new URL(String(address))
   } catch {
-    throw invalid(`${name} is no URL: ${JSON.stringify(String(address))}`)
+    // It may have a password.
+    throw invalid(`${name} is no URL: ${JSON.stringify(String(address).replace(/[^/]*@/, '...@'))}`)
   }
 }
 
@@ -98,7 +99,16 @@ function headersOf (host: string, url: URL, given: ClientHeaders): string[] {
 /** RFC 7617. */
 export function basic ({ username, password }: URL): string | undefined {
   if (username === '' && password === '') return undefined
-  return `Basic ${Buffer.from(`${decodeURIComponent(username)}:${decodeURIComponent(password)}`).toString('base64')}`
+  return `Basic ${Buffer.from(`${decoded(username)}:${decoded(password)}`).toString('base64')}`
+}
+
+/** A URL may have a `%` that encodes nothing. */
+function decoded (text: string): string {
+  try {
+    return decodeURIComponent(text)
+  } catch {
+    return text
+  }
 }
 
 export function invalid (why: string): Error {

@@ -45,8 +45,9 @@ export function takeOver (connection: Duplex, head: Buffer): Taken {
   const socket = connection as HttpSocket
   const taken = new TakenSocket(socket)
   if (head.length > 0) socket.unshift(head)
-  holdEnd(socket, () => taken.end())
+  // Before the end is held, since whoever listens for it from then on is a reader.
   socket.once('end', () => taken.end())
+  holdEnd(socket, () => taken.end())
   iterateWithoutDestroying(socket)
   if (isSocket(connection)) {
     connection.setTimeout(0)

@@ -1,5 +1,3 @@
-import type { MemorySocket } from './memory-socket.ts'
-
 /** While the app closes, an injected client ends its side if the server has ended its own: its test may have forgotten that. */
 export class Farewell {
   readonly #clients = new Set<() => void>()
@@ -11,13 +9,14 @@ export class Farewell {
   }
 
   /**
+   * @param over resolves when nothing is left of the connection
    * @param hangUp called several times. It ends the client's side if the server has ended its own
    * @returns a function to call when the server may have ended its side
    */
-  hear (client: MemorySocket, hangUp: () => void): () => void {
+  hear (over: Promise<unknown>, hangUp: () => void): () => void {
     const look = (): void => { if (this.#closing) hangUp() }
     this.#clients.add(hangUp)
-    client.once('close', () => this.#clients.delete(hangUp))
+    void over.then(() => this.#clients.delete(hangUp))
     look()
     return look
   }

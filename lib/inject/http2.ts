@@ -38,7 +38,7 @@ export async function injectHttp2 (server: Http2Server | Http2SecureServer, want
     own.on('error', reject)
     own.stream.once('response', head => {
       const statusCode = Number(head[':status'])
-      own.onEnd = farewell.hear(client, () => { if (own.complete && !own.writableEnded) own.end() })
+      own.onEnd = farewell.hear(own.over, () => { if (own.complete && !own.writableEnded) own.end() })
       if (statusCode >= 300) own.refuse()
       resolve({ statusCode, headers: fieldsOf(head), readable: own, writable: own, closed: own.over })
     })

@@ -1,12 +1,6 @@
-import { Server as HttpServer } from 'node:http'
-import { Server as HttpsServer } from 'node:https'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_CANNOT_INJECT } from '../errors.ts'
 import { Farewell } from './hang-up.ts'
-import { speaksHttp2 } from '../http2/server.ts'
-import { injectHttp1 } from './http1.ts'
-import { injectHttp2 } from './http2.ts'
-import { injection, type Injected, type Injection } from './injection.ts'
+import type { Injected } from './injection.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from '../../types/index.ts'
 
 /** The `injectDuplex` of an app. */
@@ -17,6 +11,8 @@ export function injector (app: FastifyInstance, watch: () => void): (options: In
     done()
   })
   return async options => {
+    // Apps in production need none of it.
+    const { injection, send } = await import('./send.ts')
     const inMessages = typeof options === 'object' && options !== null && ('messages' in options || 'websocket' in options)
       ? await import('./messages.ts')
       : undefined
@@ -33,14 +29,6 @@ export function injector (app: FastifyInstance, watch: () => void): (options: In
       watched.stop()
     }
   }
-}
-
-/** On a connection in memory, in the HTTP that the server speaks. */
-async function send (server: object, wanted: Injection, farewell: Farewell): Promise<Injected> {
-  const http1 = server instanceof HttpServer || server instanceof HttpsServer
-  if (!http1 && !speaksHttp2(server)) throw new FST_ERR_DUPLEX_CANNOT_INJECT()
-  wanted.signal?.throwIfAborted()
-  return http1 ? injectHttp1(server, wanted, farewell) : injectHttp2(server, wanted, farewell)
 }
 
 function answerOf (injected: Injected): InjectDuplexResponse {

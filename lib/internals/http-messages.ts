@@ -1,6 +1,6 @@
 // Requests and responses of Node's HTTP/1. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import diagnostics from 'node:diagnostics_channel'
-import { ServerResponse, type ClientRequest, type IncomingMessage } from 'node:http'
+import { ServerResponse, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { HttpSocket } from './sockets.ts'
@@ -107,27 +107,6 @@ export function watchVanishing (req: IncomingMessage, socket: Socket): void {
   const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
   socket.once('close', vanished)
   req.once('close', () => socket.removeListener('close', vanished))
-}
-
-/**
- * Node's client takes every response to a CONNECT for an established tunnel. With this it reads a refusal like any other
- * response: it skips a 1xx, and decodes a body.
- */
-export function decodeRefusals (req: ClientRequest): void {
-  Object.defineProperty(req, 'method', {
-    get () {
-      const status = (req as unknown as { res?: IncomingMessage | null }).res?.statusCode
-      return status === undefined || (status >= 200 && status < 300) ? 'CONNECT' : 'GET'
-    }
-  })
-}
-
-/** When the server ends its side, Node's client ends or destroys its own side. This prevents that. */
-export function outliveServerEnd (socket: Duplex): void {
-  const { end, destroy } = socket
-  // Node's own listener stands between these two.
-  socket.prependListener('end', () => { socket.end = socket.destroy = () => socket })
-  socket.on('end', () => { Object.assign(socket, { end, destroy }) })
 }
 
 /** On a message: the function to call when the whole message has arrived, and the `push()` that was there before. */

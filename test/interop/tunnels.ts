@@ -27,8 +27,8 @@ const connectProxy: Peer = { name: 'connect-proxy', required: true, debian: ['co
 const proxytunnel: Peer = { name: 'proxytunnel', required: true, debian: ['proxytunnel'] }
 const openssl: Peer = { name: 'openssl s_client', required: true, debian: ['openssl'], command: 'openssl', version: ['version'] }
 const git: Peer = { name: 'git', required: true, debian: ['git'], version: ['--version'] }
-const ssh: Peer = { name: 'ssh', required: true, debian: ['openssh-client'], version: ['-V'] }
-const sshd: Peer = { name: 'sshd', required: true, debian: ['openssh-server'], command: '/usr/sbin/sshd' }
+export const ssh: Peer = { name: 'ssh', required: true, debian: ['openssh-client'], version: ['-V'] }
+export const sshd: Peer = { name: 'sshd', required: true, debian: ['openssh-server'], command: '/usr/sbin/sshd' }
 
 interface Undici {
   ProxyAgent: new (options: { uri: string, requestTls: { ca: string } }) => { close: () => Promise<void> }
@@ -294,7 +294,7 @@ async function bareRepository (lab: Lab, directory: string): Promise<string> {
 }
 
 /** A server of ssh with keys of its own, for the user who runs this. */
-async function startSshd (lab: Lab, directory: string): Promise<{ port: number, options: string[] }> {
+export async function startSshd (lab: Lab, directory: string): Promise<{ port: number, options: string[] }> {
   const [hostKey, userKey, known] = ['host', 'user', 'known'].map(name => join(directory, name)) as [string, string, string]
   for (const file of [hostKey, userKey]) exits(await lab.run('ssh-keygen', ['-q', '-t', 'ed25519', '-N', '', '-f', file]))
   const port = await unusedPort()
