@@ -362,5 +362,25 @@ export const mutations = [
   { file: 'routes/declare.ts', find: "if (options.method === 'CONNECT') throw", replace: 'if (false) throw', breaks: 'Q14 a plain CONNECT route is declared, and reached by nobody', tests: ['boot /Q14/'] },
   { file: 'internals/fastify.ts', find: 'done(route === undefined ? undefined : new FST_ERR_DUPLEX_NOT_REGISTERED(route))', replace: 'done()', breaks: 'Q14 a duplex route where the plugin is not registered is a plain one', tests: ['boot /Q14/'], ci: true },
   { file: 'internals/fastify.ts', find: "  methods.delete('CONNECT')\n", replace: '', breaks: 'Q16 all methods of an app are CONNECT too', tests: ['route-choice /Q16/'] },
-  { file: 'routes/declare.ts', find: '{ hide: true, ...options.schema }', replace: '{ ...options.schema }', breaks: 'Q46 documents tell of duplex routes as of ordinary ones', tests: ['boot /Q46/'] }
+  { file: 'routes/declare.ts', find: '{ hide: true, ...options.schema }', replace: '{ ...options.schema }', breaks: 'Q46 documents tell of duplex routes as of ordinary ones', tests: ['boot /Q46/'] },
+
+  // forward
+  { file: 'relay/forward/fields.ts', find: "|| name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || named.has(name)) continue", replace: ') continue', breaks: 'FW6 fields of one connection are passed on', tests: ['forward-fields /FW6/'], ci: true },
+  { file: 'relay/forward/fields.ts', find: 'if (!NEVER_NAMED.has(name)) named.add(name)', replace: 'named.add(name)', breaks: 'FW6 Connection takes the length off', tests: ['forward-fields /FW6/', 'forward-body'] },
+  { file: 'relay/forward/forward-stream.ts', find: 'if (protocol === undefined || !offered) {', replace: 'if (protocol === undefined) {', breaks: 'FW2 a token that was not offered is accepted', tests: ['forward /FW2/'], survives: 'the exchange itself takes no 101 with a token that was not sent; this is for what was sent and may not pass' },
+  { file: 'client/http1.ts', find: 'if (stranger !== undefined) return', replace: 'if (false) return', breaks: 'FW2 a token that was not offered is taken', tests: ['client-exchange', 'forward /FW2/'] },
+  { file: 'relay/forward/forward-body.ts', find: '&& IDEMPOTENT.has(out.method)', replace: '', breaks: 'FW10 a POST is sent twice', tests: ['forward-body /FW10/'], ci: true },
+  { file: 'relay/forward/forward-body.ts', find: 'const repeatable = reused && ', replace: 'const repeatable = ', breaks: 'FW10 a request is repeated on and on', tests: ['forward-body /FW10/', 'forward'] },
+  { file: 'relay/forward/forward-stream.ts', find: "if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer)", replace: '', breaks: 'FW1 a refusal of the upstream is an acceptance', tests: ['forward /FW1/'], by: 'hang' },
+  { file: 'relay/forward/join-bodies.ts', find: '    this.#connection.destroy(error)\n', replace: '    this.#connection.writable.end()\n', breaks: 'FW4 a body that breaks off on one side is whole on the other', tests: ['forward-body /FW/', 'forward'], by: 'hang' },
+  { file: 'relay/forward/ask.ts', find: 'timeout: connectTimeout, check, tls', replace: 'timeout: connectTimeout, tls', breaks: 'FW11 the check of forward is not asked', tests: ['forward /FW11/'], ci: true },
+  { file: 'relay/forward/forward.ts', find: 'if (given === undefined) throw new FST_ERR_DUPLEX_NO_UPSTREAM()', replace: '', breaks: 'FW11 an upstream that there is not is a 500', tests: ['forward /FW11/'] },
+  { file: 'relay/forward/pump.ts', find: 'if (this.#to.write(chunk)) return', replace: 'this.#to.write(chunk)\n    return', breaks: 'FW3 what nobody reads is kept here', tests: ['forward-body /FW3/'] },
+  { file: 'relay/forward/forwarded.ts', find: 'for (const name of Object.keys(fields)) if (SAID.test(name)) Reflect.deleteProperty(fields, name)', replace: '', breaks: 'FW6 what a client says of itself is believed', tests: ['forward-fields /FW6/'] },
+  { file: 'relay/forward/forwarded.ts', find: "if (how === 'append' && trusts(request)) {", replace: "if (how === 'append') {", breaks: 'FW6 whoever connects is trusted', tests: ['forward-fields /FW6/'] },
+  { file: 'relay/forward/path.ts', find: "url.replace(ABSOLUTE, '')", replace: 'url', breaks: 'FW6 the authority of a target is taken for its path', tests: ['forward-fields /FW6/'] },
+  { file: 'relay/forward/outgoing.ts', find: "if (answer['sec-websocket-accept'] !== acceptOf(key)) throw", replace: 'if (false) throw', breaks: 'FW9 the answer to the key is not looked at', tests: ['forward-streams /FW9/'] },
+  { file: 'relay/forward/patience.ts', find: 'this.#timer = setTimeout(() => this.#exchange.abort(new FST_ERR_DUPLEX_UPSTREAM_TIMEOUT(this.#delay)), this.#delay)', replace: '', breaks: 'FW10 an upstream that does not answer is waited for', tests: ['forward-streams /FW10/'], by: 'hang' },
+  { file: 'relay/forward/upstreams.ts', find: 'this.#closed || socket.destroyed || !socket.writable || idle.length', replace: 'this.#closed || socket.destroyed || idle.length', breaks: 'FW4 a connection that was half-closed is kept for other requests', tests: ['forward-body /FW4/'], survives: 'take() looks, too; this one lets go of it at once' },
+  { file: 'relay/forward/join-bodies.ts', find: '    this.#halfClose?.()\n', replace: '', breaks: 'FW10 an upstream that is silent keeps what a client that has left had asked for', tests: ['forward-body /FW10/'], by: 'hang' }
 ]

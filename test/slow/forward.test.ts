@@ -25,7 +25,8 @@ async function gateway (
       socket.pause()
       serve(socket, head)
     }
-    socket.on('error', () => {}).on('data', read)
+    // Up to Node 22 a reset may look like an end.
+    socket.on('error', () => {}).on('end', () => socket.end()).on('data', read)
   }).listen(0, '127.0.0.1')
   await once(server, 'listening')
   t.teardown(() => server.close())
@@ -127,8 +128,6 @@ t.test('FW10 1,000 clients that leave, at each phase: no socket is left on eithe
     asked.push(socket)
     socket.resume()
     if (answering) socket.write(/^upgrade:/im.test(head) ? SWITCH : 'HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nsome of it')
-    // As a server does it whose client has gone.
-    socket.on('end', () => socket.end())
   })
   const before = sockets(program)
   for (const [at, leave] of (['reset', 'destroy', 'reset', 'destroy'] as const).entries()) {
