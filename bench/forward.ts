@@ -27,8 +27,9 @@ export interface Contest {
 async function replySize (port: number, request: string): Promise<number> {
   const socket = net.connect(port, '127.0.0.1')
   socket.write(request)
-  const [answer] = await once(socket, 'data') as [Buffer]
-  socket.destroy()
+  let answer = ''
+  // Head and body may come one after the other.
+  for await (const data of socket as AsyncIterable<Buffer>) if ((answer += data.toString('latin1')).endsWith('}')) break
   return answer.length
 }
 

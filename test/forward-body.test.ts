@@ -246,7 +246,7 @@ t.test('FW4 a client that has half-closed gets the whole answer of an upstream t
 })
 
 t.test('FW10 a connection that was closed as it was used again: asked once more, if that may be', async t => {
-  for (const method of ['GET', 'POST']) {
+  for (const [method, sent] of [['GET'], ['POST', 'hi'], ['POST', '']] as const) {
     const { connect, accepted } = await forwarding(t)
     const wire = await connect()
     wire.send(request('GET /first'))
@@ -254,7 +254,7 @@ t.test('FW10 a connection that was closed as it was used again: asked once more,
     await server.head()
     server.send(answer('200 OK', 'one'))
     t.equal((await wire.response()).body, 'one')
-    wire.send(request(`${method} /second`, ...method === 'POST' ? ['Content-Length: 2'] : []) + (method === 'POST' ? 'hi' : ''))
+    wire.send(request(`${method} /second`, ...sent === undefined ? [] : [`Content-Length: ${sent.length}`]) + (sent ?? ''))
     await server.head()
     server.end()
     server.destroy()
