@@ -120,7 +120,7 @@ async function unreadOnce (name: ServerName, request: string): Promise<{ sent: n
 }
 
 if (process.argv[1] === fileURLToPath(import.meta.url) && buildLoad(false)) {
-  for (const { title, measure } of contests({ ms: 400, rounds: 3, practice: 3 })) console.log(`## ${title}\n\n${outcomeTable(await measure())}\n`)
-  console.log(`## Forward: 256 MiB for a client that does not read\n\n${unreadTable(await unread(2))}\n`)
+  for (const { title, measure } of contests({ ms: 800, rounds: 2, practice: 2 })) console.log(`## ${title}\n\n${outcomeTable(await measure())}\n`)
+  console.log(`## Forward: 256 MiB for a client that does not read\n\n${unreadTable(await unread(1))}\n`)
   process.exit()
 }
