@@ -33,7 +33,7 @@ async function replySize (port: number, request: string): Promise<number> {
   return answer.length
 }
 
-/** Ratios are to http-proxy-3, which is not part of a framework. */
+/** Ratios are to http-proxy-3, which is not part of a framework; for the POST to `forward`. */
 export function contests ({ ms, rounds, practice }: Turns): Contest[] {
   const among = (title: string, behind: ServerName, load: (port: number) => Promise<Omit<LoadOptions, 'ms'>>): Contest => ({
     title: `Forward: ${title}`,
@@ -41,6 +41,8 @@ export function contests ({ ms, rounds, practice }: Turns): Contest[] {
       const upstream = await Server.start(behind)
       const contenders: Contender[] = []
       for (const [label, name] of Object.entries(proxies)) {
+        // It sends the head of an answer with the first byte behind it, for which this load waits before it sends one.
+        if (name === 'http-proxy-3' && behind === 'body') continue
         const start = (): Promise<Server> => Server.start(name, String(upstream.port))
         const probe = await start()
         contenders.push({ label, practice, target: start, load: { ...await load(probe.port), ms, sleep: true } })
@@ -69,6 +71,8 @@ export async function unread (rounds: number): Promise<Unread[]> {
   const rows: Unread[] = []
   for (const [label, name] of Object.entries(proxies)) {
     for (const [what, request] of [['response', GET], ['WebSocket', WEBSOCKET]] as const) {
+      // It has a key of its own for the upstream, which the answer below is not for.
+      if (name === 'http-proxy' && request !== GET) continue
       const sent: number[] = []
       const rss: number[] = []
       for (let round = 0; round < rounds; round++) {
