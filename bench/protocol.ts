@@ -1,6 +1,6 @@
 export type ServerName =
   'net' | 'node' | 'fastify' | 'fastify-routes' | 'websocket' | 'duplex' | 'duplex-no-probes' | 'body' | 'http2' | 'http2-fastify' | 'http2-duplex' |
-  'pipes' | 'fastify-pipes' | 'tunnel'
+  'pipes' | 'fastify-pipes' | 'tunnel' | 'forward' | 'http-proxy' | 'http-proxy-3'
 
 export interface Question {
   ask: 'used' | 'memory' | 'close'

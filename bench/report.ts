@@ -77,6 +77,21 @@ export function keptTable (kept: Record<string, Record<string, number>>): string
     [name, ...kinds.map(kind => counts[kind] === undefined ? '-' : number(counts[kind], 2))]))
 }
 
+/** Of what was sent for a client that does not read. */
+export interface Unread {
+  label: string
+  what: string
+  /** Bytes that the upstream got rid of. */
+  sent: number
+  /** Bytes by which the proxy's process has grown. */
+  rss: number
+}
+
+export function unreadTable (rows: Unread[]): string {
+  const mib = (bytes: number): string => number(bytes / 1024 / 1024, 1)
+  return table(['', 'sent by the upstream, MiB', 'RSS of the proxy, MiB more'], rows.map(({ label, what, sent, rss }) => [`${label}, ${what}`, mib(sent), mib(rss)]))
+}
+
 export function growthTable (growth: { connections: number, result: Idle }[]): string {
   return table(['connections', 'CPU to accept, µs', 'RSS, bytes', 'heap, bytes', 'drain, ms'], growth.map(({ connections, result }) =>
     [number(connections), number(result.cpu, 1), number(result.rss), number(result.heap), number(result.drain as number)]))
@@ -182,7 +197,7 @@ export function chart (sections: Section[], bars: Bar[]): string {
     out.push(`<text x="10" y="${y + 12}" font-weight="bold">${escape(title)}</text>`)
     y += 20
     for (const { label, cpuRatio } of outcomes) {
-      if (!Number.isNaN(cpuRatio.median)) line({ label, value: cpuRatio, strong: label === 'fastify-duplex' || label === 'tunnel()' })
+      if (!Number.isNaN(cpuRatio.median)) line({ label, value: cpuRatio, strong: label === 'fastify-duplex' || label === 'tunnel()' || label === 'forward' })
     }
     y += 10
   }

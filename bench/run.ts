@@ -9,8 +9,10 @@ import { join } from 'node:path'
 import { contest, type Contender, type Outcome } from './contest.ts'
 import { idle, keptAlive, type Idle } from './idle.ts'
 import { buildLoad, injections, Server, sources, startGo, startRuntime, startSocat, type LoadOptions } from './processes.ts'
-import { barsTable, chart, faultsTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
+import { barsTable, chart, faultsTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, unreadTable, type Bar, type Section } from './report.ts'
+import { contests, unread } from './forward.ts'
 import type { ServerName } from './protocol.ts'
+import { chunk, frame, GET, head, POST, text, UPGRADE, WEBSOCKET } from './requests.ts'
 import { ratios, spread } from './statistics.ts'
 
 const quick = process.argv.includes('quick')
@@ -30,22 +32,6 @@ const timeIsUp = (): boolean => quick && performance.now() > 130_000
 if (process.platform !== 'linux' || !buildLoad(process.argv.includes('--install-compiler'))) {
   console.log('bench: skipped, the load needs Linux and a C compiler')
   process.exit(0)
-}
-
-const head = (path: string): string => `GET ${path} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n`
-const UPGRADE = head('/echo')
-const WEBSOCKET = 'GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n'
-const POST = 'POST /message HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n'
-
-const text = (size: number): string => 'x'.repeat(size)
-
-/** A binary message with a mask of zeros, RFC 6455 section 5.2; the answer has none. */
-function frame (size: number): { payload: Buffer, reply: number } {
-  const long = Buffer.alloc(8)
-  long.writeBigUInt64BE(BigInt(size))
-  const length = size < 126 ? [size] : [127, ...long]
-  const header = Buffer.from([0x82, (length[0] as number) | 0x80, ...length.slice(1), 0, 0, 0, 0])
-  return { payload: Buffer.concat([header, Buffer.from(text(size))]), reply: header.length - 4 + size }
 }
 
 function cpuRatio (outcome: Outcome): number {
@@ -186,9 +172,8 @@ await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a
         ratios(named(outcomes, 'fastify-duplex').rates, named(outcomes, '@fastify/websocket').rates).median, 1.8, false)])
 ])
 
-const request = 'GET /plain HTTP/1.1\r\nHost: localhost\r\n\r\n'
-const reply = await replySize(main.fastify.port, request)
-const get: LoadOptions = { connections: 64, ms, payload: request, reply }
+const reply = await replySize(main.fastify.port, GET)
+const get: LoadOptions = { connections: 64, ms, payload: GET, reply }
 /** In a quick run one process has all turns, and the least counts. */
 const own = (label: string, name: ServerName, target: Server, load: LoadOptions, ...rest: string[]): Contender =>
   ({ label, target: quick ? target : () => Server.start(name, ...rest), practice, load })
@@ -198,7 +183,6 @@ await compared('A plain route: GET, keep-alive, 64 connections; beside the plugi
   ...(quick ? [] : [own('fastify, as many plain routes', 'fastify-routes', main.fastify, get), own('fastify again', 'fastify', main.fastify, get)])
 ], quick ? rounds : rounds * 2), outcomes => [bar('plain route, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.05, true)])
 
-const chunk = (size: number): string => `${size.toString(16)}\r\n${text(size)}\r\n`
 const message = await Server.start('body')
 for (const [size, depth, connections] of quick ? [[64, 1, 64]] as const : [[64, 1, 64], [65536, 4, 8]] as const) {
   const load: LoadOptions = { connections, depth, ms, request: POST, payload: chunk(size), reply: size, chunked: true }
@@ -287,6 +271,8 @@ for (const [size, depth, connections] of [[64, 1, 64], [65536, 4, 8]] as const) 
   ], freshRounds), outcomes => throughput(`tunnel() of ${size} byte messages`, named(outcomes, 'tunnel()'), 1.1))
 }
 if (!quick) {
+  for (const { title, measure } of contests({ ms, rounds: freshRounds, practice })) await compared(title, measure, () => [])
+  await judged('Forward: 256 MiB for a client that does not read', () => unread(repeats), unreadTable, () => [])
   await judged('Injections, one after the other: 64 bytes and back', async () => ({ all: await injections(ms, rounds) }),
     ({ all }) => injectionTable(all), () => [])
 }

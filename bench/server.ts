@@ -188,6 +188,27 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
       await tunnel(connection, net.connect(upstreamPort, '127.0.0.1')).catch(() => {})
     })
     return framework(app)
+  },
+  forward: async () => {
+    const app = Fastify()
+    await app.register((await plugin()).default)
+    app.all('/*', { duplex: { forward: `http://127.0.0.1:${upstreamPort}` } })
+    return framework(app)
+  },
+  'http-proxy': async () => {
+    const app = Fastify()
+    const { default: proxy } = await import('@fastify/http-proxy')
+    await app.register(proxy, { upstream: `http://127.0.0.1:${upstreamPort}`, websocket: true })
+    return framework(app)
+  },
+  'http-proxy-3': async () => {
+    const { createProxyServer } = await import('http-proxy-3')
+    const agent = new http.Agent({ keepAlive: true })
+    const proxy = createProxyServer({ target: `http://127.0.0.1:${upstreamPort}`, ws: true, agent })
+    proxy.on('error', () => {})
+    const server = http.createServer((req, res) => { void proxy.web(req, res) })
+    server.on('upgrade', (req, socket, head) => { void proxy.ws(req, socket, head) })
+    return plain(server)
   }
 }
 

@@ -1,4 +1,3 @@
-import { createHmac } from 'node:crypto'
 import { mkdtemp, rm } from 'node:fs/promises'
 import { once } from 'node:events'
 import http from 'node:http'
@@ -10,18 +9,11 @@ import t, { type Test } from 'tap'
 import { chunk, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { request } from './fixtures/requests.ts'
+import { tokenFor } from './fixtures/tokens.ts'
 import { openWebSocket } from './fixtures/websocket.ts'
 import { WebSocketServer } from 'ws'
 
 const example = (name: string): URL => new URL(`../examples/${name}.js`, import.meta.url)
-
-const encoded = (value: unknown): string => Buffer.from(JSON.stringify(value)).toString('base64url')
-
-/** A token as the gateway wants them. */
-function tokenFor (apps: string[]): string {
-  const text = `${encoded({ alg: 'HS256', typ: 'JWT' })}.${encoded({ sub: 'alice', apps })}`
-  return `${text}.${createHmac('sha256', 'secret').update(text).digest('base64url')}`
-}
 
 /** An app behind the gateway: says whom it is told of, echoes bodies, upgrades and WebSockets. */
 async function backend (t: Test): Promise<number> {

@@ -209,8 +209,45 @@ t.test('FW7 a client of HTTP/1.0 has an answer that its connection ends', async 
   t.equal((await wire.rest()).toString(), 'one')
 })
 
+t.test('FW10 a client that has left while nothing came: the upstream sees its end, and it is gone on both sides', async t => {
+  const { connect, accepted, app } = await forwarding(t)
+  const wire = await connect()
+  wire.send(request('POST /events', CHUNKED) + chunk('hi').toString() + LAST_CHUNK)
+  const server = await accepted()
+  await server.until(LAST_CHUNK)
+  server.send('HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n' + chunk('data: 1\n\n').toString())
+  t.equal((await wire.head()).status, 200)
+  t.equal((await nextChunk(wire)).toString(), 'data: 1\n\n')
+  wire.destroy()
+  t.equal(String(await server.rest()), '')
+  server.destroy()
+  while (app.duplex.connections.size > 0) await new Promise(resolve => setImmediate(resolve))
+})
+
+t.test('FW4 a client that has half-closed gets the whole answer of an upstream that minds that as little', async t => {
+  const { connect, accepted } = await forwarding(t)
+  const wire = await connect()
+  wire.send(request('GET /slow'))
+  wire.end()
+  const server = await accepted()
+  await server.head()
+  server.send(`HTTP/1.1 200 OK\r\n${CHUNKED}\r\n\r\n${chunk('one').toString()}`)
+  t.equal((await wire.head()).status, 200)
+  t.equal((await nextChunk(wire)).toString(), 'one')
+  t.equal(String(await server.rest()), '', 'told of the end, behind the request')
+  server.send(chunk('two').toString() + LAST_CHUNK)
+  t.equal((await nextChunk(wire)).toString(), 'two')
+  t.equal((await nextChunk(wire)).length, 0)
+  // That connection carries no other request.
+  const other = (await connect()).send(request('GET /next'))
+  const next = await accepted()
+  t.equal((await next.head()).line, 'GET /next HTTP/1.1')
+  next.send(answer('200 OK', 'three'))
+  t.equal((await other.response()).body, 'three')
+})
+
 t.test('FW10 a connection that was closed as it was used again: asked once more, if that may be', async t => {
-  for (const method of ['GET', 'POST']) {
+  for (const [method, sent] of [['GET'], ['POST', 'hi'], ['POST', '']] as const) {
     const { connect, accepted } = await forwarding(t)
     const wire = await connect()
     wire.send(request('GET /first'))
@@ -218,7 +255,7 @@ t.test('FW10 a connection that was closed as it was used again: asked once more,
     await server.head()
     server.send(answer('200 OK', 'one'))
     t.equal((await wire.response()).body, 'one')
-    wire.send(request(`${method} /second`, ...method === 'POST' ? ['Content-Length: 2'] : []) + (method === 'POST' ? 'hi' : ''))
+    wire.send(request(`${method} /second`, ...sent === undefined ? [] : [`Content-Length: ${sent.length}`]) + (sent ?? ''))
     await server.head()
     server.end()
     server.destroy()

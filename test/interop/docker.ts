@@ -10,7 +10,7 @@ const blob = randomBytes(10 * 1024 * 1024)
 const PROMPT = 'ready> '
 
 const installed: Peer = { name: 'docker', required: false, version: ['--version'] }
-const debian: Peer = {
+export const debian: Peer = {
   name: 'docker (Debian)', required: true, debian: ['docker-cli', 'docker.io'], unpack: true, command: 'docker', version: ['--version']
 }
 
@@ -116,7 +116,7 @@ async function drive (lab: Lab, peer: Peer, transport: string): Promise<void> {
 }
 
 /** With a shell in a terminal, whose size changes. */
-async function talk (terminal: Pty, dialogue: Dialogue, code: number): Promise<void> {
+export async function talk (terminal: Pty, dialogue: Dialogue, code: number): Promise<void> {
   await dialogue.until(PROMPT)
   dialogue.send('test -t 0 && echo "a terminal: $((40 + 2))"\n')
   await dialogue.until('a terminal: 42')

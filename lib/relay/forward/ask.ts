@@ -11,6 +11,8 @@ export interface Asked {
   readonly exchange: Exchange
   /** It went out on a connection that had carried others: the upstream may have been about to close that. */
   readonly reused: boolean
+  /** Ends our side of a connection that carries nothing else, behind the request. */
+  readonly halfClose: (() => void) | undefined
 }
 
 /**
@@ -37,7 +39,7 @@ export async function ask (
     // One token, and the first that the client wants.
     const protocol = out.protocol?.slice(0, 1)
     const session = await upstreams.session(key, target, settings, signal)
-    return { exchange: exchange(session, { ...request, protocol }), reused: false }
+    return { exchange: exchange(session, { ...request, protocol }), reused: false, halfClose: undefined }
   }
   const idle = keep && !fresh ? upstreams.take(key) : undefined
   const { connectTimeout, check } = settings
@@ -55,5 +57,5 @@ export async function ask (
       else socket.destroy()
     })
   }
-  return { exchange: asked, reused: idle !== undefined }
+  return { exchange: asked, reused: idle !== undefined, halfClose: () => socket.end() }
 }

@@ -8,9 +8,9 @@ import type { Connection } from '../../connection/connection.ts'
 import { kAcceptNow } from '../../connection/symbols.ts'
 import { Wait } from '../accept-and-join.ts'
 import { announcedTrailer, fieldsFor, wantedUpgrade } from './answer.ts'
-import { ask, type Asked } from './ask.ts'
+import { ask } from './ask.ts'
 import { trailerFields } from './fields.ts'
-import { joinBodies } from './join-bodies.ts'
+import { joinBodies, type Answered } from './join-bodies.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
 import { Patience } from './patience.ts'
@@ -20,11 +20,6 @@ import type { DuplexConnection, PendingDuplex, TunnelResult } from '../../../typ
 
 /** RFC 9110 section 9.2.2: to ask twice is as good as once. */
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
-
-interface Answered extends Asked {
-  answer: Answer
-  up: Pump | undefined
-}
 
 /** A request and its answer, both of them sent while they come. */
 export async function forwardBody (
@@ -39,7 +34,7 @@ export async function forwardBody (
     asked = await Promise.race([asking, wait.over])
     const connection = await accept(pending, asked.answer, settings)
     wait.accepted()
-    return await joinBodies(connection, asked.exchange, asked.answer, asked.up)
+    return await joinBodies(connection, asked)
   } catch (error) {
     asked?.up?.stop()
     asked?.exchange.abort(error as Error)

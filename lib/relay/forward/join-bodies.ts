@@ -1,27 +1,37 @@
 import type { ServerResponse } from 'node:http'
+import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { Answer, Exchange } from '../../client/exchange.ts'
+import type { Answer } from '../../client/exchange.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import { closedEarly } from '../stream-errors.ts'
+import type { Asked } from './ask.ts'
 import { trailerFields } from './fields.ts'
 import { Pump } from './pump.ts'
-import type { DuplexConnection, TunnelResult } from '../../../types/index.ts'
+import type { DuplexConnection, Milliseconds, TunnelResult } from '../../../types/index.ts'
+
+/** How long no byte may come for a client that has ended its side, before the upstream is told of that. */
+const QUIET: Milliseconds = 1_000
+
+/** A request to the upstream, and the head of the answer. */
+export interface Answered extends Asked {
+  answer: Answer
+  /** The direction to the upstream, which has begun. */
+  up: Pump | undefined
+}
 
 /**
  * Sends the answer's body to the client while the request's is still sent up, until both are over. What breaks one side breaks the
  * other: a body without its end.
- *
- * @param up the direction to the upstream, which has begun
  */
-export function joinBodies (
-  connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined
-): Promise<TunnelResult> {
-  return new Promise((resolve, reject) => new BodyJoint(connection, exchange, answer, up, resolve, reject).start())
+export function joinBodies (connection: DuplexConnection<'body'>, asked: Answered): Promise<TunnelResult> {
+  return new Promise((resolve, reject) => new BodyJoint(connection, asked, resolve, reject).start())
 }
 
 class BodyJoint {
   readonly #connection: DuplexConnection<'body'>
-  readonly #exchange: Exchange
+  readonly #exchange: Answered['exchange']
+  readonly #halfClose: Answered['halfClose']
+  readonly #client: Socket | undefined
   readonly #answer: Answer
   readonly #up: Pump | undefined
   readonly #down: Pump
@@ -31,14 +41,17 @@ class BodyJoint {
   #over = false
   #answered = false
   #silence: NodeJS.Timeout | undefined
+  #quiet: NodeJS.Timeout | undefined
   #seen = 0
 
   constructor (
-    connection: DuplexConnection<'body'>, exchange: Exchange, answer: Answer, up: Pump | undefined,
+    connection: DuplexConnection<'body'>, { exchange, answer, up, halfClose }: Answered,
     resolve: (result: TunnelResult) => void, reject: (error: unknown) => void
   ) {
     this.#connection = connection
     this.#exchange = exchange
+    this.#halfClose = halfClose
+    this.#client = connection.httpVersion === '2.0' ? undefined : connection.reply.request.raw.socket
     this.#answer = answer
     this.#up = up
     this.#resolve = resolve
@@ -65,6 +78,8 @@ class BodyJoint {
     this.#down.start()
     if (readable.errored != null) this.#fail(readable.errored)
     else if (readable.destroyed) this.#onClose()
+    this.#client?.on('end', this.#onClientEnd)
+    if (this.#client?.readableEnded === true) this.#onClientEnd()
     void this.#exchange.over.then(() => this.#check(true))
   }
 
@@ -87,6 +102,23 @@ class BodyJoint {
   /** It was cut off. */
   readonly #onClose = (): void => {
     if (!this.#down.ended) this.#fail(closedEarly())
+  }
+
+  /**
+   * By a FIN a client leaves, or says that it has no more requests: the wire does not tell which until something is sent. While
+   * nothing is, the upstream sees what it would see of this client itself.
+   */
+  readonly #onClientEnd = (): void => {
+    let seen = -1
+    this.#quiet ??= setInterval(() => {
+      if (this.#down.bytes === seen && this.#up?.ended !== false) this.#passEnd()
+      seen = this.#down.bytes
+    }, QUIET / 2)
+  }
+
+  #passEnd (): void {
+    clearInterval(this.#quiet)
+    this.#halfClose?.()
   }
 
   readonly #onGone = (): void => this.#fail(this.#connection.signal.reason as Error)
@@ -127,6 +159,8 @@ class BodyJoint {
   #stop (): void {
     this.#over = true
     clearInterval(this.#silence)
+    clearInterval(this.#quiet)
+    this.#client?.removeListener('end', this.#onClientEnd)
     this.#up?.stop()
     this.#down.stop()
     this.#connection.signal.removeEventListener('abort', this.#onGone)

@@ -34,7 +34,7 @@ export class Upstreams {
   /** It carries nothing any more. */
   give (key: string, socket: Socket): void {
     const idle = this.#idle.get(key) ?? []
-    if (this.#closed || socket.destroyed || idle.length >= MOST_IDLE) {
+    if (this.#closed || socket.destroyed || !socket.writable || idle.length >= MOST_IDLE) {
       socket.destroy()
       return
     }

@@ -16,6 +16,8 @@ export interface Peer {
   unpack?: boolean
   /** A package of npm, with a range. */
   npm?: string
+  /** A package that is among the development dependencies. */
+  dependency?: string
   /** Arguments that make the command print its version. Without them the version is that of the package. */
   version?: readonly string[]
 }
@@ -28,6 +30,7 @@ export interface Installed {
 
 /** Where everything from npm goes, and what is unpacked: beside the other tools, never among the dependencies. */
 export const cache = new URL('../../../../node_modules/.cache/interop/', import.meta.url).pathname
+const dependencies = new URL('../../../../node_modules/', import.meta.url).pathname
 const unpacked = (peer: Peer): string => join(cache, 'debian', peer.debian?.[0] ?? peer.name)
 const require = createRequire(join(cache, 'package.json'))
 
@@ -59,6 +62,7 @@ function find (peer: Peer): string | undefined {
     const manifest = join(cache, 'node_modules', packageName(peer.npm), 'package.json')
     return existsSync(manifest) ? manifest : undefined
   }
+  if (peer.dependency !== undefined) return join(dependencies, peer.dependency, 'package.json')
   const command = peer.command ?? peer.name
   const candidates = command.startsWith('/') ? [command] : (process.env.PATH ?? '').split(delimiter).map(directory => join(directory, command))
   if (peer.unpack === true) return [command, join('/usr/bin', command)].map(path => join(unpacked(peer), path)).find(path => existsSync(path))
@@ -66,7 +70,7 @@ function find (peer: Peer): string | undefined {
 }
 
 function versionOf (peer: Peer, path: string): string {
-  if (peer.npm !== undefined) return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version
+  if (peer.npm !== undefined || peer.dependency !== undefined) return (JSON.parse(readFileSync(path, 'utf8')) as { version: string }).version
   if (peer.version !== undefined) {
     const { stdout, stderr } = spawnSync(path, peer.version, { encoding: 'utf8', timeout: 20_000 })
     return /\d+(?:\.\d+)+\w*/.exec(`${stdout}\n${stderr}`)?.[0] ?? 'unknown'
