@@ -66,8 +66,8 @@ function addAll (schemas: Json, known: Map<string, string>, given: Record<string
   const places = new Map<string, string>()
   const added: [place: string, name: string, schema: unknown][] = []
   for (const [id, schema] of Object.entries(given)) {
-    const text = JSON.stringify(schema)
-    // What it refers to is a matter of the scope.
+    const text = JSON.stringify(schema).replaceAll(`"$ref":"${id}#`, '"$ref":"#')
+    // What else it refers to is a matter of the scope.
     const key = JSON.stringify([id, text, /"\$ref":"[^#]/.test(text) ? given : undefined])
     let name = known.get(key)
     if (name === undefined) {
@@ -94,10 +94,9 @@ function payloadOf (schema: unknown, place: string, places: Places): Json {
 
 /** `#/definitions/a` is where the schema is now, and `common#/definitions/a` of `addSchema` is a part of the document too. */
 function pointed (schema: unknown, place: string, places: Places): unknown {
-  const { $id: own } = schema as { $id?: unknown }
   return JSON.parse(JSON.stringify(schema, (key, value: unknown) => {
     if (key !== '$ref' || typeof value !== 'string') return key === '$id' && typeof value === 'string' ? undefined : value
     const [id = '', path = ''] = value.split('#', 2)
-    return (id === '' || id === own ? place : places.get(id) ?? `#/components/schemas/${nameOf(id)}`) + path
+    return (id === '' ? place : places.get(id) ?? `#/components/schemas/${nameOf(id)}`) + path
   })) as unknown
 }
