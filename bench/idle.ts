@@ -12,9 +12,11 @@ export interface Idle {
 }
 
 /** Opens connections on a server of its own, and looks what they cost while nothing happens on them. */
-export async function idle (name: ServerName, connections: number, request: string, drain = false): Promise<Idle> {
+export async function idle (
+  name: ServerName, connections: number, request: string | Buffer, { drain = false, greeting = 0 } = {}
+): Promise<Idle> {
   const server = await Server.startAsIs(name)
-  const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request })
+  const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request, greeting, reply: 1 })
   // The first ones pay for code and for the heap's first growth.
   await (await open(200)).stop()
   const before = await server.ask('memory')

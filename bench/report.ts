@@ -63,10 +63,12 @@ export function injectionTable (all: Injections[]): string {
   ]))
 }
 
+/** Ratios are to the first. */
 export function idleTable (idles: Record<string, Idle[]>): string {
+  const [base] = Object.values(idles) as [Idle[]]
   return table(['', 'RSS, bytes', 'ratio', 'heap, bytes', 'ratio', 'CPU to accept, µs'], Object.entries(idles).map(([name, runs]) => {
     const of = (what: 'rss' | 'heap' | 'cpu'): Spread => spread(runs.map(one => one[what]))
-    const to = (what: 'rss' | 'heap'): Spread => spread(runs.map((one, round) => one[what] / ((idles.node as Idle[])[round] as Idle)[what]))
+    const to = (what: 'rss' | 'heap'): Spread => spread(runs.map((one, round) => one[what] / (base[round] as Idle)[what]))
     return [name, number(of('rss').median), ratio(to('rss')), number(of('heap').median), ratio(to('heap')), number(of('cpu').median, 1)]
   }))
 }

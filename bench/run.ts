@@ -251,7 +251,7 @@ await judged('Growth: accept and hold so many, then app.close()', async () => {
   const growth: { connections: number, result: Idle }[] = []
   for (const connections of sizes) {
     const runs: Idle[] = []
-    for (let round = 0; round < (quick ? 1 : 2); round++) runs.push(await idle('duplex', connections, head('/graceful'), true))
+    for (let round = 0; round < (quick ? 1 : 2); round++) runs.push(await idle('duplex', connections, head('/graceful'), { drain: true }))
     const middle = (what: keyof Idle): number => spread(runs.map(one => one[what] as number)).median
     growth.push({ connections, result: { rss: middle('rss'), heap: middle('heap'), cpu: middle('cpu'), drain: middle('drain') } })
   }
