@@ -9,7 +9,8 @@
  *     ms=1000     how long                            mode=stream   as above
  *                                                     mode=accept   connect, request, one message, close, and again
  *     sleep=1     does not poll                       mode=get      connect, request, read to the end, close, and again
- *     greeting=N  bytes of the server behind its head, before anything else
+ *     greeting=N  bytes of the server behind its head, before the first message
+ *     then=FILE   sent when the first of these have come
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -35,7 +36,7 @@ enum { CLOSED, CONNECTING, HANDSHAKE, OPEN };
 enum mode { STREAM, ACCEPT, GET };
 
 struct conn {
-  int fd, state, ends, polled, head;
+  int fd, state, ends, polled, head, told;
   uint64_t greeted, sent, got, done, since;
   int chunk_state;
   uint64_t chunk_left;
@@ -47,8 +48,8 @@ static int source, asked, sleeping;
 static enum mode mode = STREAM;
 static int chunked;
 static uint64_t reply, greeting, duration = 1000, deadline;
-static char *request = "", *payload = "";
-static size_t request_size, payload_size;
+static char *request = "", *payload = "", *then = "";
+static size_t request_size, payload_size, then_size;
 static uint64_t operations, failures, bytes, histogram[BUCKETS];
 static char buffer[READ_SIZE];
 
@@ -232,6 +233,10 @@ static void readable (struct conn *c) {
   uint64_t missing = greeting - c->greeted, more = size - start < missing ? size - start : missing;
   c->greeted += more;
   start += more;
+  if (c->greeted && then_size && !c->told) {
+    if (send(c->fd, then, then_size, MSG_NOSIGNAL) != (ssize_t)then_size) die("send");
+    c->told = 1;
+  }
   if (c->greeted < greeting) return;
   opened(c);
   if (size > start) take(c, buffer + start, size - start);
@@ -299,9 +304,9 @@ static void measure (void) {
   for (uint64_t since = start; since < deadline && active;) {
     int found = turn(sleeping ? 20 : 0);
     if (!found && !sleeping) rest();
-    uint64_t then = now();
-    if (!found) idle += then - since;
-    since = then;
+    uint64_t moment = now();
+    if (!found) idle += moment - since;
+    since = moment;
   }
   uint64_t end = now(), used = cpu() - before;
   if (!sleeping) used -= idle / 1000 < used ? idle / 1000 : used;
@@ -320,6 +325,7 @@ int main (int argc, char **argv) {
     else if (!strncmp(argv[i], "depth=", 6)) depth = atoi(value);
     else if (!strncmp(argv[i], "reply=", 6)) reply = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "greeting=", 9)) greeting = strtoull(value, NULL, 10);
+    else if (!strncmp(argv[i], "then=", 5)) then = slurp(value, &then_size);
     else if (!strncmp(argv[i], "ms=", 3)) duration = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "chunked=", 8)) chunked = atoi(value);
     else if (!strncmp(argv[i], "sleep=", 6)) sleeping = atoi(value);

@@ -28,7 +28,9 @@ const sizes = { small: 64, large: 4096 } as const
 const messageOf = (length: number): string => JSON.stringify({ id: 1, text: 'word '.repeat(length / 5).padEnd(length, 'x'), to: ['ada', 'bob'] })
 
 interface Talk {
-  request: string | Buffer
+  request: string
+  /** Behind the greeting of the server. */
+  then?: Buffer
   payload: Buffer
 }
 
@@ -36,8 +38,11 @@ interface Talk {
 function talk (name: MessageServerName, message: string): Talk {
   // An event of socket.io in a message of engine.io, behind the opening of the namespace.
   if (name !== 'socket.io') return { request: opening('/echo'), payload: frame(Buffer.from(message)) }
-  const request = Buffer.concat([Buffer.from(opening('/socket.io/?EIO=4&transport=websocket')), frame(Buffer.from('40'))])
-  return { request, payload: frame(Buffer.from(`42["say",${message}]`)) }
+  return {
+    request: opening('/socket.io/?EIO=4&transport=websocket'),
+    then: frame(Buffer.from('40')),
+    payload: frame(Buffer.from(`42["say",${message}]`))
+  }
 }
 
 /** Where the frames end that a server has sent behind its head, as far as they are whole. */
@@ -92,11 +97,16 @@ export async function messageContest (size: keyof typeof sizes, load: MessageLoa
   const message = messageOf(sizes[size])
   const all = []
   for (const [label, name] of Object.entries(contenders)) {
-    const { request, payload } = talk(name, message)
+    const { request, then, payload } = talk(name, message)
     const probe = await Server.start(name)
-    const [greeting, reply] = await measured(probe.port, [request, payload], [name === 'socket.io' ? 2 : 0, 1]) as [number, number]
+    const sizes = then === undefined
+      ? await measured(probe.port, [request, payload], [0, 1])
+      : await measured(probe.port, [request, then, payload], [1, 1, 1])
     probe.stop()
-    all.push({ label, target: () => Server.start(name), practice, load: { ...load, request, payload, greeting, reply } })
+    const reply = sizes.pop() as number
+    const greeting = sizes.reduce((sum, size) => sum + size, 0)
+    const own = { request, ...then === undefined ? {} : { then }, payload, greeting, reply }
+    all.push({ label, target: () => Server.start(name), practice, load: { ...load, ...own } })
   }
   const [first] = all
   return await contest([...all, { ...first as typeof all[number], label: 'ws by hand, again' }], rounds)

@@ -11,6 +11,7 @@ import { idle, keptAlive, type Idle } from './idle.ts'
 import { buildLoad, injections, Server, sources, startGo, startRuntime, startSocat, type LoadOptions } from './processes.ts'
 import { barsTable, chart, faultsTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, type Bar, type Section } from './report.ts'
 import type { ServerName } from './protocol.ts'
+import { messageContest, messageIdle } from './messages.ts'
 import { ratios, spread } from './statistics.ts'
 
 const quick = process.argv.includes('quick')
@@ -272,6 +273,26 @@ await judged('Growth: accept and hold so many, then app.close()', async () => {
     bar(`drain of ${most.connections}, seconds`, (most.result.drain as number) / 1000, 2, true)
   ]
 })
+
+for (const [size, what, load] of [
+  ['small', '64 connections, 100 bytes, one at a time', { connections: 64, ms }],
+  ['small', '8 connections, 100 bytes, 16 under way on each', { connections: 8, depth: 16, ms }],
+  ['large', '16 connections, 4 KiB, four under way on each', { connections: 16, depth: 4, ms }]
+] as const) {
+  // A quick run has the first one.
+  if (quick && load.connections !== 64) continue
+  await compared(`Messages over WebSocket, validated: ${what}`, () => messageContest(size, load, freshRounds, practice), outcomes => {
+    const ours = named(outcomes, 'fastify-duplex')
+    const theirs = named(outcomes, '@fastify/websocket by hand')
+    return [
+      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 1.3),
+      ...(quick ? [] : [bar('the same, to @fastify/websocket by hand', ratios(ours.cpus, theirs.cpus).median, 1, true)])
+    ]
+  })
+}
+if (!quick) {
+  await judged('Memory of a WebSocket of 1000, on which one message of 4 KiB was answered', () => messageIdle(1000, repeats), idleTable, () => [])
+}
 
 const upstream = String(main.net.port)
 const socat = quick ? undefined : await startSocat(main.net.port)

@@ -362,5 +362,19 @@ export const mutations = [
   { file: 'routes/declare.ts', find: "if (options.method === 'CONNECT') throw", replace: 'if (false) throw', breaks: 'Q14 a plain CONNECT route is declared, and reached by nobody', tests: ['boot /Q14/'] },
   { file: 'internals/fastify.ts', find: 'done(route === undefined ? undefined : new FST_ERR_DUPLEX_NOT_REGISTERED(route))', replace: 'done()', breaks: 'Q14 a duplex route where the plugin is not registered is a plain one', tests: ['boot /Q14/'], ci: true },
   { file: 'internals/fastify.ts', find: "  methods.delete('CONNECT')\n", replace: '', breaks: 'Q16 all methods of an app are CONNECT too', tests: ['route-choice /Q16/'] },
-  { file: 'routes/declare.ts', find: '{ hide: true, ...options.schema }', replace: '{ ...options.schema }', breaks: 'Q46 documents tell of duplex routes as of ordinary ones', tests: ['boot /Q46/'] }
+  { file: 'routes/declare.ts', find: '{ hide: true, ...options.schema }', replace: '{ ...options.schema }', breaks: 'Q46 documents tell of duplex routes as of ordinary ones', tests: ['boot /Q46/'] },
+
+  // Messages
+  { file: 'messages/framing.ts', find: 'if (!this.#skipping && this.#heldLength + piece.length > this.#mostHeld) {', replace: 'if (false) {', breaks: 'MS4 a line is buffered beyond the limit', tests: ['message-framings /MS4/', 'message-streams /MS4/'], ci: true },
+  { file: 'messages/framing.ts', find: 'if (this.#length > this.#maxLength) {', replace: 'if (false) {', breaks: 'MS4 a message behind its length is buffered beyond the limit', tests: ['message-framings /MS10|MS4/', 'message-streams /MS4/', 'example-voice'] },
+  { file: 'messages/framing.ts', find: 'if (this.#length !== undefined || this.#left > 0 || this.#queue.length > 0) throw new FST_ERR_DUPLEX_MESSAGE_CUT()', replace: '', breaks: 'MS4 a message that is cut is dropped', tests: ['message-framings /MS10/', 'example-voice'], ci: true },
+  { file: 'messages/inbox.ts', find: 'last === true && error instanceof FST_ERR_DUPLEX_MESSAGE_INVALID', replace: 'false', breaks: 'MS4 a last line that is cut is taken for an invalid one', tests: ['message-streams /MS4/'] },
+  { file: 'messages/websocket/handshake.ts', find: 'maxPayload: maxLength', replace: 'maxPayload: 0', breaks: 'WS5 a message is inflated beyond the limit', tests: ['websocket /WS5/'], ci: true },
+  { file: 'messages/websocket/codes.ts', find: 'FST_ERR_DUPLEX_MESSAGE_INVALID: 1007', replace: 'FST_ERR_DUPLEX_MESSAGE_INVALID: 1011', breaks: 'MS4 an invalid message closes with another code', tests: ['message-streams /MS4/', 'websocket /WS3|WS4/'] },
+  { file: 'messages/websocket/handshake.ts', find: "checkOrigin (allowed: WebSocketSettings['origin'] = 'same'", replace: "checkOrigin (allowed: WebSocketSettings['origin'] = false", breaks: 'WS1 pages of other sites may connect', tests: ['websocket /WS1 origins/'], ci: true },
+  { file: 'messages/websocket/handshake.ts', find: 'host === own || ', replace: 'true || ', breaks: 'WS1 any host is the same one', tests: ['websocket /WS1 origins/'] },
+  { file: 'messages/framed-messenger.ts', find: '    bytes.writable.on(\'drain\', this.#onDrain)\n', replace: '    bytes.writable.on(\'drain\', this.#onDrain)\n    bytes.readable.on(\'data\', this.#onData)\n', breaks: 'MS6 a stream is read before somebody reads', tests: ['message-streams /MS6/'] },
+  { file: 'messages/websocket/messenger.ts', find: 'return this.#cost > this.#maxLength && !this.discarding', replace: 'return false', breaks: 'MS6 what nobody reads is buffered without bound', tests: ['message-streams /MS6/'], by: 'hang' },
+  { file: 'messages/carrier.ts', find: 'else if (++this.#silent >= 2) {', replace: 'else if (++this.#silent >= 2e9) {', breaks: 'MS8 a silent peer stays', tests: ['message-streams /MS8/'], by: 'hang', ci: true },
+  { file: 'messages/plan.ts', find: '#compiled(\'out\', schema, this.#serialisers, compilers => compilers.serialiser(schema))', replace: 'undefined', breaks: 'MS3 what the schema does not name leaves', tests: ['message-streams /MS3/', 'messages /MS1/'] }
 ]

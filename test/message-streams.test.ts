@@ -202,6 +202,7 @@ t.test('MS6 nothing of a stream is read before somebody reads', async t => {
   wire.send('1\n2\n')
   await wire.sendSlowly('3\n')
   t.equal(connection.readable.readableLength, 0)
+  t.equal(connection.bytesRead, 0)
   open.open()
   wire.end()
   t.equal(String(await wire.rest()), '1\n2\n3\n')

@@ -1,5 +1,5 @@
 import t, { type Test } from 'tap'
-import { deflateRawSync } from 'node:zlib'
+import zlib, { deflateRawSync } from 'node:zlib'
 import Fastify from 'fastify'
 import duplex from '../lib/index.ts'
 import { ACCEPT, OPCODE, closeFrame, frame, nextClose, nextFrame, nextText, opening, type FrameOptions } from './fixtures/frames.ts'
@@ -316,6 +316,10 @@ t.test('WS5 permessage-deflate: off unless the route and the client want it', as
 })
 
 t.test('WS5 permessage-deflate: both ways, and a bomb ends at maxLength', async t => {
+  let inflated = 0
+  const { createInflateRaw } = zlib
+  t.teardown(() => { zlib.createInflateRaw = createInflateRaw })
+  zlib.createInflateRaw = options => createInflateRaw(options).on('data', (chunk: Buffer) => { inflated += chunk.length })
   const { wire, connection } = await room(t, {
     duplex: { websocket: { perMessageDeflate: true, maxLength: 10_000 } }, head: opening('/room', DEFLATE)
   }, echo)
@@ -326,10 +330,13 @@ t.test('WS5 permessage-deflate: both ways, and a bomb ends at maxLength', async 
   wire.send(f('short'))
   t.equal(await nextText(wire), 'short')
   const bomb = deflated(Buffer.alloc(50 * 1024 * 1024))
+  inflated = 0
   wire.send(f(bomb.subarray(0, 9000), { rsv: 4 }))
   t.equal((await nextClose(wire)).code, 1009)
   wire.end()
   t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' } })
+  // One chunk of zlib at the most is too much.
+  t.ok(inflated > 10_000 && inflated <= 10_000 + 16 * 1024, `${inflated} bytes were inflated`)
 })
 
 t.test('WS1 wrong options fail at boot', async t => {
