@@ -10,7 +10,7 @@
  *                                                     mode=accept   connect, request, one message, close, and again
  *     sleep=1     does not poll                       mode=get      connect, request, read to the end, close, and again
  *     greeting=N  bytes of the server behind its head, before the first message
- *     then=FILE   sent when the first of these have come
+ *     then=FILE   sent when after=N of these have come
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -47,7 +47,7 @@ static int count = 64, depth = 1, port, epoll, active, running, upcoming;
 static int source, asked, sleeping;
 static enum mode mode = STREAM;
 static int chunked;
-static uint64_t reply, greeting, duration = 1000, deadline;
+static uint64_t reply, greeting, after, duration = 1000, deadline;
 static char *request = "", *payload = "", *then = "";
 static size_t request_size, payload_size, then_size;
 static uint64_t operations, failures, bytes, histogram[BUCKETS];
@@ -233,7 +233,7 @@ static void readable (struct conn *c) {
   uint64_t missing = greeting - c->greeted, more = size - start < missing ? size - start : missing;
   c->greeted += more;
   start += more;
-  if (c->greeted && then_size && !c->told) {
+  if (c->greeted >= after && then_size && !c->told) {
     if (send(c->fd, then, then_size, MSG_NOSIGNAL) != (ssize_t)then_size) die("send");
     c->told = 1;
   }
@@ -325,6 +325,7 @@ int main (int argc, char **argv) {
     else if (!strncmp(argv[i], "depth=", 6)) depth = atoi(value);
     else if (!strncmp(argv[i], "reply=", 6)) reply = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "greeting=", 9)) greeting = strtoull(value, NULL, 10);
+    else if (!strncmp(argv[i], "after=", 6)) after = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "then=", 5)) then = slurp(value, &then_size);
     else if (!strncmp(argv[i], "ms=", 3)) duration = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "chunked=", 8)) chunked = atoi(value);

@@ -105,7 +105,8 @@ export async function messageContest (size: keyof typeof sizes, load: MessageLoa
     probe.stop()
     const reply = sizes.pop() as number
     const greeting = sizes.reduce((sum, size) => sum + size, 0)
-    const own = { request, ...then === undefined ? {} : { then }, payload, greeting, reply }
+    const after = then === undefined ? 0 : sizes[0] as number
+    const own = { request, ...then === undefined ? {} : { then, after }, payload, greeting, reply }
     all.push({ label, target: () => Server.start(name), practice, load: { ...load, ...own } })
   }
   const [first] = all
@@ -115,18 +116,18 @@ export async function messageContest (size: keyof typeof sizes, load: MessageLoa
 /** Memory of connections on which one message was answered. */
 export async function messageIdle (connections: number, rounds: number): Promise<Record<string, Idle[]>> {
   const message = messageOf(sizes.large)
-  const plain = Buffer.concat([Buffer.from(opening('/echo')), frame(Buffer.from(message))])
-  const offered = Buffer.concat([Buffer.from(opening('/echo', 'Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover')), deflated(message)])
+  const plain = [opening('/echo'), frame(Buffer.from(message))] as const
+  const offered = [opening('/echo', 'Sec-WebSocket-Extensions: permessage-deflate; client_no_context_takeover'), deflated(message)] as const
   const idles: Record<string, Idle[]> = {}
   for (let round = 0; round < rounds; round++) {
-    for (const [label, name, request] of [
+    for (const [label, name, [request, then]] of [
       ['ws', 'ws', plain], ['fastify-duplex', 'messages', plain],
       ['ws, permessage-deflate', 'ws-deflate', offered], ['fastify-duplex, permessage-deflate', 'messages-deflate', offered]
     ] as const) {
       const probe = await Server.start(name)
-      const [greeting] = await measured(probe.port, [request], [1]) as [number]
+      const [, greeting] = await measured(probe.port, [request, then], [0, 1]) as [number, number]
       probe.stop()
-      ;(idles[label] ??= []).push(await idle(name, connections, request, { greeting }))
+      ;(idles[label] ??= []).push(await idle(name, connections, request, { then, greeting, quiet: 1500 }))
     }
   }
   return idles
