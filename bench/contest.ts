@@ -15,7 +15,8 @@ export interface Outcome {
   /** Operations per second, of each round. */
   rates: number[]
   rate: Spread
-  /** Microseconds of the server's processor for one operation. */
+  /** Microseconds of the server's processor for one operation, of each round. */
+  cpus: number[]
   cpu: Spread
   p99: Spread
   /** Of one processor, what the load itself took. */
@@ -75,6 +76,7 @@ export async function contest (contenders: Contender[], rounds: number, warmUp =
     label,
     rates: values(at, 'rate'),
     rate: spread(values(at, 'rate')),
+    cpus: values(at, 'cpu'),
     cpu: spread(values(at, 'cpu')),
     p99: spread(values(at, 'p99')),
     loadShare: spread(values(at, 'loadShare')),

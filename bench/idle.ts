@@ -1,4 +1,5 @@
-import { Client, Server } from './processes.ts'
+import { setTimeout as sleep } from 'node:timers/promises'
+import { Client, Server, type LoadOptions } from './processes.ts'
 import type { ServerName } from './protocol.ts'
 
 export interface Idle {
@@ -11,15 +12,25 @@ export interface Idle {
   drain?: number
 }
 
+interface IdleOptions extends Pick<LoadOptions, 'greeting' | 'then'> {
+  drain?: boolean
+  /** Milliseconds in which nothing happens before memory is looked at. */
+  quiet?: number
+}
+
 /** Opens connections on a server of its own, and looks what they cost while nothing happens on them. */
-export async function idle (name: ServerName, connections: number, request: string, drain = false): Promise<Idle> {
+export async function idle (
+  name: ServerName, connections: number, request: string, { drain = false, quiet = 0, ...more }: IdleOptions = {}
+): Promise<Idle> {
   const server = await Server.startAsIs(name)
-  const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request })
+  const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request, ...more, reply: 1 })
   // The first ones pay for code and for the heap's first growth.
   await (await open(200)).stop()
+  await sleep(quiet)
   const before = await server.ask('memory')
   const { cpu: cpuBefore } = await server.used()
   const client = await open(connections)
+  await sleep(quiet)
   const cpu = ((await server.used()).cpu - cpuBefore) / connections
   const after = await server.ask('memory')
   const per = (what: 'rss' | 'heapUsed'): number => ((after[what] ?? 0) - (before[what] ?? 0)) / connections

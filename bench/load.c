@@ -9,6 +9,8 @@
  *     ms=1000     how long                            mode=stream   as above
  *                                                     mode=accept   connect, request, one message, close, and again
  *     sleep=1     does not poll                       mode=get      connect, request, read to the end, close, and again
+ *     greeting=N  bytes of the server behind its head, before the first message
+ *     then=FILE   sent when after=N of these have come
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -34,8 +36,8 @@ enum { CLOSED, CONNECTING, HANDSHAKE, OPEN };
 enum mode { STREAM, ACCEPT, GET };
 
 struct conn {
-  int fd, state, ends, polled;
-  uint64_t sent, got, done, since;
+  int fd, state, ends, polled, head, told;
+  uint64_t greeted, sent, got, done, since;
   int chunk_state;
   uint64_t chunk_left;
 };
@@ -45,9 +47,9 @@ static int count = 64, depth = 1, port, epoll, active, running, upcoming;
 static int source, asked, sleeping;
 static enum mode mode = STREAM;
 static int chunked;
-static uint64_t reply, duration = 1000, deadline;
-static char *request = "", *payload = "";
-static size_t request_size, payload_size;
+static uint64_t reply, greeting, after, duration = 1000, deadline;
+static char *request = "", *payload = "", *then = "";
+static size_t request_size, payload_size, then_size;
 static uint64_t operations, failures, bytes, histogram[BUCKETS];
 static char buffer[READ_SIZE];
 
@@ -217,15 +219,27 @@ static void readable (struct conn *c) {
   }
   if (c->state == OPEN) { take(c, buffer, (size_t)n); return; }
   if (mode == GET) { c->got += (uint64_t)n; return; }
-  /* The head of the answer; that it ends in the middle of a segment does not happen here. */
-  char *end = memmem(buffer, (size_t)n, "\r\n\r\n", 4);
-  if (!end || (memcmp(buffer + 9, "101", 3) && memcmp(buffer + 9, "200", 3))) {
-    fprintf(stderr, "%.*s\n", (int)n, buffer);
-    exit(1);
+  size_t size = (size_t)n, start = 0;
+  if (!c->head) {
+    /* The head of the answer; that it ends in the middle of a segment does not happen here. */
+    char *end = memmem(buffer, size, "\r\n\r\n", 4);
+    if (!end || (memcmp(buffer + 9, "101", 3) && memcmp(buffer + 9, "200", 3))) {
+      fprintf(stderr, "%.*s\n", (int)n, buffer);
+      exit(1);
+    }
+    c->head = 1;
+    start = (size_t)(end - buffer) + 4;
   }
-  size_t head = (size_t)(end - buffer) + 4;
+  uint64_t missing = greeting - c->greeted, more = size - start < missing ? size - start : missing;
+  c->greeted += more;
+  start += more;
+  if (c->greeted >= after && then_size && !c->told) {
+    if (send(c->fd, then, then_size, MSG_NOSIGNAL) != (ssize_t)then_size) die("send");
+    c->told = 1;
+  }
+  if (c->greeted < greeting) return;
   opened(c);
-  if ((size_t)n > head) take(c, buffer + head, (size_t)n - head);
+  if (size > start) take(c, buffer + start, size - start);
 }
 
 static void writable (struct conn *c) {
@@ -290,9 +304,9 @@ static void measure (void) {
   for (uint64_t since = start; since < deadline && active;) {
     int found = turn(sleeping ? 20 : 0);
     if (!found && !sleeping) rest();
-    uint64_t then = now();
-    if (!found) idle += then - since;
-    since = then;
+    uint64_t moment = now();
+    if (!found) idle += moment - since;
+    since = moment;
   }
   uint64_t end = now(), used = cpu() - before;
   if (!sleeping) used -= idle / 1000 < used ? idle / 1000 : used;
@@ -310,6 +324,9 @@ int main (int argc, char **argv) {
     if (!strncmp(argv[i], "conns=", 6)) count = atoi(value);
     else if (!strncmp(argv[i], "depth=", 6)) depth = atoi(value);
     else if (!strncmp(argv[i], "reply=", 6)) reply = strtoull(value, NULL, 10);
+    else if (!strncmp(argv[i], "greeting=", 9)) greeting = strtoull(value, NULL, 10);
+    else if (!strncmp(argv[i], "after=", 6)) after = strtoull(value, NULL, 10);
+    else if (!strncmp(argv[i], "then=", 5)) then = slurp(value, &then_size);
     else if (!strncmp(argv[i], "ms=", 3)) duration = strtoull(value, NULL, 10);
     else if (!strncmp(argv[i], "chunked=", 8)) chunked = atoi(value);
     else if (!strncmp(argv[i], "sleep=", 6)) sleeping = atoi(value);

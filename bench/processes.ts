@@ -181,10 +181,15 @@ export interface LoadOptions {
   connections: number
   ms: number
   /** What is sent first on each connection. */
-  request?: string
+  request?: string | Buffer
   payload?: string | Buffer
   /** Bytes of the answer to one message. */
   reply?: number
+  /** Bytes that the server sends behind its head, before the first message. */
+  greeting?: number
+  /** What is sent when `after` of these have come. */
+  then?: Buffer
+  after?: number
   /** Messages under way on a connection. */
   depth?: number
   chunked?: boolean
@@ -206,11 +211,11 @@ export class Client {
   }
 
   static async start (port: number, options: LoadOptions): Promise<Client> {
-    const { connections, ms, request = '', payload = '', reply = 0, depth = 1, chunked = false, sleep = false, mode = 'stream', http2 = false } = options
+    const { connections, ms, request = '', payload = '', reply = 0, greeting = 0, then = '', after = 0, depth = 1, chunked = false, sleep = false, mode = 'stream', http2 = false } = options
     const client = new Client(adopt(http2
       ? spawn(process.execPath, [join(built, 'http2-load.js'), String(port), String(connections), String(reply), String(ms)])
       : spawn(join(built, 'load'), [String(port), `conns=${connections}`, `ms=${ms}`, `request=${file(request)}`, `payload=${file(payload)}`,
-          `reply=${reply}`, `depth=${depth}`, `chunked=${Number(chunked)}`, `sleep=${Number(sleep)}`, `mode=${mode}`])))
+          `reply=${reply}`, `greeting=${greeting}`, `then=${file(then)}`, `after=${after}`, `depth=${depth}`, `chunked=${Number(chunked)}`, `sleep=${Number(sleep)}`, `mode=${mode}`])))
     await client.#line()
     return client
   }

@@ -1,6 +1,9 @@
 export type ServerName =
   'net' | 'node' | 'fastify' | 'fastify-routes' | 'websocket' | 'duplex' | 'duplex-no-probes' | 'body' | 'http2' | 'http2-fastify' | 'http2-duplex' |
-  'pipes' | 'fastify-pipes' | 'tunnel' | 'forward' | 'http-proxy' | 'http-proxy-3'
+  'pipes' | 'fastify-pipes' | 'tunnel' | 'forward' | 'http-proxy' | 'http-proxy-3' | MessageServerName
+
+/** Those with messages over WebSocket; `deflate` compresses them. */
+export type MessageServerName = 'ws' | 'messages' | 'websocket-messages' | 'socket.io' | 'ws-deflate' | 'messages-deflate'
 
 export interface Question {
   ask: 'used' | 'memory' | 'close'

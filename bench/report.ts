@@ -63,10 +63,12 @@ export function injectionTable (all: Injections[]): string {
   ]))
 }
 
+/** Ratios are to the first. */
 export function idleTable (idles: Record<string, Idle[]>): string {
+  const [base] = Object.values(idles) as [Idle[]]
   return table(['', 'RSS, bytes', 'ratio', 'heap, bytes', 'ratio', 'CPU to accept, µs'], Object.entries(idles).map(([name, runs]) => {
     const of = (what: 'rss' | 'heap' | 'cpu'): Spread => spread(runs.map(one => one[what]))
-    const to = (what: 'rss' | 'heap'): Spread => spread(runs.map((one, round) => one[what] / ((idles.node as Idle[])[round] as Idle)[what]))
+    const to = (what: 'rss' | 'heap'): Spread => spread(runs.map((one, round) => one[what] / (base[round] as Idle)[what]))
     return [name, number(of('rss').median), ratio(to('rss')), number(of('heap').median), ratio(to('heap')), number(of('cpu').median, 1)]
   }))
 }
@@ -159,6 +161,10 @@ For HTTP/2 the client is as busy as the server, so that there the CPU column is 
 cores with everybody, so that the load sleeps there, and socat has one process for each connection, of which the CPU is not counted.
 
 ${sections.map(({ title, table }) => `## ${title}\n\n${table}`).join('\n\n')}
+
+In the tables of messages all check what comes with one schema, by Fastify's Ajv, and answer with another message in JSON. By hand that is \`JSON.parse\`, the validator, and
+\`JSON.stringify\` on the socket of ws; for socket.io an event each way. In the table of their memory one message of 4 KiB was answered on each connection, a second and a half before.
+A handler of \`messages\` still has the last message of its loop, some 4 KB of it; ws keeps what zlib needs for as long as a connection lives.
 
 RSS and heap are taken after a collection, before and after the connections are opened; what bare Node keeps is the socket alone.
 A connection keeps its request and reply: \`app.duplex.connections\` has it, and \`connection.reply\` is part of it; and the \`onResponse\` hooks and the last log line, which have both, come

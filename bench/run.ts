@@ -12,6 +12,7 @@ import { buildLoad, injections, Server, sources, startGo, startRuntime, startSoc
 import { barsTable, chart, faultsTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, unreadTable, type Bar, type Section } from './report.ts'
 import { contests, unread } from './forward.ts'
 import type { ServerName } from './protocol.ts'
+import { messageContest, messageIdle } from './messages.ts'
 import { chunk, frame, GET, head, POST, text, UPGRADE, WEBSOCKET } from './requests.ts'
 import { ratios, spread } from './statistics.ts'
 
@@ -235,7 +236,7 @@ await judged('Growth: accept and hold so many, then app.close()', async () => {
   const growth: { connections: number, result: Idle }[] = []
   for (const connections of sizes) {
     const runs: Idle[] = []
-    for (let round = 0; round < (quick ? 1 : 2); round++) runs.push(await idle('duplex', connections, head('/graceful'), true))
+    for (let round = 0; round < (quick ? 1 : 2); round++) runs.push(await idle('duplex', connections, head('/graceful'), { drain: true }))
     const middle = (what: keyof Idle): number => spread(runs.map(one => one[what] as number)).median
     growth.push({ connections, result: { rss: middle('rss'), heap: middle('heap'), cpu: middle('cpu'), drain: middle('drain') } })
   }
@@ -256,6 +257,26 @@ await judged('Growth: accept and hold so many, then app.close()', async () => {
     bar(`drain of ${most.connections}, seconds`, (most.result.drain as number) / 1000, 2, true)
   ]
 })
+
+for (const [size, what, load] of [
+  ['small', '64 connections, 100 bytes, one at a time', { connections: 64, ms }],
+  ['small', '8 connections, 100 bytes, 16 under way on each', { connections: 8, depth: 16, ms }],
+  ['large', '16 connections, 4 KiB, four under way on each', { connections: 16, depth: 4, ms }]
+] as const) {
+  // A quick run has the first one.
+  if (quick && load.connections !== 64) continue
+  await compared(`Messages over WebSocket, validated: ${what}`, () => messageContest(size, load, freshRounds, practice), outcomes => {
+    const ours = named(outcomes, 'fastify-duplex')
+    const theirs = named(outcomes, '@fastify/websocket by hand')
+    return [
+      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 1.3),
+      ...(quick ? [] : [bar('the same, to @fastify/websocket by hand', ratios(ours.cpus, theirs.cpus).median, 1, true)])
+    ]
+  })
+}
+if (!quick) {
+  await judged('Memory of a WebSocket of 1000, on which one message of 4 KiB was answered', () => messageIdle(1000, repeats), idleTable, () => [])
+}
 
 const upstream = String(main.net.port)
 const socat = quick ? undefined : await startSocat(main.net.port)

@@ -8,8 +8,10 @@ import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
 import type { Duplex } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import websocket from '@fastify/websocket'
+import { Server as SocketServer } from 'socket.io'
+import { WebSocketServer, type WebSocket } from 'ws'
 import type { FastifyDuplexOptions } from '../lib/index.ts'
-import type { Answer, Question, ServerName } from './protocol.ts'
+import type { Answer, MessageServerName, Question, ServerName } from './protocol.ts'
 
 const SWITCH = 'HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n'
 
@@ -114,7 +116,34 @@ async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> 
   return framework(app)
 }
 
+const messageServers: Record<MessageServerName, () => Promise<Listening>> = {
+  ws: () => wsAlone(false),
+  'ws-deflate': () => wsAlone({ serverNoContextTakeover: true, clientNoContextTakeover: true }),
+  messages: () => messages(false),
+  'messages-deflate': () => messages(true),
+  'websocket-messages': async () => {
+    const app = Fastify()
+    const answer = await answerByHand()
+    await app.register(websocket)
+    app.get('/echo', { websocket: true }, answer)
+    return framework(app)
+  },
+  'socket.io': async () => {
+    const validate = await validator()
+    const server = http.createServer()
+    const io = new SocketServer(server, { transports: ['websocket'] })
+    io.on('connection', socket => {
+      socket.on('say', (message: Message) => {
+        if (validate(message) === false) socket.disconnect(true)
+        else socket.emit('said', said(message))
+      })
+    })
+    return plain(server)
+  }
+}
+
 const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
+  ...messageServers,
   net: () => plain(net.createServer(socket => echo(socket, Buffer.alloc(0)))),
   node: () => plain(byHand()),
   fastify: async () => {
@@ -210,6 +239,75 @@ const servers: Record<ServerName, () => Listening | Promise<Listening>> = {
     server.on('upgrade', (req, socket, head) => { void proxy.ws(req, socket, head) })
     return plain(server)
   }
+}
+
+/** What a client says; what is answered is the same with a number. */
+interface Message {
+  id: number
+  text: string
+  to: string[]
+}
+
+const FROM_CLIENT = {
+  type: 'object',
+  required: ['id', 'text', 'to'],
+  properties: {
+    id: { type: 'integer', minimum: 0 },
+    text: { type: 'string', minLength: 1, maxLength: 5000 },
+    to: { type: 'array', maxItems: 10, items: { type: 'string', maxLength: 50 } }
+  }
+}
+
+const FROM_SERVER = {
+  type: 'object',
+  properties: { type: { type: 'string' }, id: { type: 'integer' }, text: { type: 'string' } }
+}
+
+function said ({ id, text }: Message): { type: string, id: number, text: string } {
+  return { type: 'said', id, text }
+}
+
+/** By Fastify's Ajv, as the plugin has it. */
+async function validator (): Promise<(message: unknown) => unknown> {
+  const app = Fastify()
+  let validate: ((message: unknown) => unknown) | undefined
+  app.get('/', async request => { validate = request.compileValidationSchema(FROM_CLIENT, 'body') })
+  await app.inject('/')
+  return validate as (message: unknown) => unknown
+}
+
+/** The socket of `ws`, for somebody who checks what comes. */
+async function answerByHand (): Promise<(socket: WebSocket) => void> {
+  const validate = await validator()
+  return socket => {
+    socket.on('message', data => {
+      let message: Message
+      try {
+        message = JSON.parse(String(data)) as Message
+      } catch {
+        socket.close(1007)
+        return
+      }
+      if (validate(message) === false) socket.close(1007)
+      else socket.send(JSON.stringify(said(message)))
+    })
+  }
+}
+
+async function wsAlone (perMessageDeflate: false | object): Promise<Listening> {
+  const answer = await answerByHand()
+  const server = http.createServer()
+  new WebSocketServer({ server, maxPayload: 65_536, perMessageDeflate }).on('connection', answer)
+  return plain(server)
+}
+
+async function messages (perMessageDeflate: boolean): Promise<Listening> {
+  const app = Fastify()
+  await app.register((await plugin()).default)
+  app.get('/echo', { duplex: { messages: { in: FROM_CLIENT, out: FROM_SERVER, websocket: { perMessageDeflate } } } }, async ({ readable, send }) => {
+    for await (const message of readable) await send(said(message as Message))
+  })
+  return framework(app)
 }
 
 async function settled (): Promise<NodeJS.MemoryUsage> {

@@ -207,6 +207,20 @@ t.test('MS6 nothing of a stream is read before somebody reads', async t => {
   t.equal(String(await wire.rest()), '1\n2\n3\n')
 })
 
+t.test('MS6 lines of many chunks, to a reader that is slow: none is lost', async t => {
+  const { wire } = await room(t, lines, async ({ readable, send }) => {
+    let seen = 0
+    for await (const message of readable) {
+      if ((message as { count: number }).count !== seen++) throw new Error(`message ${seen - 1} is lost`)
+      // Others have their turn, and more comes.
+      await new Promise(resolve => setImmediate(resolve))
+    }
+    await send(seen)
+  })
+  wire.end(Array.from({ length: 3000 }, (_, count) => `${JSON.stringify({ count, text: 'x'.repeat(100) })}\n`).join(''))
+  t.equal(String(await wire.rest()), '3000\n')
+})
+
 t.test('MS7 send() waits for room', async t => {
   const full = gate<number>()
   const { wire } = await room(t, lines, async ({ send }) => {

@@ -1,5 +1,5 @@
 import { once } from 'node:events'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance } from 'fastify'
 import { GraphQLObjectType, GraphQLSchema, GraphQLString } from 'graphql'
 import { createClient } from 'graphql-ws'
 import { useServer } from 'graphql-ws/use/ws'
@@ -164,6 +164,53 @@ t.test('MS11 asyncapi(): each route once, both directions, schemas that are in t
     for (const part of (reference as string).split('/')) found = (found as Record<string, unknown> | undefined)?.[part]
     t.ok(found, `#/${reference as string} is there`)
   }
+})
+
+t.test('MS11 asyncapi(): URLs of one name, schemas that refer to themselves, scopes with another schema of the same $id', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(duplex)
+  const route = (app: FastifyInstance, url: string, into: unknown): unknown =>
+    app.get(url, { duplex: { messages: { in: into as object } } }, async () => {})
+  const tree = { $id: 'tree', type: 'object', properties: { children: { type: 'array', items: { $ref: '#' } }, next: { $ref: 'tree#' } } }
+  app.addSchema(tree)
+  for (const url of ['/a/b', '/a_b', '/a/:b']) route(app, url, { $ref: 'tree#' })
+  const local = { $id: 'local', type: 'object', definitions: { text: { type: 'string' } }, properties: { $id: { $ref: '#/definitions/text' } } }
+  route(app, '/local', local)
+  route(app, '/anything', true)
+  route(app, '/nothing', false)
+  for (const type of ['string', 'number']) {
+    await app.register(async app => {
+      app.addSchema({ $id: 'leaf', type })
+      app.addSchema({ $id: 'branch', type: 'object', properties: { leaf: { $ref: 'leaf#' } } })
+      route(app, `/${type}`, { $ref: 'branch#' })
+    })
+  }
+  await app.ready()
+  const document = app.duplex.asyncapi({ info: { title: 'Names', version: '1.0.0' } })
+  const find = (reference: string): unknown =>
+    reference.slice('#/'.length).split('/').reduce<unknown>((within, part) => (within as Record<string, unknown> | undefined)?.[part], document)
+  type Payload = { $ref: string, properties: Record<string, { $ref: string, items: { $ref: string } }> }
+  const payloadOf = (address: string): Payload => {
+    const channels = Object.values(document.channels) as { address: string, messages: { in: { payload: Payload } } }[]
+    return channels.find(channel => channel.address === address)?.messages.in.payload as Payload
+  }
+  t.strictSame(Object.keys(document.channels).slice(0, 3), ['GET_a_b', 'GET_a_b_2', 'GET_a_b_3'])
+  t.equal(Object.keys(document.operations).length, 16)
+  const common = payloadOf('/a/{b}')
+  t.strictSame(payloadOf('/a_b'), common)
+  const there = find(common.$ref) as Payload
+  t.equal(there.properties.children?.items.$ref, common.$ref)
+  t.equal(there.properties.next?.$ref, common.$ref)
+  const own = payloadOf('/local')
+  t.strictSame(find(own.properties.$id?.$ref as string), { type: 'string' })
+  t.equal(payloadOf('/anything'), undefined)
+  t.strictSame(payloadOf('/nothing'), { not: {} })
+  for (const type of ['string', 'number']) {
+    const branch = find(payloadOf(`/${type}`).$ref) as Payload
+    t.strictSame(find(branch.properties.leaf?.$ref as string), { type })
+  }
+  t.strictSame(Object.keys(document.components?.schemas ?? {}), ['tree', 'leaf', 'branch', 'leaf_2', 'branch_2'])
 })
 
 t.test('WS7 beside ws on the same server: each has its own', async t => {

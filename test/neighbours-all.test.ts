@@ -66,6 +66,8 @@ interface Visit {
   socketIo: SocketIoClient
   /** A WebSocket that a route of the plugin has handed to ws. */
   detached: WebSocketClient
+  /** One of a route with messages. */
+  messages: WebSocketClient
 }
 
 async function sharedByAll (t: Test, order: Order, handler: (connection: DuplexConnection) => unknown): Promise<Shared> {
@@ -84,6 +86,11 @@ async function sharedByAll (t: Test, order: Order, handler: (connection: DuplexC
       const { socket, head } = pending.detach()
       own.handleUpgrade(request.raw, socket, head, answerAs('detached'))
     })
+    app.get('/messages', { duplex: { websocket: true } }, async connection => {
+      const { readable, send, draining } = connection
+      draining.addEventListener('abort', () => { void connection.close() })
+      for await (const message of readable) await send(`messages: ${String(message)}`)
+    })
     app.get('/plain', async () => 'plain')
   })
   const { port, connect } = shared
@@ -94,7 +101,8 @@ async function sharedByAll (t: Test, order: Order, handler: (connection: DuplexC
       ws: await openWebSocket(t, `${origin}/ws`),
       fastifyWebSocket: await openWebSocket(t, `${origin}/rooms`),
       socketIo: await openSocketIo(t, port),
-      detached: await openWebSocket(t, `${origin}/own`)
+      detached: await openWebSocket(t, `${origin}/own`),
+      messages: await openWebSocket(t, `${origin}/messages`)
     }
   }
   return { ...shared, vite: vite as Vite, visit }
@@ -160,23 +168,26 @@ for (const order of orders) {
 }
 
 for (const order of orders) {
-  t.test(`Q4 ws, @fastify/websocket, socket.io and vite, registered ${order} it: each has its own`, async t => {
+  t.test(`Q4 WS7 ws, @fastify/websocket, socket.io and vite, registered ${order} it: each has its own`, async t => {
     const { connect, close, vite, visit, app } = await sharedByAll(t, order, echo)
-    const { browser, ws, fastifyWebSocket, socketIo, detached } = await visit()
+    const { browser, ws, fastifyWebSocket, socketIo, detached, messages } = await visit()
     await eachKindBeside(t, vite, browser, connect, async kind => {
       t.equal(await ws.ask(kind), `ws: ${kind}`)
       t.equal(await fastifyWebSocket.ask(kind), `@fastify/websocket: ${kind}`)
       t.equal(await within('socket.io', socketIo.emitWithAck('say', kind)), `socket.io: ${kind}`)
       t.equal(await detached.ask(kind), `detached: ${kind}`)
+      t.equal(await messages.ask(kind), `messages: ${kind}`)
     })
     // The URL is that of a WebSocket too.
     const foo = await connect()
     t.equal(await echoed(foo, request('GET /rooms', ...UPGRADE), 'foo'), 'foo')
     t.equal((await within('a plain route', exchange(await connect(), 'GET /plain'))).body, 'plain')
-    t.same([...app.duplex.connections].map(({ protocol }) => protocol), ['websocket', 'foo'])
+    t.same([...app.duplex.connections].map(({ protocol }) => protocol), ['websocket', 'websocket', 'foo'])
     foo.end()
-    detached.socket.close()
-    await within('the end of it', detached.closed)
+    for (const { socket, closed } of [detached, messages]) {
+      socket.close()
+      await within('the end of it', closed)
+    }
     await close()
   })
 
@@ -186,7 +197,7 @@ for (const order of orders) {
       await once(draining, 'abort')
       writable.write('bye')
     })
-    const { browser, ws, fastifyWebSocket, socketIo, detached } = await visit()
+    const { browser, ws, fastifyWebSocket, socketIo, detached, messages } = await visit()
     const wires: Wire[] = []
     for (const kind of everyKind) {
       const wire = await connect()
@@ -196,6 +207,7 @@ for (const order of orders) {
     }
     const disconnected = new Promise<string>(resolve => socketIo.once('disconnect', resolve))
     const closing = close()
+    t.equal(await within('the end of messages', messages.closed), 1001)
     for (const [at, kind] of everyKind.entries()) {
       const wire = wires[at] as Wire
       t.equal(await within('bye', hear(wire, kind, 'bye')), 'bye')

@@ -1,5 +1,7 @@
+import { EventEmitter, once } from 'node:events'
+import { Readable, type Transform } from 'node:stream'
+import { DeflateRaw, deflateRawSync, InflateRaw, type Zlib } from 'node:zlib'
 import t, { type Test } from 'tap'
-import { deflateRawSync } from 'node:zlib'
 import Fastify from 'fastify'
 import duplex from '../lib/index.ts'
 import { ACCEPT, OPCODE, closeFrame, frame, nextClose, nextFrame, nextText, opening, type FrameOptions } from './fixtures/frames.ts'
@@ -316,6 +318,14 @@ t.test('WS5 permessage-deflate: off unless the route and the client want it', as
 })
 
 t.test('WS5 permessage-deflate: both ways, and a bomb ends at maxLength', async t => {
+  let inflated = 0
+  const { prototype } = InflateRaw as unknown as { prototype: Transform }
+  t.intercept(prototype, 'push', {
+    value (this: Transform, chunk: Buffer | null) {
+      inflated += chunk?.length ?? 0
+      return Readable.prototype.push.call(this, chunk)
+    }
+  })
   const { wire, connection } = await room(t, {
     duplex: { websocket: { perMessageDeflate: true, maxLength: 10_000 } }, head: opening('/room', DEFLATE)
   }, echo)
@@ -326,10 +336,44 @@ t.test('WS5 permessage-deflate: both ways, and a bomb ends at maxLength', async 
   wire.send(f('short'))
   t.equal(await nextText(wire), 'short')
   const bomb = deflated(Buffer.alloc(50 * 1024 * 1024))
+  inflated = 0
   wire.send(f(bomb.subarray(0, 9000), { rsv: 4 }))
   t.equal((await nextClose(wire)).code, 1009)
   wire.end()
   t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' } })
+  // One chunk of zlib at the most is too much.
+  t.ok(inflated > 10_000 && inflated <= 10_000 + 16 * 1024, `${inflated} bytes were inflated`)
+})
+
+t.test('WS5 permessage-deflate: a quiet connection keeps no memory for it, and goes on', async t => {
+  const released = new EventEmitter()
+  let count = 0
+  for (const { prototype } of [InflateRaw, DeflateRaw] as unknown as { prototype: Zlib & Transform }[]) {
+    const { close } = prototype
+    t.intercept(prototype, 'close', {
+      value (this: Zlib, ...rest: []) {
+        if (++count % 2 === 0) released.emit('both')
+        close.apply(this, rest)
+      }
+    })
+  }
+  const { wire } = await room(t, { duplex: { websocket: { perMessageDeflate: true } }, head: opening('/room', DEFLATE) }, echo)
+  const whole = deflated('y'.repeat(3000))
+  for (let round = 1; round <= 2; round++) {
+    wire.send(f(whole, { rsv: 4 }))
+    const both = once(released, 'both')
+    t.equal((await nextFrame(wire)).rsv, 4)
+    await both
+    t.equal(count, 2 * round)
+  }
+  // Half of a message is no quiet time: the other half belongs to the same stream.
+  wire.send(f(whole.subarray(0, 10), { rsv: 4, fin: false }))
+  await new Promise(resolve => setTimeout(resolve, 1100))
+  t.equal(count, 4)
+  const both = once(released, 'both')
+  wire.send(f(whole.subarray(10), { opcode: OPCODE.continuation }))
+  t.equal((await nextFrame(wire)).rsv, 4)
+  await both
 })
 
 t.test('WS1 wrong options fail at boot', async t => {

@@ -4,25 +4,32 @@ import { acceptedTypes } from './choose.ts'
 
 type Json = Record<string, unknown>
 
+/** Where schemas of `addSchema` are in the document, by their `$id`. */
+type Places = ReadonlyMap<string, string>
+
 /** An AsyncAPI document of the routes that have messages: each is a channel, with an operation for each direction. */
 export function asyncapi (routes: Iterable<DuplexRoute>, { info, servers }: AsyncApiOptions): AsyncApiDocument {
   const channels: Json = {}
   const operations: Json = {}
   const schemas: Json = {}
+  const known = new Map<string, string>()
   for (const { url, methods, messages } of routes) {
     // Fastify adds a HEAD to each GET.
     if (messages === undefined || methods.every(method => method === 'HEAD')) continue
     const { settings, app } = messages
-    for (const [id, schema] of Object.entries(app.getSchemas())) schemas[nameOf(id)] = pointed(schema)
-    const name = nameOf(`${methods.join('_')}${url}`)
+    const places = addAll(schemas, known, app.getSchemas())
+    const name = unused(channels, nameOf(`${methods.join('_')}${url}`))
     const contentType = settings.encoding.contentType ?? acceptedTypes(settings)[0]
-    const messageOf = (schema: unknown): Json => ({ ...contentType === undefined ? {} : { contentType }, ...payloadOf(schema) })
+    const messageOf = (direction: 'in' | 'out'): Json => ({
+      ...contentType === undefined ? {} : { contentType },
+      ...payloadOf(settings[direction], `#/channels/${name}/messages/${direction}/payload`, places)
+    })
     const address = url.replace(/:(\w+)(?:\([^)]*\))?\??/g, '{$1}').replace(/\*/g, '{wildcard}')
     const parameters = Object.fromEntries([...address.matchAll(/\{(\w+)\}/g)].map(([, parameter]) => [parameter, {}]))
     channels[name] = {
       address,
       ...Object.keys(parameters).length === 0 ? {} : { parameters },
-      messages: { in: messageOf(settings.in), out: messageOf(settings.out) },
+      messages: { in: messageOf('in'), out: messageOf('out') },
       ...settings.websocket === undefined ? {} : { bindings: { ws: { method: 'GET', bindingVersion: '0.1.0' } } }
     }
     for (const [action, message] of [['receive', 'in'], ['send', 'out']] as const) {
@@ -47,19 +54,49 @@ function nameOf (text: string): string {
   return text.replace(/[^A-Za-z0-9]+/g, '_').replace(/^_|_$/g, '')
 }
 
-/** What a function of the request would return is not known, nor what a schema says that is no JSON Schema. */
-function payloadOf (schema: unknown): Json {
-  if (schema === undefined || typeof schema === 'function') return {}
-  const { toJSONSchema } = schema as { toJSONSchema?: () => unknown }
-  const payload = typeof toJSONSchema === 'function' ? toJSONSchema.call(schema) : schema
-  return { payload: pointed(payload) }
+/** `/a/b` and `/a_b` have one name. */
+function unused (taken: Json, name: string): string {
+  let found = name
+  for (let count = 2; found in taken; count++) found = `${name}_${count}`
+  return found
 }
 
-/** `common#/definitions/a` of `addSchema` is a part of this document. */
-function pointed (schema: unknown): unknown {
+/** Puts the schemas of one scope into the document. Another scope may have others with the same `$id`. */
+function addAll (schemas: Json, known: Map<string, string>, given: Record<string, unknown>): Places {
+  const places = new Map<string, string>()
+  const added: [place: string, name: string, schema: unknown][] = []
+  for (const [id, schema] of Object.entries(given)) {
+    const text = JSON.stringify(schema).replaceAll(`"$ref":"${id}#`, '"$ref":"#')
+    // What else it refers to is a matter of the scope.
+    const key = JSON.stringify([id, text, /"\$ref":"[^#]/.test(text) ? given : undefined])
+    let name = known.get(key)
+    if (name === undefined) {
+      name = unused(schemas, nameOf(id))
+      known.set(key, name)
+      schemas[name] = {}
+      added.push([`#/components/schemas/${name}`, name, schema])
+    }
+    places.set(id, `#/components/schemas/${name}`)
+  }
+  for (const [place, name, schema] of added) schemas[name] = pointed(schema, place, places)
+  return places
+}
+
+/** What a function of the request would return is not known, nor what a schema says that is no JSON Schema. */
+function payloadOf (schema: unknown, place: string, places: Places): Json {
+  if (schema === undefined || schema === true || typeof schema === 'function') return {}
+  // The document has schemas that are objects.
+  if (schema === false) return { payload: { not: {} } }
+  const { toJSONSchema } = schema as { toJSONSchema?: () => unknown }
+  const payload = typeof toJSONSchema === 'function' ? toJSONSchema.call(schema) : schema
+  return { payload: pointed(payload, place, places) }
+}
+
+/** `#/definitions/a` is where the schema is now, and `common#/definitions/a` of `addSchema` is a part of the document too. */
+function pointed (schema: unknown, place: string, places: Places): unknown {
   return JSON.parse(JSON.stringify(schema, (key, value: unknown) => {
-    if (key !== '$ref' || typeof value !== 'string' || value.startsWith('#')) return key === '$id' ? undefined : value
+    if (key !== '$ref' || typeof value !== 'string') return key === '$id' && typeof value === 'string' ? undefined : value
     const [id = '', path = ''] = value.split('#', 2)
-    return `#/components/schemas/${nameOf(id)}${path}`
+    return (id === '' ? place : places.get(id) ?? `#/components/schemas/${nameOf(id)}`) + path
   })) as unknown
 }

@@ -21,6 +21,7 @@ export class FramedMessenger extends Messenger {
   #left: Iterator<Uint8Array | Error> | undefined
   #reading = false
   #paused = false
+  #inputOver = false
   /** The input has ended, and what it ended with is in `#left`. */
   #ended = false
   #room: ((error?: Error) => void) | undefined
@@ -41,6 +42,10 @@ export class FramedMessenger extends Messenger {
     if (this.#before.length > 0) return { value: this.#before.shift() }
     if (this.#decoder === undefined) return 'end'
     for (;;) {
+      if (this.#left === undefined && this.#inputOver && !this.#ended) {
+        this.#ended = true
+        this.#left = endOf(this.#decoder)
+      }
       if (this.#left === undefined) {
         this.#readOn()
         return undefined
@@ -85,9 +90,9 @@ export class FramedMessenger extends Messenger {
   }
 
   readonly #onEnd = (): void => {
-    if (this.discarding || this.#ended) return
-    this.#ended = true
-    this.#left = endOf(this.#decoder as MessageDecoder)
+    if (this.discarding) return
+    // Node tells of it even to who has paused: what is left of the latest chunk comes first.
+    this.#inputOver = true
     this.readable.pump()
   }
 

@@ -7,6 +7,7 @@ import type { Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClose } from './codes.ts'
+import { releaseWhenQuiet } from './idle-deflate.ts'
 import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
 /** Bytes that the receiver gets at once: where a look is taken whether the reader keeps up. Less than what makes it ask for a pause. */
@@ -87,7 +88,10 @@ export class WebSocketMessenger extends Messenger {
     this.#webSocketOwner = owner
     const { Receiver, Sender, PerMessageDeflate } = loadedParts()
     this.#deflate = options.extensions[PerMessageDeflate.extensionName]
-    if (this.#deflate !== undefined) this.#inflateInTurn(this.#deflate)
+    if (this.#deflate !== undefined) {
+      releaseWhenQuiet(this.#deflate)
+      this.#inflateInTurn(this.#deflate)
+    }
     this.#receiver = new Receiver({
       isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...PARTS
     })

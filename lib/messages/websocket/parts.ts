@@ -25,9 +25,10 @@ export interface Sender {
 
 export interface Deflate {
   accept (offers: object[]): object
+  compress (data: Uint8Array | string, fin: boolean, done: (error: Error | null, data?: Buffer) => void): void
   decompress (data: Buffer, fin: boolean, done: (error: Error | null, data?: Buffer) => void): void
   cleanup (): void
-  params: object
+  params: Record<string, unknown>
 }
 
 /** The object that libraries know as a WebSocket. */
