@@ -12,8 +12,11 @@ const OURS = new Set(['host', 'expect', 'proxy-authorization'])
 /** What a message says of its length is no option of a connection: who names it there would have two readings of one message. */
 const NEVER_NAMED = new Set(['content-length', 'host'])
 
-/** The names in `Connection`, in lower case. */
-function namedByConnection (connection: unknown): Set<string> {
+const NONE: ReadonlySet<string> = new Set()
+
+/** The names in `Connection`, in lower case. Those that are never sent on need not be among them. */
+function namedByConnection (connection: unknown): ReadonlySet<string> {
+  if (connection === undefined || connection === 'keep-alive' || connection === 'close' || connection === 'Keep-Alive') return NONE
   const named = new Set<string>()
   for (const value of [connection ?? []].flat()) {
     for (const option of String(value).split(',')) {
@@ -39,13 +42,16 @@ export function requestFields (headers: IncomingHttpHeaders): ForwardFields {
 
 /** What goes on to the client of an upstream's fields. @param raw name and value in turn */
 export function answerFields (raw: readonly string[]): ForwardFields {
-  const all: ForwardFields = {}
-  for (let at = 0; at + 1 < raw.length; at += 2) add(all, (raw[at] as string).toLowerCase(), raw[at + 1] as string)
-  const named = namedByConnection(all.connection)
-  for (const name of Object.keys(all)) {
-    if (name.startsWith(':') || HOP_BY_HOP.has(name) || named.has(name)) Reflect.deleteProperty(all, name)
+  const fields: ForwardFields = {}
+  const connection: string[] = []
+  for (let at = 0; at + 1 < raw.length; at += 2) {
+    const name = (raw[at] as string).toLowerCase()
+    if (name === 'connection') connection.push(raw[at + 1] as string)
+    else if (!name.startsWith(':') && !HOP_BY_HOP.has(name)) add(fields, name, raw[at + 1] as string)
   }
-  return all
+  const named = namedByConnection(connection.length === 0 ? undefined : connection.join())
+  if (named.size > 0) for (const name of Object.keys(fields)) if (named.has(name)) Reflect.deleteProperty(fields, name)
+  return fields
 }
 
 /** Fields behind a body: nothing that frames, routes or switches may come late (RFC 9110 section 6.5.1). */
@@ -71,5 +77,10 @@ function add (fields: ForwardFields, name: string, value: string): void {
 
 /** Name and value in turn, as they go on the wire. */
 export function rawFields (fields: ForwardFields): string[] {
-  return Object.entries(fields).flatMap(([name, value]) => [value].flat().flatMap(one => [name, String(one)]))
+  const raw: string[] = []
+  for (const [name, value] of Object.entries(fields)) {
+    if (Array.isArray(value)) for (const one of value) raw.push(name, String(one))
+    else raw.push(name, String(value))
+  }
+  return raw
 }

@@ -1,4 +1,4 @@
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
 import type { FastifyReply } from 'fastify'
 import type { Answer } from '../../client/exchange.ts'
@@ -87,6 +87,14 @@ function hearTrailers ({ reply, readable }: PendingDuplex<'body'>): () => readon
   return () => came
 }
 
+/** The head leaves in one write with what has come of the body by then. */
+function writeTogether ({ httpVersion, reply }: PendingDuplex<'body'>): void {
+  const { socket } = reply.raw as ServerResponse
+  if (httpVersion === '2.0' || socket === null) return
+  socket.cork()
+  setImmediate(() => socket.uncork())
+}
+
 /** Any answer of the upstream is taken, with the framing that it has. */
 async function accept (pending: PendingDuplex<'body'>, answer: Answer, settings: ForwardSettings): Promise<DuplexConnection<'body'>> {
   const fields = fieldsFor(pending, answer, settings)
@@ -108,6 +116,7 @@ async function accept (pending: PendingDuplex<'body'>, answer: Answer, settings:
   const claim = claimOf((pending.reply as FastifyReply).request.raw) as Claim
   head.trailers &&= claim.req.method !== 'HEAD'
   const connection = pending as unknown as Connection
+  writeTogether(pending)
   await connection[kAcceptNow]({ statusCode: answer.statusCode, headers: fields }, head)
   return connection as unknown as DuplexConnection<'body'>
 }

@@ -10,15 +10,19 @@ const SAID = /^(?:forwarded|x-forwarded-.*|x-real-ip)$/
  */
 export function sayForwarded (fields: ForwardFields, request: FastifyRequest, how: 'append' | 'replace' | false): void {
   const { ips } = request
-  const before = { ...fields }
-  for (const name of Object.keys(fields)) if (SAID.test(name)) Reflect.deleteProperty(fields, name)
+  const said: [name: string, value: string | string[]][] = []
+  for (const name of Object.keys(fields)) {
+    if (!SAID.test(name)) continue
+    said.push([name, fields[name] as string])
+    Reflect.deleteProperty(fields, name)
+  }
   if (how === false) return
   const { socket } = request
   const address = socket?.remoteAddress
-  if (how === 'append' && trusts(request)) {
+  if (how === 'append' && ips !== undefined && trusts(request)) {
     // What else it said: of its port, its prefix, and all that in the form of RFC 7239.
-    for (const [name, value] of Object.entries(before)) if (SAID.test(name)) fields[name] = value
-    if (ips !== undefined) fields['x-forwarded-for'] = [...ips].reverse().join(', ')
+    for (const [name, value] of said) fields[name] = value
+    fields['x-forwarded-for'] = [...ips].reverse().join(', ')
     fields['x-forwarded-host'] = request.host
     fields['x-forwarded-proto'] = request.protocol
   } else {
