@@ -190,3 +190,24 @@ t.test('CL2 a WebSocket: messages both ways, its end, and what is no handshake',
     await t.rejects(waiting as Promise<DuplexRefused>, { code: 'FST_ERR_DUPLEX_UPSTREAM_INVALID' })
   }
 })
+
+t.test('CL3 a server that reads the whole body before it answers gets all of standard input', async t => {
+  const { port } = await serve(t, {}, app => {
+    app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
+    app.post('/it', async ({ body }) => body)
+  })
+  for (const version of [[], ['--http2']]) {
+    const server = version.length === 0
+      ? port
+      : (await serve(t, { transport: 'h2' }, app => {
+          app.addContentTypeParser('*', { parseAs: 'buffer' }, (_request, body, done) => done(null, body))
+          app.post('/it', async ({ body }) => body)
+        })).port
+    const { child, code, stderr } = run(t, ['--body', ...version, '-H', 'content-type: application/octet-stream', `http://127.0.0.1:${server}/it`])
+    child.stdin.write('all ')
+    child.stdin.end('of it')
+    t.equal(await stderr, '')
+    t.equal(await text(child.stdout), 'all of it')
+    t.equal(await code, 0)
+  }
+})

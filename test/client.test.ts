@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import http2 from 'node:http2'
 import { createServer as createTcpServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { connect, DuplexRefused } from '../lib/client/index.ts'
 import type { ClientConnection, ConnectOptions, DuplexConnection, DuplexKind } from '../lib/index.ts'
@@ -280,3 +281,27 @@ for (const [name, make] of Object.entries(others)) {
     t.match(await connection.closed, { reason: 'end' })
   })
 }
+
+onEach(t, 'CL1 a body that is a stream is sent before there is an answer, whole, and its failure breaks the request off', async (t, transport) => {
+  const server = await serve(t, { transport }, app => {
+    app.post('/it', { duplex: true }, async ({ readable, writable }) => { writable.end(`heard ${(await buffer(readable)).length}`) })
+    // Not accepted before all has come.
+    app.post('/all', { duplex: { accept: 'manual' } }, async pending => {
+      const { length } = await buffer(pending.readable as Readable)
+      const { writable } = await pending.accept()
+      writable.end(`heard ${length}`)
+    })
+  })
+  const [url, options] = where(server, transport)
+  for (const path of ['/it', '/all']) {
+    const body = Readable.from(Array.from({ length: 50 }, () => Buffer.alloc(10_000)))
+    const connection = await connect(url.replace('/it', path), { ...options, body })
+    t.equal(await text(connection.readable), 'heard 500000')
+    t.equal((await connection.closed).reason, 'end')
+  }
+  const failing = new Readable({ read () { this.destroy(new Error('of the source')) } })
+  await t.rejects(connect(url.replace('/it', '/all'), { ...options, body: failing }), { message: 'of the source' })
+  const over = Readable.from([])
+  await buffer(over)
+  t.equal(await text((await connect(url, { ...options, body: over })).readable), 'heard 0')
+}, ['tcp', 'tls', 'unix', 'h2'])

@@ -20,8 +20,11 @@ export interface ConnectOptions {
   target?: string | undefined
   /** `Host`, and what the other options stand for, are added. Credentials in the URL become `Authorization: Basic`. */
   headers?: ClientHeaders | undefined
-  /** The body of the request: these bytes, or `true` for what is written to `writable`. */
-  body?: true | string | Uint8Array | undefined
+  /**
+   * The body of the request: these bytes, what this stream yields, or `true` for what is written to `writable`. A server that reads
+   * the whole body before it answers needs one of the former: with `true` there is a `writable` only when it has answered.
+   */
+  body?: true | string | Uint8Array | Readable | undefined
   /** Bytes that leave with the head of the request, before there is an answer. Not with HTTP/1 and `body: true`. */
   early?: string | Uint8Array | undefined
   /**

@@ -3,6 +3,7 @@ import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 import { commandOf, UsageError, type Command } from './arguments.ts'
 import { connect } from './connect.ts'
+import { feed } from './feed.ts'
 import { DuplexRefused } from './refused.ts'
 import type { ClientConnection, ClientMessageConnection } from '../../types/index.ts'
 
@@ -46,13 +47,16 @@ export async function netcat (terminal: Terminal): Promise<number> {
 }
 
 async function join (terminal: Terminal, { url, options, verbose }: Command): Promise<void> {
-  const { stdout, stderr, signal } = terminal
+  const { stdin, stdout, stderr, signal } = terminal
   const broken = once(stdout, 'error').then(([error]) => { throw new OutputClosed((error as Error).message) })
   broken.catch(() => {})
-  const connection = await Promise.race([connect(url, { ...options, signal }), broken])
+  // A server may read all of a body before it answers.
+  const given = options.body === true ? { ...options, body: stdin } : options
+  const connection = await Promise.race([connect(url, { ...given, signal }), broken])
   if (verbose) await print(stderr, headOf(connection))
   try {
-    await Promise.race([options.websocket === undefined ? bytes(connection, terminal) : lines(connection as never, terminal), broken])
+    const speaking = options.websocket === undefined ? bytes(connection, terminal, given.body === stdin) : lines(connection as never, terminal)
+    await Promise.race([speaking, broken])
   } catch (error) {
     connection.destroy(error as Error)
     throw signal.aborted ? signal.reason : error
@@ -60,34 +64,14 @@ async function join (terminal: Terminal, { url, options, verbose }: Command): Pr
 }
 
 /** Until the server has ended. */
-async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal): Promise<void> {
+async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal, isFed: boolean): Promise<void> {
   const { readable, writable } = connection
-  const input = stdin.readable && !writable.writableEnded ? feed(stdin, writable, connection) : undefined
+  const failed = (error: Error): void => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
+  const input = stdin.readable && !writable.writableEnded && !isFed ? feed(stdin, writable, failed) : undefined
   for await (const chunk of readable as AsyncIterable<Buffer>) await print(stdout, chunk)
   input?.stop()
   if (!writable.writableEnded) writable.end()
   await ended(connection)
-}
-
-/** Standard input is sent until its end, which ends our side. */
-function feed (stdin: Readable, writable: Writable, connection: { destroy (error: Error): void }): { stop: () => void } {
-  const onError = (error: Error): void => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
-  const onDrain = (): void => { stdin.resume() }
-  const onData = (chunk: Buffer): void => { if (!writable.write(chunk)) stdin.pause() }
-  const onEnd = (): void => { if (!writable.writableEnded) writable.end() }
-  // An error of the connection is told by its other half.
-  writable.on('error', stop)
-  writable.on('drain', onDrain)
-  stdin.on('error', onError)
-  stdin.on('end', onEnd)
-  stdin.on('data', onData)
-  function stop (): void {
-    stdin.removeListener('data', onData)
-    stdin.removeListener('end', onEnd)
-    writable.removeListener('drain', onDrain)
-    stdin.pause()
-  }
-  return { stop }
 }
 
 /** A line is a message, and a message a line. */

@@ -1,12 +1,13 @@
 import { once } from 'node:events'
 import type { ClientHttp2Session } from 'node:http2'
 import { isIP, type Socket } from 'node:net'
-import type { Duplex } from 'node:stream'
+import type { Duplex, Writable } from 'node:stream'
 import tls, { type TLSSocket } from 'node:tls'
 import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
 import { dial } from '../relay/dial.ts'
 import { ownErrors } from '../relay/stream-errors.ts'
 import { exchange, type Answer, type Exchange } from './exchange.ts'
+import { feed } from './feed.ts'
 import { openSession } from './http2.ts'
 import { basic, type Plan } from './options.ts'
 import { breakConnection } from './own-socket.ts'
@@ -57,6 +58,10 @@ async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, v
   }
   // It ends when its stream is over.
   if (link !== connection) void sent.over.then(() => (link as ClientHttp2Session).close())
+  if (plan.source !== undefined) {
+    const sending = feed(plan.source, sent.body as Writable, error => sent.abort(error))
+    void sent.over.then(() => sending.stop())
+  }
   const answer = await waited(sent, signals.until)
   return { exchange: sent, answer }
 }

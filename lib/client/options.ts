@@ -1,4 +1,5 @@
 import { isIP } from 'node:net'
+import type { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import { checkDuration } from '../check-options.ts'
 import type { ClientHeaders, ConnectOptions, DialTarget } from '../../types/index.ts'
@@ -20,6 +21,8 @@ export interface Plan {
   readonly headers: readonly string[]
   readonly protocol: readonly string[]
   readonly body: boolean | Buffer
+  /** What is sent as the body, from the head of the request on. */
+  readonly source: Readable | undefined
   readonly early: Buffer | undefined
   readonly proxy: URL | undefined
 }
@@ -56,6 +59,7 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
     headers: headersOf(target ?? url.host, url, options.headers ?? {}),
     protocol,
     body,
+    source: isReadable(options.body) ? options.body : undefined,
     early,
     proxy: options.proxy === undefined ? undefined : proxyOf(options.proxy)
   }
@@ -78,10 +82,15 @@ function proxyOf (address: string | URL): URL {
 
 function bodyOf (body: unknown): boolean | Buffer {
   if (body === undefined) return false
-  if (body === true) return true
+  if (body === true || isReadable(body)) return true
   if (typeof body === 'string') return Buffer.from(body)
   if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  throw invalid('body must be true, a string or bytes')
+  throw invalid('body must be true, a string, bytes or a Readable')
+}
+
+/** Of any make: it is read by events. */
+function isReadable (body: unknown): body is Readable {
+  return typeof (body as Readable | null | undefined)?.pipe === 'function' && typeof (body as Readable).pause === 'function'
 }
 
 function headersOf (host: string, url: URL, given: ClientHeaders): string[] {

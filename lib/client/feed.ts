@@ -1,0 +1,35 @@
+import type { Readable, Writable } from 'node:stream'
+
+export interface Feed {
+  /** What is left stays in the source. */
+  stop (): void
+}
+
+/** Sends what is read from `source` until its end, which ends `writable`. Whoever ends that before ends the feed. */
+export function feed (source: Readable, writable: Writable, failed: (error: Error) => void): Feed {
+  const onDrain = (): void => { source.resume() }
+  const onData = (chunk: Buffer | string): void => {
+    if (writable.writableEnded || writable.destroyed) stop()
+    else if (!writable.write(chunk)) source.pause()
+  }
+  const onEnd = (): void => {
+    stop()
+    if (!writable.writableEnded) writable.end()
+  }
+  function stop (): void {
+    source.removeListener('data', onData)
+    source.removeListener('end', onEnd)
+    writable.removeListener('drain', onDrain)
+    writable.removeListener('error', stop)
+    source.pause()
+  }
+  // An error of the connection is told by its other half.
+  writable.on('error', stop)
+  writable.on('drain', onDrain)
+  source.on('error', failed)
+  source.on('end', onEnd)
+  source.on('data', onData)
+  if (source.errored != null) failed(source.errored)
+  else if (!source.readable) onEnd()
+  return { stop }
+}
