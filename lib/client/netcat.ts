@@ -55,7 +55,8 @@ async function join (terminal: Terminal, { url, options, verbose }: Command): Pr
   const connection = await Promise.race([connect(url, { ...given, signal }), broken])
   if (verbose) await print(stderr, headOf(connection))
   try {
-    const speaking = options.websocket === undefined ? bytes(connection, terminal, given.body === stdin) : lines(connection as never, terminal)
+    const isFed = given.body === stdin
+    const speaking = options.websocket === undefined ? bytes(connection, terminal, isFed) : lines(connection as never, terminal)
     await Promise.race([speaking, broken])
   } catch (error) {
     connection.destroy(error as Error)
