@@ -141,7 +141,7 @@ for (const [why, status, hook] of [
     wire.end(request('POST /ran', 'Content-Length: 0'))
     await quiet()
     t.equal(await sockets(), 0)
-    t.same(ran, ['CONNECT deny:1'])
+    t.same(ran, ['CONNECT /deny/1'])
   }, ways)
 }
 

@@ -9,7 +9,7 @@ import { keepConnection, outliveEnd, takeOverWhere } from '../lib/internals/http
 import { closeBetweenReads } from '../lib/internals/http2.ts'
 import { compilersOf } from '../lib/internals/schemas.ts'
 import { replacePush, tellResetFromEnd, usualPush, type HttpSocket } from '../lib/internals/sockets.ts'
-import { isPiped } from '../lib/internals/streams.ts'
+import { defaultEncoding, isPiped } from '../lib/internals/streams.ts'
 import { onBoth, takeOne } from './fixtures/bare.ts'
 
 // What lib/internals relies on where it is the other end, and where messages and rates need it.
@@ -111,6 +111,14 @@ onBoth('replacePush hears all that comes, in place of usualPush, and of no reset
   wire.end('some')
   await ended
   t.strictSame([heard.join(), read], ['some,end', ['some']])
+})
+
+t.test('defaultEncoding tells what setDefaultEncoding() has set', t => {
+  const stream = new PassThrough()
+  t.equal(defaultEncoding(stream), 'utf8')
+  stream.setDefaultEncoding('latin1')
+  t.equal(defaultEncoding(stream), 'latin1')
+  t.end()
 })
 
 t.test('isPiped tells of a pipe, and not of other readers', t => {

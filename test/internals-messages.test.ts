@@ -5,7 +5,7 @@ import { createServer, IncomingMessage, request, ServerResponse, type ClientRequ
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import {
-  abortRequest, clearFields, closeResponse, endRequest, onWhole, outliveResponse, publishFinish,
+  abortRequest, clearFields, closeResponse, endRequest, leaveConnection, onWhole, outliveResponse, publishFinish,
   publishStart, responseClass, showAsItCame, silence, silentStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
@@ -33,6 +33,21 @@ t.test('clearFields leaves a response with the framing that Node gives one witho
   t.strictSame(fields.filter(([name]) => name !== 'Date'), [
     ['X-New', '1'], ['X-New', '2'], ['Connection', 'keep-alive'], ['Keep-Alive', 'timeout=5'], ['Transfer-Encoding', 'chunked']
   ])
+})
+
+onBoth('leaveConnection destroys a request, and not its connection', async (t, carrying) => {
+  const { connect } = await listen(t, carrying, (req, res) => {
+    const { socket } = req
+    req.on('error', () => {})
+    leaveConnection(req, () => req.destroy(new Error('no')))
+    t.ok(req.destroyed)
+    t.equal(req.socket, socket)
+    t.notOk(socket.destroyed)
+    res.end('answer')
+  })
+  const wire = await connect()
+  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf')
+  t.equal((await wire.response()).body, 'answer')
 })
 
 t.test('unfinishedResponse is the response of an earlier request, until that has finished', async t => {

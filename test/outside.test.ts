@@ -198,23 +198,27 @@ onEach(t, 'Q33 request.originalUrl of a CONNECT is its target', guarded(async (t
   await server.baseline()
 }), ['tcp'])
 
-onEach(t, 'Q33 the URL of a CONNECT in the log is its target, and so it is in hooks and for the handler', guarded(async (t, transport: Way) => {
-  const urls: string[] = []
-  const { fastify, having } = logged()
-  const server = await serveGuarded(t, { transport, fastify }, app => {
-    app.addHook('onRequest', async ({ method, url, raw }) => { if (method === 'CONNECT') urls.push(url, raw.url as string) })
-    take(app, ({ readable }, { url }) => {
-      urls.push(url)
-      return all(readable)
+onEach(t, 'Q33 the URL of a CONNECT in the log is its target, also where the app makes the loggers', guarded(async (t, transport: Way) => {
+  for (const own of [false, true]) {
+    const { fastify, having } = logged()
+    const made: unknown[] = []
+    const server = await serveGuarded(t, { transport, fastify }, app => {
+      if (own) {
+        app.setChildLoggerFactory((logger, bindings, options, { url }) => {
+          made.push(url)
+          return logger.child({ ...bindings, mine: true }, options)
+        })
+      }
+      take(app, ({ readable }) => all(readable))
     })
-  })
-  const wire = await server.connect()
-  await wire.send(ask('connect')).head()
-  t.same(urls, ['it.example:443', 'it.example:443', 'it.example:443'])
-  wire.end()
-  await wire.remains()
-  await server.baseline()
-  t.same(having('incoming request').filter(({ req }) => req?.method === 'CONNECT').map(({ req }) => req?.url), ['it.example:443'])
+    const wire = await server.connect()
+    await wire.send(ask('connect')).head()
+    wire.end()
+    await wire.remains()
+    await server.baseline()
+    t.same(having('incoming request').filter(({ req }) => req?.method === 'CONNECT').map(({ req }) => req?.url), ['it.example:443'])
+    t.equal(made.length > 0, own)
+  }
 }), ways)
 
 onEachKind(t, 'Q33 duration is a whole or a tenth of a millisecond', guarded(async (t, kind: DuplexKind, transport: Way) => {

@@ -29,19 +29,17 @@ const kTarget = Symbol('fastify-duplex.target')
 
 interface Targeted extends IncomingMessage {
   originalUrl?: string
-  [kTarget]?: string | undefined
+  [kTarget]?: string
 }
 
-/** The router needs a path. It has read it when it reaches the route of the request, and then the target is put back. */
+/** The router and the hooks of plugins need a path. `request.originalUrl` keeps the target as it was sent. */
 export function routeBy (req: IncomingMessage, path: string): void {
-  (req as Targeted)[kTarget] = req.url ?? String(req.headers[':authority'])
+  const targeted: Targeted = req
+  targeted.originalUrl = targeted[kTarget] = req.url ?? String(req.headers[':authority'])
   req.url = path
 }
 
-/** Logs, hooks and handlers see the target of a CONNECT as it was sent, as `url` and as `originalUrl`. */
-export function showTarget (req: IncomingMessage): void {
-  const target = (req as Targeted)[kTarget]
-  if (target === undefined) return
-  req.url = (req as Targeted).originalUrl = target
-  ;(req as Targeted)[kTarget] = undefined
+/** The target of a CONNECT as it was sent. */
+export function targetOf (req: object): string | undefined {
+  return (req as Targeted)[kTarget]
 }

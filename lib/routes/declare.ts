@@ -12,6 +12,7 @@ import { MessagePlan } from '../messages/plan.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
+import { logTarget } from './log-target.ts'
 import type { DuplexRoute } from './route.ts'
 import { Slots } from './slots.ts'
 
@@ -37,6 +38,7 @@ export function declareRoute (
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
   }
+  if (methods.includes('CONNECT')) logTarget(options)
   options.constraints = routes.add(route) as never
   // An OpenAPI document would describe it like a plain route, and has no place for a CONNECT.
   options.schema = { hide: true, ...options.schema } as NonNullable<RouteOptions['schema']>

@@ -1,7 +1,6 @@
 import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT } from '../errors.ts'
-import { showTarget } from '../handshake/authority.ts'
 import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
 import { Enquiry, MATCHED, NO_VALUES, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
 import type { DuplexRoute } from './route.ts'
@@ -265,7 +264,7 @@ function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kV
   headers['accept-version'] = undefined
 }
 
-/** The question of a claimed request. When the router reaches the place of its route, what was hidden from it is put back. */
+/** The question of a claimed request. When the router reaches the place of its route, the hidden field is put back. */
 class Revealing implements Question {
   readonly #req: IncomingMessage
   readonly #route: DuplexRoute
@@ -276,7 +275,6 @@ class Revealing implements Question {
   }
 
   [VISIT] (place: Place): number {
-    showTarget(this.#req)
     const headers: Parameters<typeof hideVersion>[0]['headers'] = this.#req.headers
     if (headers[kVersion] !== undefined) {
       headers['accept-version'] = headers[kVersion]
