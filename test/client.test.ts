@@ -3,10 +3,11 @@ import { once } from 'node:events'
 import { createServer as createHttpServer } from 'node:http'
 import http2 from 'node:http2'
 import { createServer as createTcpServer, type AddressInfo, type Server, type Socket } from 'node:net'
+import { createServer as createTlsServer } from 'node:tls'
 import { Readable } from 'node:stream'
 import { buffer, text } from 'node:stream/consumers'
 import { connect, DuplexRefused } from '../lib/client/index.ts'
-import type { ClientConnection, ConnectOptions, DuplexConnection, DuplexKind } from '../lib/index.ts'
+import { dial, tunnel, type ClientConnection, type ConnectOptions, type DuplexConnection, type DuplexKind } from '../lib/index.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { everyKind, streamKinds, take } from './fixtures/kinds.ts'
 import { onEach, serve, streams, type TestServer, type Transport } from './fixtures/server.ts'
@@ -305,3 +306,33 @@ onEach(t, 'CL1 a body that is a stream is sent before there is an answer, whole,
   await buffer(over)
   t.equal(await text((await connect(url, { ...options, body: over })).readable), 'heard 0')
 }, ['tcp', 'tls', 'unix', 'h2'])
+
+t.test('CL1 over TLS an end() from within data costs nothing of what comes behind it', async t => {
+  const SIZE = 500_000
+  const server = createTlsServer({ cert, key }, socket => {
+    socket.on('error', () => {})
+    socket.once('data', () => {
+      socket.write('HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: foo\r\n\r\n')
+      // In many records, of which several are read at once.
+      socket.end(Buffer.alloc(SIZE))
+    })
+  })
+  t.teardown(() => server.close())
+  server.listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}/`
+  const through = await serve(t, {}, app => {
+    app.route({ method: 'CONNECT', url: '*', duplex: { accept: 'manual' }, handler: pending => tunnel(pending, () => dial(pending.authority as never)) })
+  })
+  for (let times = 0; times < 5; times++) {
+    const proxy = times % 2 === 0 ? undefined : `http://127.0.0.1:${through.port}`
+    const { readable, writable } = await connect(url, { protocol: 'foo', tls: { ca: cert }, ...proxy === undefined ? {} : { proxy } })
+    let came = 0
+    readable.on('data', (chunk: Buffer) => {
+      came += chunk.length
+      if (!writable.writableEnded) writable.end()
+    })
+    await once(readable, 'end')
+    t.equal(came, SIZE)
+  }
+})

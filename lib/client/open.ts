@@ -4,6 +4,7 @@ import { isIP, type Socket } from 'node:net'
 import type { Duplex, Writable } from 'node:stream'
 import tls, { type TLSSocket } from 'node:tls'
 import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
+import { endBetweenReads } from '../internals/half-open.ts'
 import { dial } from '../relay/dial.ts'
 import { ownErrors } from '../relay/stream-errors.ts'
 import { exchange, type Answer, type Exchange } from './exchange.ts'
@@ -107,6 +108,7 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
 async function overTls (tunnel: Duplex, options: DialTlsOptions, signal: AbortSignal): Promise<TLSSocket> {
   const socket = tls.connect({ ...options, socket: tunnel })
   ownErrors(socket)
+  endBetweenReads(socket)
   try {
     await once(socket, 'secureConnect', { signal })
     return socket

@@ -5,6 +5,7 @@ import {
   FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_DIAL_FORBIDDEN, FST_ERR_DUPLEX_DIAL_TIMEOUT, FST_ERR_DUPLEX_INVALID_OPTION
 } from '../errors.ts'
 import { checkDuration } from '../check-options.ts'
+import { endBetweenReads } from '../internals/half-open.ts'
 import { ownErrors } from './stream-errors.ts'
 import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds } from '../../types/index.ts'
 
@@ -157,6 +158,7 @@ class Attempts {
     const name = 'path' in target || isIP(target.host) !== 0 ? {} : { servername: target.host }
     const socket = tls.connect({ ...name, ...this.#tls, ...to, socket: undefined })
     socket.allowHalfOpen = true
+    endBetweenReads(socket)
     socket.setNoDelay(true)
     return socket
   }
