@@ -337,11 +337,11 @@ const CLIENT_CLOSED_REQUEST = 499
 /** Adds our listeners, once for each socket, however many carriers it has. */
 function listen (link: Link): void {
   const { socket } = link
-  if (socket.listeners('finish').includes(onFinish)) return
+  if (socket.listenerCount('finish', onFinish) > 0) return
   // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  if (!socket.listeners('error').includes(onError)) socket.on('error', onError)
+  if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
 }

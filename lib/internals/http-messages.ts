@@ -250,7 +250,9 @@ export function endRequest (req: IncomingMessage): void {
   if (req.destroyed) return
   req.complete = true
   req.push(null)
-  req.resume()
+  // With nothing to read, that alone emits 'end', and makes no reader of the request.
+  if (req.readableLength === 0 && req.readableFlowing === null) req.read(0)
+  else req.resume()
 }
 
 /** The class that the server makes its responses of. Whoever made the server may have chosen it. */
