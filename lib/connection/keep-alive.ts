@@ -1,5 +1,5 @@
 import { LiveSet } from '../shutdown/live-set.ts'
-import type { Milliseconds } from '../../types/index.ts'
+import { EachSecond } from './each-second.ts'
 import { kLasts } from './symbols.ts'
 
 /** A connection that gets its keep-alive when it has lasted. */
@@ -7,12 +7,18 @@ export interface Young {
   [kLasts] (): void
 }
 
-const EVERY: Milliseconds = 1000
-
-// Two sets, so that each member is in one of them for a whole interval, and there is no timer for each.
+// Two sets, so that each member is in one of them for a whole second, and there is no timer for each.
 let fresh = new LiveSet<Young>()
 let waiting = new LiveSet<Young>()
-let timer: NodeJS.Timeout | undefined
+
+const aging = new EachSecond(() => {
+  for (const connection of waiting) {
+    waiting.delete(connection)
+    connection[kLasts]()
+  }
+  ;[fresh, waiting] = [waiting, fresh]
+  return waiting.size > 0
+})
 
 /**
  * TCP keep-alive finds peers that vanish within minutes. To set it costs four system calls, so a connection gets it one to two
@@ -20,20 +26,9 @@ let timer: NodeJS.Timeout | undefined
  */
 export function keepAliveLater (connection: Young): void {
   fresh.add(connection)
-  timer ??= setInterval(look, EVERY).unref()
+  aging.start()
 }
 
 export function noKeepAlive (connection: Young): void {
   if (!fresh.delete(connection)) waiting.delete(connection)
-}
-
-function look (): void {
-  for (const connection of waiting) {
-    waiting.delete(connection)
-    connection[kLasts]()
-  }
-  ;[fresh, waiting] = [waiting, fresh]
-  if (waiting.size > 0) return
-  clearInterval(timer)
-  timer = undefined
 }
