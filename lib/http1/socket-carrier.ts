@@ -14,6 +14,7 @@ import {
   allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, takeResetForEnd,
   tellResetFromEnd, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
+import { readThroughShared } from '../internals/read-buffer.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { BodyCarrier } from './body-carrier.ts'
@@ -179,6 +180,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
+    readThroughShared(socket)
     goOnReading(socket)
     if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy

@@ -52,6 +52,16 @@ export function peerIsGone (socket: HttpSocket): boolean {
 const kChunk = Symbol('fastify-duplex.chunk')
 let chunks = 0
 
+/** A chunk has been read past `push()`. */
+export function countChunk (socket: HttpSocket): void {
+  (socket as Telling)[kChunk] = nextChunk()
+}
+
+/** Whether another push stands in place of the usual one. */
+export function hasOtherPush (socket: HttpSocket): boolean {
+  return (socket as Telling)[kBeneath] !== undefined
+}
+
 /** The number stays small, because V8 stores small integers without memory of their own. */
 function nextChunk (): number {
   chunks = (chunks + 1) & 0x3fffffff
@@ -100,7 +110,7 @@ export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket
   if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
   ;(socket as Telling)[kOnReset] = onReset
   // HTTP's own reads do not call push(), and the end may be in the same poll as the last of them.
-  ;(socket as Telling)[kChunk] = nextChunk()
+  countChunk(socket)
 }
 
 /** Undoes that, unless another function is told meanwhile. */
@@ -118,7 +128,7 @@ function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncodi
     this[kOnReset]()
     return false
   }
-  if (chunk !== null) this[kChunk] = nextChunk()
+  if (chunk !== null) countChunk(this)
   return (this[kBeneath] ?? usualPush(this)).call(this, chunk, encoding)
 }
 

@@ -1,3 +1,6 @@
+import { receiveFrom, readOn, type Receiver } from '../internals/read-buffer.ts'
+import type { HttpSocket } from '../internals/sockets.ts'
+import { socketToRelay } from './past-streams.ts'
 import { closedEarly } from './stream-errors.ts'
 import type { End, EndOwner } from './end.ts'
 import type { TunnelResult } from '../../types/index.ts'
@@ -69,7 +72,7 @@ class Joint implements EndOwner {
 }
 
 /** One direction of a tunnel. It is over when the destination has taken everything, and the end. */
-class Flow {
+class Flow implements Receiver {
   bytes = 0
   over = false
   readonly from: End
@@ -77,6 +80,10 @@ class Flow {
   readonly #joint: Joint
   /** The destination had been ended before the tunnel began. So any byte that comes is an error. */
   #shut = false
+  /** The socket that is read past its stream. */
+  #direct: HttpSocket | undefined
+  /** It is not read until the destination has taken all. */
+  #waits = false
 
   constructor (from: End, to: End, joint: Joint) {
     this.from = from
@@ -101,10 +108,13 @@ class Flow {
     // It may be paused, because its upstream was not there yet.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
+    this.#direct = socketToRelay(from.readable, to.writable)
+    if (this.#direct !== undefined) receiveFrom(this.#direct, this)
   }
 
   stop (): void {
     const { readable } = this.from
+    this.#leaveDirect()
     readable.removeListener('data', this.#onData)
     readable.removeListener('end', this.#onEnd)
     this.to.writable.removeListener('drain', this.#onDrain)
@@ -119,8 +129,40 @@ class Flow {
   /** Reads the rest and throws it away, so that the end is seen. */
   deafened (): void {
     this.from.readable.removeListener('data', this.#onData)
+    this.#leaveDirect()
     if (!this.from.ended) this.from.readable.resume()
     this.#done()
+  }
+
+  receive (chunk: Buffer): boolean {
+    return this.#pass(chunk) || this.#taken()
+  }
+
+  borrow (chunk: Buffer): boolean {
+    this.#pass(chunk, this.#onTaken)
+    return this.#taken()
+  }
+
+  /** @returns whether the destination wants more */
+  #pass (chunk: Buffer, taken?: () => void): boolean {
+    this.bytes += chunk.length
+    if (!this.#shut) return this.to.writable.write(chunk, taken as () => void)
+    this.#joint.failed(closedEarly())
+    return false
+  }
+
+  /** Whether the kernel has taken all that was written. */
+  #taken (): boolean {
+    this.#waits = this.to.writable.writableLength > 0
+    return !this.#waits
+  }
+
+  #leaveDirect (): void {
+    const socket = this.#direct
+    if (socket === undefined) return
+    this.#direct = undefined
+    receiveFrom(socket, undefined)
+    if (this.#waits) readOn(socket)
   }
 
   #done (): void {
@@ -129,13 +171,18 @@ class Flow {
   }
 
   readonly #onData = (chunk: Buffer): void => {
-    this.bytes += chunk.length
-    if (this.#shut) this.#joint.failed(closedEarly())
-    else if (!this.to.writable.write(chunk)) this.from.readable.pause()
+    if (!this.#pass(chunk) && !this.#shut) this.from.readable.pause()
   }
 
   readonly #onDrain = (): void => {
+    this.#onTaken()
     this.from.readable.resume()
+  }
+
+  readonly #onTaken = (): void => {
+    if (!this.#waits || this.#direct === undefined || this.to.writable.writableLength > 0) return
+    this.#waits = false
+    readOn(this.#direct)
   }
 
   readonly #onEnd = (): void => {
