@@ -17,6 +17,7 @@ import type { Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
 import { closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
+import { letGo, writeAtOnce } from './one-write.ts'
 import { MOST_DISCARDED, discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -174,6 +175,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     // Not as an argument of writeHead(), where on Node 20 the last of several fields with one name wins.
     for (const [name, value] of fields) res.appendHeader(name, value)
     for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
+    // Behind another response it has no socket yet.
+    if (res.socket === this.#socket) writeAtOnce(this.link.socket)
     res.writeHead(status)
     res.flushHeaders()
   }
@@ -197,6 +200,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
     const { res } = this
     const start = (): void => {
+      // The accept head does not count.
+      letGo(this.link.socket)
       const meter = make(this.#socket)
       res.once('finish', () => meter?.stop())
     }
@@ -241,6 +246,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
+    letGo(this.link.socket)
     res.destroy(error)
     if (isNext && !this.#socket.destroyed) this.#socket.destroy()
     this.closed = true
