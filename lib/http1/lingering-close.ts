@@ -1,7 +1,7 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
+import { InactivityWatch, UNREAD_FOR } from '../connection/inactivity-watch.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How many bytes are read and thrown away, and for how many milliseconds, before the socket is destroyed. */
@@ -31,8 +31,8 @@ export function lingeringClose (socket: Duplex): void {
  *
  * @returns a watch to stop when the answer is taken, or the connection is gone
  */
-export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): SilenceWatch {
-  return new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {
+export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): InactivityWatch {
+  return new InactivityWatch(limit > 0 ? limit : UNREAD_FOR, () => {
     const waiting = socket.writableLength + bytesInFlight(socket)
     return waiting === 0 ? performance.now() : (socket as unknown as Socket).bytesWritten - waiting
   }, () => {

@@ -1,6 +1,6 @@
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import { isRead } from '../connection/reading.ts'
-import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
+import { InactivityWatch, UNREAD_FOR } from '../connection/inactivity-watch.ts'
 import { resetStream } from '../internals/http2.ts'
 import { OutputProgress } from './output-progress.ts'
 import type { Http2Session } from './sessions.ts'
@@ -11,14 +11,14 @@ export const MOST_DISCARDED = 1024 * 1024
 const LINGER: Milliseconds = 2000
 
 /**
- * Cuts a refusal of which the client takes nothing for `patience`. As long as nothing waits, because the app has not written
+ * Cuts a refusal of which the client takes nothing for `unreadFor`. As long as nothing waits, because the app has not written
  * it yet, the limit does not run.
  */
-export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, patience: Milliseconds): void {
-  session.waitNoLonger(patience)
+export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, unreadFor: Milliseconds): void {
+  session.limitUnread(unreadFor)
   if (stream.destroyed) return
   const progress = new OutputProgress(stream, session, countChunks(stream))
-  const watch = new SilenceWatch(patience > 0 ? patience : UNREAD_FOR, () => {
+  const watch = new InactivityWatch(unreadFor > 0 ? unreadFor : UNREAD_FOR, () => {
     const waits = stream.writableLength > 0 || (stream.writableEnded && !stream.writableFinished)
     return waits ? progress.moved : performance.now()
   }, () => {

@@ -57,15 +57,15 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   get inputMeter (): Carrier['inputMeter'] { return this.inner.inputMeter }
 
   impliesTakeover (status: number): boolean { return this.inner.impliesTakeover(status) }
-  promise100 (): void { this.inner.promise100() }
+  sendContinue (): void { this.inner.sendContinue() }
   refusing (): void { this.inner.refusing() }
-  tellGone (): void { this.inner.tellGone() }
+  reportDisconnect (): void { this.inner.reportDisconnect() }
   cut (): void { this.inner.cut() }
   asBody (): Carrier { return this.inner.asBody() }
   readFrom (body: Readable): void { this.inner.readFrom(body) }
-  leaveHttp (status: number): void { this.inner.leaveHttp(status) }
+  releaseResponse (status: number): void { this.inner.releaseResponse(status) }
   keepAlive (delay: Milliseconds): void { this.inner.keepAlive(delay) }
-  leave (): void { this.inner.leave() }
+  handlerReturned (): void { this.inner.handlerReturned() }
   complete (error: Error | undefined): void { this.inner.complete(error) }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
@@ -113,7 +113,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     else this.messenger.breakOff(error, failed, code)
   }
 
-  get saysGoodbye (): boolean { return this.messenger?.saysGoodbye === true }
+  get closesSoon (): boolean { return this.messenger?.closesSoon === true }
 
   get closedFacts (): Pick<DuplexClosed, 'websocket'> {
     const websocket = this.messenger?.websocket

@@ -54,7 +54,7 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   /** Of WebSocket alone. */
   get websocket (): WebSocketClosed | undefined { return undefined }
   /** It was broken off, and the peer is being told: it ends by itself soon. */
-  get saysGoodbye (): boolean { return false }
+  get closesSoon (): boolean { return false }
   /** What the peer did, where the bytes do not show it. */
   get peerError (): Error | undefined { return undefined }
   /** Bytes that were written, and wait above the bytes. */
