@@ -53,7 +53,7 @@ export const mutations = [
   { file: 'http1/body-carrier.ts', find: 'this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable), this.#onFinish)', replace: 'this.#arrived = undefined', breaks: 'the end of a response is the end of its request', tests: ['body', 'hostile'] },
   { file: 'http1/body-carrier.ts', find: 'discardRefused(this.req, this.#socket, this.#settings.inactivityLimit)', replace: 'this.req.resume()', breaks: 'the body of a refused message is read without bound', tests: ['hostile'], by: 'hang' },
   { file: 'http1/body-carrier.ts', find: '!this.req.destroyed && !isRead(this.readable)) {', replace: '!this.req.destroyed) {', breaks: 'a body that a handler reads behind its refusal is thrown away', tests: ['hostile'], by: 'hang' },
-  { file: 'http1/unread-body.ts', find: 'export const MOST_DISCARDED = 1024 * 1024', replace: 'export const MOST_DISCARDED = Infinity', breaks: 'a body that nobody wants is read without bound', tests: ['body', 'hostile'] },
+  { file: 'connection/unread-limits.ts', find: 'export const MOST_DISCARDED = 1024 * 1024', replace: 'export const MOST_DISCARDED = Infinity', breaks: 'a body that nobody wants is read without bound', tests: ['body', 'hostile'] },
   { file: 'http1/body-carrier.ts', find: '    linger(this.#socket)', replace: '    this.#socket.destroy()', breaks: 'a client that still sends loses the response', tests: ['body'] },
   { file: 'connection/connection.ts', find: "this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })", replace: 'this.#end()', breaks: 'the stream of a handler that failed ends in order', tests: ['stream', 'body'] },
   { file: 'connection/connection.ts', find: 'this.#signal?.abort(cause.error)', replace: '', everywhere: true, breaks: 'signal is not aborted', tests: ['stream'], by: 'hang' },
@@ -86,9 +86,9 @@ export const mutations = [
   { file: 'routes/find.ts', find: 'if (this.#constraints.size === 0) return NO_VALUES', replace: 'return NO_VALUES', breaks: 'constraints are not asked', tests: ['routing'] },
   { file: 'internals/http-messages.ts', find: 'if (Object.hasOwn(res, name)) Object.defineProperty', replace: 'if (false) Object.defineProperty', breaks: 'what middleware has put in the place of a method of the response still writes', tests: ['acceptance'] },
   { file: 'internals/http-messages.ts', find: '      others?.()\n', replace: '', breaks: 'of two that wait for a message one is not told', tests: ['inject', 'body'] },
-  { file: 'shutdown/live-set.ts', find: '      this.#members[place] = last\n', replace: '', breaks: 'what is removed takes another with it', tests: ['live-set'] },
-  { file: 'shutdown/live-set.ts', find: 'if (this.has(member)) yield member', replace: 'yield member', breaks: 'a drain tells connections that are gone', tests: ['live-set'] },
-  { file: 'shutdown/live-set.ts', find: 'if (this.has(member)) return', replace: '', breaks: 'a socket that is added twice keeps close() waiting', tests: ['live-set'] },
+  { file: 'connection/live-set.ts', find: '      this.#members[place] = last\n', replace: '', breaks: 'what is removed takes another with it', tests: ['live-set'] },
+  { file: 'connection/live-set.ts', find: 'if (this.has(member)) yield member', replace: 'yield member', breaks: 'a drain tells connections that are gone', tests: ['live-set'] },
+  { file: 'connection/live-set.ts', find: 'if (this.has(member)) return', replace: '', breaks: 'a socket that is added twice keeps close() waiting', tests: ['live-set'] },
   { file: 'routes/lookup.ts', find: 'valueOf (): string { return this.#text }', replace: 'valueOf (): string { return String(Math.random()) }', breaks: 'a second route for the same requests is silently lost', tests: ['routing'] },
   { file: 'routes/find.ts', find: ".replace(/\\/+/g, '/')", replace: '', breaks: 'a URL that was declared with doubled slashes is not found', tests: ['routing'] },
   { file: 'routes/find.ts', find: "this.#options.caseSensitive ? '' : 'i'", replace: "''", breaks: 'case-insensitive routing does not hold for duplex routes', tests: ['routing'] },
@@ -101,9 +101,9 @@ export const mutations = [
 
   // Ignored Upgrades
   { file: 'http1/return-to-http.ts', find: "      case 'http2-settings':\n", replace: '', breaks: 'HTTP2-Settings stays on the request', tests: ['ignored-upgrade'] },
-  { file: 'http1/return-to-http.ts', find: "      case 'upgrade':\n", replace: '', breaks: 'a request is given back with its Upgrade', tests: ['ignored-upgrade', 'return-to-http'] },
-  { file: 'http1/return-to-http.ts', find: "option !== '' && !/^(?:upgrade|http2-settings)$/i.test(option)", replace: "option !== ''", breaks: 'a request is given back with the option that asks for its Upgrade', tests: ['ignored-upgrade', 'return-to-http'], ci: true },
-  { file: 'http1/return-to-http.ts', find: "'latin1'", replace: "'utf8'", breaks: 'bytes above 127 of a head that is given back change', tests: ['ignored-upgrade'] },
+  { file: 'http1/return-to-http.ts', find: "      case 'upgrade':\n", replace: '', breaks: 'a request returns to HTTP with its Upgrade', tests: ['ignored-upgrade', 'return-to-http'] },
+  { file: 'http1/return-to-http.ts', find: "option !== '' && !/^(?:upgrade|http2-settings)$/i.test(option)", replace: "option !== ''", breaks: 'a request returns to HTTP with the option that asks for its Upgrade', tests: ['ignored-upgrade', 'return-to-http'], ci: true },
+  { file: 'http1/return-to-http.ts', find: "'latin1'", replace: "'utf8'", breaks: 'bytes above 127 of a head that returns to HTTP change', tests: ['ignored-upgrade'] },
   { file: 'http1/server.ts', find: 'if (head.length > 0) socket.unshift(head)\n    const close =', replace: 'const close =', breaks: 'what follows an ignored Upgrade is lost', tests: ['ignored-upgrade'], by: 'hang' },
   { file: 'http1/server.ts', find: 'link.handedOver = (socket as unknown as Socket).bytesWritten', replace: 'return true', breaks: 'other owners of the event get nothing', tests: ['routing'], by: 'hang' },
 
@@ -112,7 +112,7 @@ export const mutations = [
   { file: 'http1/response.ts', find: "return status < 200 || (status < 300 && this.req.method === 'CONNECT')", replace: 'return false', breaks: 'a hook can answer 200 to a CONNECT', tests: ['connect'] },
   { file: 'http1/response.ts', find: 'return this[kMuted] ? this : Reflect', replace: 'return Reflect', breaks: 'a late write to the raw response is kept or sent', tests: ['takeover-response', 'acceptance', 'accept-manual', 'hostile'], by: 'crash' },
   { file: 'http1/lingering-close.ts', find: '  socket.end()', replace: '', breaks: 'a refused client is not told of the end', tests: ['refusal'], by: 'hang' },
-  { file: 'http1/lingering-close.ts', find: 'setTimeout(() => socket.destroy(), LONGEST)', replace: 'setTimeout(() => {}, LONGEST)', breaks: 'refused clients that never close stay', tests: ['refusal'], by: 'hang' },
+  { file: 'http1/lingering-close.ts', find: 'setTimeout(() => socket.destroy(), LINGER)', replace: 'setTimeout(() => {}, LINGER)', breaks: 'refused clients that never close stay', tests: ['refusal'], by: 'hang' },
   { file: 'http1/lingering-close.ts', find: 'if (left < 0) socket.destroy()', replace: '', breaks: 'what a refused client sends is read without bound', tests: ['refusal'] },
   { file: 'http1/lingering-close.ts', find: '  socket.resume()', replace: '', breaks: 'what follows a refusal is not read, and its end not seen', tests: ['refusal'], survives: 'a listener for data makes the socket flow, and resume() is for one that a hook has paused' },
   { file: 'http1/socket-carrier.ts', find: '    lingeringClose(this.socket)', replace: '', breaks: 'a refused socket is kept', tests: ['refusal'], by: 'hang' },
@@ -129,8 +129,8 @@ export const mutations = [
   // The life of a connection
   { file: 'handshake/run-handler.ts', find: 'Promise.resolve(result).then(() => connection[kHandlerDone](),', replace: 'Promise.resolve(result).then(() => {},', breaks: 'the end of a handler ends nothing', tests: ['lifetime'], by: 'hang' },
   { file: 'connection/connection.ts', find: '    this.#claim.route.slots.free()\n', replace: '', breaks: 'a slot is never free again', tests: ['limits'] },
-  { file: 'routes/slots.ts', find: '  one.free()', replace: '', breaks: 'the slot of the route is lost when the plugin has none left', tests: ['limits'] },
-  { file: 'routes/slots.ts', find: 'this.#taken >= this.#limit', replace: 'this.#taken > this.#limit', breaks: 'one connection too many', tests: ['limits'], ci: true },
+  { file: 'governance/slots.ts', find: '  one.free()', replace: '', breaks: 'the slot of the route is lost when the plugin has none left', tests: ['limits'] },
+  { file: 'governance/slots.ts', find: 'this.#taken >= this.#limit', replace: 'this.#taken > this.#limit', breaks: 'one connection too many', tests: ['limits'], ci: true },
   { file: 'handshake/run-handler.ts', find: '  if (claim.gone) {', replace: '  if (false) {', breaks: 'the handler is entered for a client that is gone', tests: ['stream', 'accept-manual'], survives: 'claim.undecided, which is asked next, says so as well' },
   { file: 'handshake/run-handler.ts', find: 'if (!claim.undecided) return undefined', replace: '', breaks: 'the handler is entered while a timeout is answered', tests: ['limits'], survives: 'accept() refuses for the same reason, and a manual handler is told by its signal' },
   { file: 'connection/connection.ts', find: 'this.#resolveClosed?.(result)', replace: '', breaks: 'closed does not settle', tests: ['lifetime'], by: 'hang' },
@@ -438,7 +438,7 @@ export const mutations = [
   { file: 'messages/websocket/handshake.ts', find: 'host === own || ', replace: 'true || ', breaks: 'WS1 any host is the same one', tests: ['websocket /WS1 origins/'] },
   { file: 'messages/framed-messenger.ts', find: '      this.bytes.readable.pause()\n', replace: '', breaks: 'MS6 chunks go on to come while a reader is slow, and take the place of what it has not read', tests: ['message-streams /MS5|MS6|MS9/', 'messages /MS5|MS6/'] },
   { file: 'messages/websocket/messenger.ts', find: 'return this.#cost > this.#maxLength && !this.discarding', replace: 'return false', breaks: 'MS6 what nobody reads is buffered without bound', tests: ['message-streams /MS6/'], by: 'hang' },
-  { file: 'messages/carrier.ts', find: 'else if (++this.#silent >= 2) {', replace: 'else if (++this.#silent >= 2e9) {', breaks: 'MS8 a silent peer stays', tests: ['message-streams /MS8/'], by: 'hang', ci: true },
+  { file: 'messages/carrier.ts', find: 'else if (++this.#missedHeartbeats >= 2) {', replace: 'else if (++this.#missedHeartbeats >= 2e9) {', breaks: 'MS8 a silent peer stays', tests: ['message-streams /MS8/'], by: 'hang', ci: true },
   { file: 'messages/plan.ts', find: '#compiled(\'out\', schema, this.#serialisers, compilers => compilers.serialiser(schema))', replace: 'undefined', breaks: 'MS3 what the schema does not name leaves', tests: ['message-streams /MS3/', 'messages /MS1/'] },
   { file: 'messages/websocket/idle-deflate.ts', find: 'if (busy === 0 && !open) deflate.cleanup()', replace: 'if (busy === 0) deflate.cleanup()', breaks: 'WS5 a stream of zlib goes in the middle of a message', tests: ['websocket /WS5/'] }
 ]

@@ -1,8 +1,3 @@
-import type { Milliseconds } from '../../types/index.ts'
-
-/** How long a client may take nothing of a refusal, if its route has no finTimeout. */
-export const UNREAD_FOR: Milliseconds = 30_000
-
 /** How often the counter is read within the limit. */
 const LOOKS = 8
 

@@ -1,4 +1,4 @@
-import { LiveSet } from '../shutdown/live-set.ts'
+import { LiveSet } from './live-set.ts'
 import { EachSecond } from './each-second.ts'
 import { kSetKeepAlive } from './symbols.ts'
 

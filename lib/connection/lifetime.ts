@@ -49,7 +49,7 @@ export class Lifetime {
     if (readTimeout > 0) {
       this.#read = new InactivityWatch(readTimeout, () => carrier.bytesRead - (carrier.inputMeter?.held ?? 0), () => {
         if (carrier.inputMeter?.waits === true) return false
-        // The peer is not silent if its bytes wait for a reader, or if it has ended its side.
+        // The peer is not inactive if its bytes wait for a reader, or if it has ended its side.
         if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
@@ -113,7 +113,7 @@ export class Lifetime {
 
   #moved (): number {
     const { bytesRead, sent, inputMeter } = this.#carrier
-    // What its rate lets through is no silence.
+    // Bytes that the input meter holds count as progress when it lets them through.
     return bytesRead + sent - (inputMeter?.held ?? 0)
   }
 }

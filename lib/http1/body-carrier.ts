@@ -17,9 +17,10 @@ import type { Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
 import { closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
-import { MOST_DISCARDED, discardBody, discardRefused, linger } from './unread-body.ts'
+import { discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
+import { MOST_DISCARDED } from '../connection/unread-limits.ts'
 
 const NOTHING = Buffer.alloc(0)
 

@@ -1,13 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { InactivityWatch } from '../connection/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED } from '../connection/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
-
-/** How many bytes of a request body are read and thrown away, so that the connection can serve again. */
-export const MOST_DISCARDED = 1024 * 1024
-
-/** How many milliseconds a client that sends more than that has to read the response. */
-const LINGER = 2000
 
 /**
  * Throws away the rest of a body, RFC 9110 section 10.1.1, and closes the connection if that is too much.

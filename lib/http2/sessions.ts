@@ -3,7 +3,7 @@ import type { Socket } from 'node:net'
 import { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { closeBetweenReads, isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
-import { LiveSet } from '../shutdown/live-set.ts'
+import { LiveSet } from '../connection/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How many milliseconds a PING may take, and the first bytes of a client that has sent nothing yet. */

@@ -1,14 +1,11 @@
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import { isRead } from '../connection/reading.ts'
-import { InactivityWatch, UNREAD_FOR } from '../connection/inactivity-watch.ts'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../connection/unread-limits.ts'
 import { resetStream } from '../internals/http2.ts'
 import { OutputProgress } from './output-progress.ts'
 import type { Http2Session } from './sessions.ts'
 import type { Milliseconds } from '../../types/index.ts'
-
-/** How much of a body that was answered whole is read and thrown away, and of one that was refused for how long. */
-export const MOST_DISCARDED = 1024 * 1024
-const LINGER: Milliseconds = 2000
 
 /**
  * Cuts a refusal of which the client takes nothing for `unreadFor`. As long as nothing waits, because the app has not written

@@ -13,8 +13,8 @@ export interface MessageCarrierSettings {
   readonly heartbeat: Milliseconds
   /** Once it is accepted. */
   readonly makeMessenger: (bytes: Bytes) => Messenger
-  /** The peer was silent for two heartbeats. */
-  readonly silent: () => void
+  /** The peer has not answered two heartbeats in a row. */
+  readonly heartbeatMissed: () => void
 }
 
 /** A carrier whose pair is one of messages, on top of one whose pair is of bytes. */
@@ -26,7 +26,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   #stopBeating: (() => void) | undefined
   /** At the latest heartbeat, and how many have shown no change. */
   #seen = -1
-  #silent = 0
+  #missedHeartbeats = 0
 
   constructor (inner: Carrier, settings: MessageCarrierSettings) {
     this.inner = inner
@@ -137,9 +137,9 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     const now = answers ? inner.bytesRead : inner.bytesRead + inner.sent
     if (now !== this.#seen || (answers ? messenger.paused : inner.unsent === 0)) {
       this.#seen = now
-      this.#silent = 0
-    } else if (++this.#silent >= 2) {
-      this.#settings.silent()
+      this.#missedHeartbeats = 0
+    } else if (++this.#missedHeartbeats >= 2) {
+      this.#settings.heartbeatMissed()
       return
     }
     messenger.beat()

@@ -14,7 +14,7 @@ import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
 import { logTarget } from './log-target.ts'
 import type { DuplexRoute } from './route.ts'
-import { Slots } from './slots.ts'
+import { Slots } from '../governance/slots.ts'
 
 /** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
 export function declareRoute (
