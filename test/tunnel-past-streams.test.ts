@@ -116,7 +116,7 @@ t.test('TU8 a client that takes nothing stops the upstream, and its reset then e
   t.equal(socket.readableLength, 0)
   client.reset()
   await t.rejects(result)
-  t.equal((await connection.closed).reason, 'error')
+  t.equal((await connection.closed).reason, 'abort')
   t.equal(await server.gone(), 'broken')
 })
 

@@ -2,7 +2,7 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable, type Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
-import type { SilenceWatch } from '../connection/silence-watch.ts'
+import type { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
@@ -10,7 +10,7 @@ import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { abortRequest, clearFields, leaveConnection, outliveResponse, tellFinish } from '../internals/http-messages.ts'
+import { abortRequest, clearFields, destroyOnlyRequest, outliveResponse, tellFinish } from '../internals/http-messages.ts'
 import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -18,9 +18,10 @@ import { breakOff } from './break-off.ts'
 import { closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
 import { letGo, writeAtOnce } from './one-write.ts'
-import { MOST_DISCARDED, discardBody, discardRefused, linger } from './unread-body.ts'
+import { discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
+import { MOST_DISCARDED } from '../connection/unread-limits.ts'
 
 const NOTHING = Buffer.alloc(0)
 
@@ -32,7 +33,7 @@ interface Carried extends IncomingMessage {
 
 export interface BodySettings {
   /** How many milliseconds a client may neither take the answer nor send the rest of its body. */
-  readonly silentFor: Milliseconds
+  readonly inactivityLimit: Milliseconds
   /** The route takes the kind `body`. Otherwise it only answers the request. */
   readonly takes: boolean
   /** The response is Node's own, and Node goes on with the connection after it. */
@@ -71,7 +72,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #discarding = false
   #lingering = false
   #refusing = false
-  #unread: SilenceWatch | undefined
+  #unread: InactivityWatch | undefined
   #broken = false
   #over = false
   #dropped = 0
@@ -131,20 +132,20 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   impliesTakeover (): boolean { return false }
 
   /** Node has sent it. */
-  promise100 (): void {}
+  sendContinue (): void {}
 
   refusing (): void {
     if (this.#refusing) return
     this.#refusing = true
     const watch = (): void => {
-      if (!this.outputFlushed && !this.gone && !this.#over) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
+      if (!this.outputFlushed && !this.gone && !this.#over) this.#unread = closeUnlessRead(this.link.socket, this.#settings.inactivityLimit)
     }
     // Behind other responses it has no socket yet, and their bytes do not count.
     if (this.res.socket == null) this.res.once('socket', watch)
     else watch()
   }
 
-  tellGone (): void {
+  reportDisconnect (): void {
     const { req } = this
     // To abort it would destroy the connection, and responses before this one are still to be sent.
     if (this.res.socket == null && !this.#socket.destroyed) this.#socket.once('close', () => abortRequest(req))
@@ -152,7 +153,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   /** Node goes on with the response. */
-  leaveHttp (): void {}
+  releaseResponse (): void {}
 
   cut (): void {
     this.#socket.destroy()
@@ -219,7 +220,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   /** When the response is over and nobody has begun to read, the rest is thrown away, as Node does it. */
-  leave (): void {
+  handlerReturned (): void {
     if (this.outputFlushed) this.discardInput()
     else this.res.once('finish', () => this.discardInput())
   }
@@ -353,7 +354,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (!this.#accepted) {
       this.handshake?.answerEnds()
       if (this.#arrived !== undefined && !this.inputEnded && !this.req.destroyed && !isRead(this.readable)) {
-        discardRefused(this.req, this.#socket, this.#settings.silentFor)
+        discardRefused(this.req, this.#socket, this.#settings.inactivityLimit)
       }
     } else if (!this.inputEnded) {
       // Node has set the timeout for idle connections, but the request still arrives.
@@ -420,7 +421,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
         // The connection is still that of the responses before this one.
         if (stream !== this.req || res.socket != null || this.outputFlushed) return proceed()
         if (!this.closed) this.#cutInItsTurn()
-        return leaveConnection(this.req, proceed)
+        return destroyOnlyRequest(this.req, proceed)
       }
     }
     if (res.chunkedEncoding) return

@@ -44,7 +44,7 @@ export class MessageConnection extends Connection {
     const carrier = new MessageCarrier(claim.carrier, {
       heartbeat,
       makeMessenger: bytes => this.#makeMessenger(bytes),
-      silent: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
+      heartbeatMissed: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
     })
     super(claim, reply, registry, carrier)
     this.#plan = plan
