@@ -176,7 +176,16 @@ export const mutations = [
   { file: 'http1/server.ts', find: 'if (unfinishedResponse(socket) === undefined) (socket as unknown as Socket).destroySoon?.()', replace: '', breaks: 'close() waits for the keep-alive of a message', tests: ['shutdown'], by: 'hang' },
 
   // tunnel() and web()
-  { file: 'relay/join.ts', find: 'else if (!this.to.writable.write(chunk)) this.from.readable.pause()', replace: 'else this.to.writable.write(chunk)', breaks: 'a tunnel has no backpressure', tests: ['tunnel'] },
+  { file: 'relay/join.ts', find: 'if (!this.#pass(chunk) && !this.#shut) this.from.readable.pause()', replace: 'this.#pass(chunk)', breaks: 'a tunnel of streams has no backpressure', tests: ['tunnel'] },
+  { file: 'relay/join.ts', find: '    return !this.#stopped\n  }\n\n  /** @returns', replace: '    return true\n  }\n\n  /** @returns', breaks: 'what the kernel has not taken is overwritten', tests: ['tunnel-past-streams'], ci: true },
+  { file: 'relay/join.ts', find: '    this.#lent--\n    this.#readOn()', replace: '    this.#lent--', breaks: 'a tunnel between sockets stands still once its destination was slow', tests: ['tunnel-past-streams'], by: 'hang' },
+  { file: 'relay/past-streams.ts', find: ' || !writesAtOnce(to)', replace: '', breaks: 'memory that an app has been given is used again', tests: ['tunnel-past-streams'] },
+  { file: 'relay/past-streams.ts', find: 'from.readableEncoding !== null || ', replace: '', breaks: 'nothing that a test can see: Buffers are written as they came', tests: [], survives: 'bytes that go past the decoder arrive as they were sent' },
+  { file: 'internals/read-buffer.ts', find: " && this.listenerCount('data') === 1", replace: '', breaks: 'a second reader of a tunnelled socket misses bytes', tests: ['internals-read-buffer', 'tunnel-past-streams'], by: 'hang' },
+  { file: 'internals/read-buffer.ts', find: 'this.readableFlowing === true && this.readableLength === 0 && ', replace: '', breaks: 'bytes overtake those that wait in the stream', tests: ['internals-read-buffer'], by: 'hang' },
+  { file: 'internals/read-buffer.ts', find: "  one.read = Duplex.prototype.read as ReadInto['read']\n", replace: '', breaks: 'who reads a little at a time is flooded', tests: ['internals-read-buffer'] },
+  { file: 'internals/read-buffer.ts', find: '  used += (count + 7) & ~7\n', replace: '', breaks: 'a small chunk is overwritten by the next', tests: ['internals-read-buffer'] },
+  { file: 'http1/one-write.ts', find: '  socket.cork()\n', replace: '', breaks: 'the accept head leaves alone', tests: ['one-write'] },
   { file: 'relay/join.ts', find: '    else to.end()', replace: '', breaks: 'a tunnel passes no end on', tests: ['tunnel'], ci: true, by: 'hang' },
   { file: 'relay/tunnel-side.ts', find: '    breakOff(stream, error)', replace: '    stream.destroy()', breaks: 'a broken tunnel looks whole to the other side', tests: ['tunnel'], by: 'hang' },
   { file: 'relay/tunnel-side.ts', find: 'if (socketBeneath(stream) === undefined) resetWhenClosed(stream)', replace: '', breaks: 'a broken tunnel looks whole to an upstream of TLS', tests: ['tunnel-ends'], by: 'hang' },

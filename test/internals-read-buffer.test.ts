@@ -20,7 +20,7 @@ async function shared (t: Test): Promise<{ wire: Wire, socket: HttpSocket }> {
   return { wire, socket }
 }
 
-t.test('a socket of TCP reads through it, TLS and a stream in memory do not', async t => {
+t.test('readThroughShared: a socket of TCP reads through it, TLS and a stream in memory do not', async t => {
   await shared(t)
   t.equal(readThroughShared((await takeOne(t, 'tls')).socket), false)
   t.equal(readThroughShared(new PassThrough() as unknown as HttpSocket), false)
@@ -96,7 +96,7 @@ t.test('who reads ten bytes at a time from a flood has no more waiting than with
   }
 })
 
-t.test('a receiver gets what the stream has not, in order, and what is lent is not overwritten before it says so', async t => {
+t.test('receiveFrom and readOn: the bytes come past the stream, in order, and what is lent is not overwritten before readOn', async t => {
   const { wire, socket } = await shared(t)
   const bytes = pattern(4 * MiB)
   const got: Buffer[] = []
