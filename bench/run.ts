@@ -162,7 +162,7 @@ await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a
     ...(quick ? [] : [...again(acceptances), { ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0' }])
   ], 6),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
-], rounds, 6), outcomes => [bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.2, true, 1.35)])
+], rounds, 6), outcomes => [bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.2, true, 1.65)])
 if (!quick) {
   const early = everybody({ connections: 32, ms: 2000, mode: 'accept' }, 64).filter(({ label }) => ['node', 'fastify-duplex', '@fastify/websocket'].includes(label))
   await compared('Acceptance in the first two seconds of a process', () => contest(fresh(early, 0), rounds),
@@ -213,7 +213,7 @@ await judged(`Memory of an idle accepted connection, of ${idleConnections}`, asy
   return idles
 }, idleTable, idles => (['rss', 'heap'] as const).map(what => {
   const of = (peer: ServerName): number[] => (idles[peer] as Idle[]).map(one => one[what])
-  return bar(`idle memory, ${what === 'rss' ? 'RSS' : 'heap'}`, ratios(of('duplex'), of('node')).median, what === 'rss' ? 1.35 : 2, true, 2.2)
+  return bar(`idle memory, ${what === 'rss' ? 'RSS' : 'heap'}`, ratios(of('duplex'), of('node')).median, what === 'rss' ? 1.35 : 2, true, 2.4)
 }))
 
 await judged('What an idle connection keeps alive (for each connection)', async () =>
@@ -258,7 +258,7 @@ for (const [size, what, load] of [
     const ours = named(outcomes, 'fastify-duplex')
     const theirs = named(outcomes, '@fastify/websocket by hand')
     return [
-      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 1.9),
+      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 2.3),
       ...(quick ? [] : [bar('the same, to @fastify/websocket by hand', ratios(ours.cpus, theirs.cpus).median, 1, true)])
     ]
   })
