@@ -6,14 +6,14 @@ export const HELP = `fastify-duplex - standard input and output as the two ends 
 
   fastify-duplex [options] URL
 
-The URL is http:, https:, ws: or wss:. Without one of the first four options it is a plain GET: what comes is
-printed, and where the server takes the connection over, what is typed is sent.
+The URL is http: or https:, or ws: or wss: for a WebSocket. Without one of the first four options it is a plain GET:
+what comes is printed, and where the server takes the connection over, what is typed is sent.
 
   -u, --upgrade TOKEN      upgrade to this protocol; may be repeated, the most wanted first
   -c, --connect HOST:PORT  a tunnel to there, by CONNECT to the server of the URL
   -b, --body               standard input is the body of a POST, the answer is printed while it is sent
-  -w, --websocket          a WebSocket: each line of standard input is a message, each message a line
-                           of standard output; with --upgrade TOKEN, a subprotocol to offer
+  -w, --websocket          a WebSocket, as ws: and wss: are: each line of standard input is a message, each message
+                           a line of standard output; with --upgrade TOKEN, a subprotocol to offer
 
   -X, --method METHOD      another method
   -d, --data TEXT|@FILE    a body that is known, also in front of an upgrade; @- is standard input
@@ -60,7 +60,7 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
   const [url] = positionals
   if (url === undefined) throw new UsageError('a URL is missing')
   if (positionals.length > 1) throw new UsageError(`one URL is enough: ${positionals[1]}`)
-  const { upgrade = [], connect, body = false, websocket = false } = values
+  const { upgrade = [], connect, body = false, websocket = /^wss?:/i.test(url) } = values
   if ([connect !== undefined, body, websocket || upgrade.length > 0].filter(Boolean).length > 1) {
     throw new UsageError('--upgrade, --connect, --body and --websocket exclude one another')
   }
@@ -83,7 +83,7 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
       proxy: values.proxy ?? (env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
       socketPath: values.unix,
       tls: { ...values.insecure === true ? { rejectUnauthorized: false } : {}, ...ca },
-      ...websocket ? { websocket: { subprotocols: upgrade } } : { protocol: upgrade }
+      ...websocket ? { websocket: { subprotocols: upgrade } } : upgrade.length > 0 ? { protocol: upgrade } : {}
     }
   }
 }
