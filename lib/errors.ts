@@ -151,7 +151,7 @@ export const FST_ERR_DUPLEX_DESTROYED = createError(
 export const FST_ERR_DUPLEX_DIAL_FORBIDDEN = createError<[ErrorOptions?]>(
   'FST_ERR_DUPLEX_DIAL_FORBIDDEN', 'No address of the upstream may be connected to', 403)
 export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
-  'FST_ERR_DUPLEX_DIAL_FAILED', 'The upstream cannot be reached', 502)
+  'FST_ERR_DUPLEX_DIAL_FAILED', 'The connection could not be made', 502)
 export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)
 

@@ -43,7 +43,12 @@ export async function open (plan: Plan, options: ConnectOptions, signals: Signal
 
 async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, versions: string[]): Promise<Opened> {
   const connection = await connected(plan, { ...options.tls, ALPNProtocols: versions }, signals.until)
-  const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : versions[0] === 'h2' && versions.length === 1
+  const http2Alone = versions[0] === 'h2' && versions.length === 1
+  const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : http2Alone
+  if (http2Alone && !speaksHttp2) {
+    connection.destroy()
+    throw new FST_ERR_DUPLEX_DIAL_FAILED({ cause: new Error('the server does not offer HTTP/2') })
+  }
   const { method, target, headers, protocol, body, early } = plan
   const scheme = plan.secure ? 'https' : 'http'
   const request = { method, target, headers, protocol, body, early, scheme, signal: signals.always } as const
@@ -95,13 +100,20 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
   const secure = proxy.protocol === 'https:'
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   const port = Number(proxy.port) || (secure ? 443 : 80)
-  const connection = await dial({ host, port }, { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false })
+  const options = { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false }
+  const connection = await dial({ host, port }, options).catch((error: unknown) => { throw ofProxy(error) })
   const credentials = basic(proxy)
   const headers = ['Host', through, ...credentials === undefined ? [] : ['Proxy-Authorization', credentials]]
   const sent = exchange(connection, { method: 'CONNECT', target: through, headers })
   const answer = await waited(sent, signal)
   if (answer.kind !== 'connect') throw new DuplexRefused(sent, answer, 'proxy')
   return answer.readable as Duplex
+}
+
+/** It was not the server that could not be reached. */
+function ofProxy (error: unknown): unknown {
+  if (error instanceof FST_ERR_DUPLEX_DIAL_FAILED && typeof error.cause === 'object') Object.assign(error.cause as Error, { by: 'proxy' })
+  return error
 }
 
 /** TLS inside of a tunnel. */

@@ -46,7 +46,7 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
   if (websocket === undefined && url.protocol.startsWith('ws')) throw invalid(`a URL of ${url.protocol} needs websocket: true`)
   if (websocket !== undefined && options.protocol !== undefined) throw invalid('a WebSocket has websocket: { subprotocols } in place of protocol')
   if (target !== undefined && (protocol.length > 0 || body !== false)) throw invalid('a CONNECT has no protocol and no body')
-  if (target !== undefined && !/^[^\s/@?#\u0000-\u0020\u007f-\uffff]+:\d+$/.test(target)) throw invalid(`target must be host:port, got ${JSON.stringify(target)}`)
+  if (target !== undefined && !/^[!-"$-.0-9:-?A-~]+:\d+$/.test(target)) throw invalid(`target must be host:port, got ${JSON.stringify(target)}`)
   const { signal } = options
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal is no AbortSignal')
   const method = options.method ?? (target !== undefined ? 'CONNECT' : body !== false && protocol.length === 0 ? 'POST' : 'GET')
