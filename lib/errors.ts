@@ -77,8 +77,8 @@ export const FST_ERR_DUPLEX_INVALID_KEY = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_KEY', 'maxConnections.key must give a string, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_INVALID_EXPIRY = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_EXPIRY', 'The end of a connection must be a Date, milliseconds since 1970 or undefined, got %s', 500, TypeError)
-export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string]>(
-  'FST_ERR_DUPLEX_INVALID_LABEL', 'Labels must be strings, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string, string]>(
+  'FST_ERR_DUPLEX_INVALID_LABEL', '%s, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(

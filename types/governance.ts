@@ -68,7 +68,8 @@ export interface DuplexGovernance {
    * Moments are those of the wall clock, as in a token: when it is set, expiries move with it, and no other time limit does.
    * They are looked for together, so that one comes up to about 20 ms late, and up to a second after the clock was set forward.
    *
-   * What it throws is answered as what a hook throws; anything but a moment is a 500, `FST_ERR_DUPLEX_INVALID_EXPIRY`.
+   * What it throws is answered as what a hook throws; anything but a moment, the seconds of a token among them, is a 500,
+   * `FST_ERR_DUPLEX_INVALID_EXPIRY`.
    */
   expires?: DuplexExpiry | undefined
   /**
@@ -105,9 +106,10 @@ export interface GovernedDuplex {
   readonly labels: DuplexLabels
   /**
    * Moves the end of the connection, or sets one where the route has none; undefined takes it away. During `expiryGrace` it
-   * brings the connection back: `draining` is another signal then, which has not aborted. A moment that has passed ends it.
+   * brings the connection back: `draining` is another signal then, which has not aborted. A moment that has passed is taken as
+   * one, and ends it.
    *
-   * Throws `FST_ERR_DUPLEX_INVALID_EXPIRY` for what is no moment.
+   * Throws `FST_ERR_DUPLEX_INVALID_EXPIRY` for what is no moment, and for the seconds of a token.
    *
    * @returns false where it comes too late: the connection is over, or about to be for another reason
    */
@@ -142,7 +144,8 @@ export interface DuplexLabelled {
   find (label: string): (DuplexConnection | (PendingDuplex<DuplexKind> & { readonly accepted: false }))[]
   /**
    * Ends all connections with this label, `closed` says `revoked`. Also those whose request is on its way through hooks,
-   * as soon as their labels are known. Its cost is that of the matches.
+   * as soon as their labels are known. Its cost is that of the matches. Closed twice, a connection ends at the sooner of the two
+   * moments. Throws `FST_ERR_DUPLEX_INVALID_OPTION` for options that are none.
    *
    * @returns how many it found, those on their way not counted
    */
