@@ -137,6 +137,28 @@ t.test('Q39 the recipes of README work', async t => {
   t.match(said, { status: 0, stdout: '{"text":"hi"}\n' }, said.stderr)
 })
 
+t.test('Q39 the chat of README ends its connections at shutdown, and nobody waits for a client that is left open', async t => {
+  const recipes = snippetsOf('README.md').find(({ source }) => source.includes("'/chat'"))?.source as string
+  const tried = `
+    const ada = await app.injectDuplex({ url: '/chat', protocol: 'chat' })
+    const from = performance.now()
+    await app.close()
+    console.log('closed after', Math.floor((performance.now() - from) / 1000), 's')
+    process.exit()`
+  const { served } = await run(t, 'recipes.mjs', strip(serverOf(recipes)) + tried)
+  await served.printed(/^closed after 0 s$/m)
+})
+
+t.test('Q39 the handler of docs/messages.md serves who speaks and who only listens', async t => {
+  const handler = snippetsOf('docs/messages.md').find(({ source }) => source.includes("'/rooms/:id'"))?.source as string
+  const { served } = await run(t, 'rooms.mjs', strip(serverOf(handler)))
+  const listener = (await served.connect()).send('GET /rooms/7 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n')
+  t.match(await listener.head(), { status: 200, headers: { 'content-type': /^text\/event-stream/ } })
+  const said = spawnSync(process.execPath, [netcat, `ws://localhost:${served.port}/rooms/7`], { env, encoding: 'utf8', input: '{"text":"hi"}\n', timeout: 30_000 })
+  t.match(said, { status: 0, stdout: '{"type":"said","text":"hi"}\n' }, said.stderr)
+  t.match(await listener.until('"hi"}'), 'data: {"type":"said","text":"hi"}')
+})
+
 t.test('Q39 the handlers of README end, fail and refuse as they say', async t => {
   const handlers = snippetsOf('README.md').find(({ source }) => source.includes("'/manual'"))?.source as string
   const { served } = await run(t, 'handlers.mjs', strip(serverOf(handlers)))
