@@ -242,6 +242,34 @@ export function destroyOnlyRequest<T> (req: IncomingMessage, destroy: () => T): 
   }
 }
 
+/** Puts a `destroy()` that does nothing on a socket. @returns a function that takes it off */
+function spare (socket: Duplex): () => void {
+  const before = Object.getOwnPropertyDescriptor(socket, 'destroy')
+  socket.destroy = () => socket
+  return () => {
+    if (before === undefined) Reflect.deleteProperty(socket, 'destroy')
+    else Object.defineProperty(socket, 'destroy', before)
+  }
+}
+
+/** Destroys a response and not its connection. Node destroys both. */
+export function destroyOnlyResponse<T> (socket: Duplex, destroy: () => T): T {
+  const restore = spare(socket)
+  try {
+    return destroy()
+  } finally {
+    restore()
+  }
+}
+
+/** Tells when it is the turn of a response that was destroyed before that. Node up to 22 would destroy the connection then. */
+export function onTurnOfDestroyed (res: ServerResponse, turn: () => void): void {
+  res.prependOnceListener('socket', (socket: Socket) => {
+    process.nextTick(spare(socket))
+    turn()
+  })
+}
+
 /**
  * Ends a request whose connection left HTTP, so that hooks which clean up get its 'close'. Such a request would never
  * end. It is not destroyed, because that would mean that it was aborted.
