@@ -60,6 +60,8 @@ t.test('CL1 what one option says no other one says in another way', async t => {
     [{ method: 'BAD METHOD' }, /method/],
     [{ target: '\u65e5:1' }, /target must be host:port/],
     [{ early: 5 }, /early/],
+    [{ tls: { key: 'none' } }, /^tls: /, 'https://127.0.0.1:1/'],
+    [{ tls: { pfx: 'none' } }, /^tls: /, 'https://127.0.0.1:1/'],
     [{ messages: { framing: 'foo' } }, /messages.framing must be "lines"/],
     [{ messages: { framing: { name: 'foo' } } }, /messages.framing must be "lines"/],
     [{ messages: { encoding: 'foo' } }, /messages.encoding/],

@@ -10,7 +10,7 @@ import { ownErrors } from '../relay/stream-errors.ts'
 import { exchange, type Answer, type Exchange } from './exchange.ts'
 import { feed } from './feed.ts'
 import { openSession } from './http2.ts'
-import { basic, type Plan } from './options.ts'
+import { basic, invalid, type Plan } from './options.ts'
 import { breakConnection } from './own-socket.ts'
 import { DuplexRefused } from './refused.ts'
 import type { ConnectOptions, DialTlsOptions } from '../../types/index.ts'
@@ -29,7 +29,8 @@ export interface Signals {
 }
 
 /** Connects, sends the request, and waits for the answer. What fails leaves nothing. */
-export async function open (plan: Plan, options: ConnectOptions, signals: Signals): Promise<Opened> {
+export async function open (plan: Plan, given: ConnectOptions, signals: Signals): Promise<Opened> {
+  const options = { ...given, tls: secured(given.tls) }
   const { http2 } = options
   // An upgrade that is no GET has no form in HTTP/2.
   const http1Alone = http2 === false || (http2 === undefined && plan.protocol.length > 0 && (plan.method !== 'GET' || plan.protocol.length > 1))
@@ -38,6 +39,16 @@ export async function open (plan: Plan, options: ConnectOptions, signals: Signal
   } catch (error) {
     if (!(error instanceof FST_ERR_DUPLEX_NO_EXTENDED_CONNECT) || http2 === true) throw error
     return await attempt(plan, options, signals, ['http/1.1'])
+  }
+}
+
+/** What is wrong with a key or a certificate has no code that would tell it from what goes wrong on the wire. */
+function secured (given: DialTlsOptions = {}): DialTlsOptions {
+  if (Object.keys(given).length === 0 || given.secureContext !== undefined) return given
+  try {
+    return { ...given, secureContext: tls.createSecureContext(given) }
+  } catch (error) {
+    throw invalid(`tls: ${(error as Error).message}`)
   }
 }
 
