@@ -11,6 +11,7 @@ import {
 } from '../internals/http-parser.ts'
 import { intercept, override, type Interceptors } from '../internals/server-events.ts'
 import { socketBeneath, type HttpSocket } from '../internals/sockets.ts'
+import { say } from '../say.ts'
 import { LiveSet } from '../shutdown/live-set.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { BodyCarrier } from './body-carrier.ts'
@@ -229,7 +230,7 @@ export class Http1Server implements ClaimWatcher {
       return this.#gate.judge(req, event => this.#hasOthers(event), before)
     } catch (err) {
       // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
-      this.#app.log.error({ err }, 'routing of a request head failed')
+      say(this.#app.log, 'error', { err }, 'routing of a request head failed')
       return sawUpgrade(req) ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
   }
@@ -329,7 +330,7 @@ export class Http1Server implements ClaimWatcher {
       this.#server.emit('request', req, res)
       return true
     } catch (err) {
-      this.#app.log.error({ err }, 'routing of a takeover failed')
+      say(this.#app.log, 'error', { err }, 'routing of a takeover failed')
       return res.headersSent || res.socket?.destroyed !== false
     }
   }
@@ -347,7 +348,7 @@ export class Http1Server implements ClaimWatcher {
     }
     if (error !== undefined) {
       sendRefusal(res, error)
-      this.#app.log.info({ req, res, err: error }, 'duplex request refused')
+      say(this.#app.log, 'info', { req, res, err: error }, 'duplex request refused')
     } else if (!this.#lifecycle(req, res)) {
       sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
     }
