@@ -55,7 +55,7 @@ const cuts: Record<string, (app: FastifyInstance) => void> = {
 }
 
 for (const [how, declare] of Object.entries(cuts)) {
-  onEach(t, `Q11 a body that is cut because ${how}, behind a response that the client has not read yet: that one arrives whole`, async (t: Test, transport: Way) => {
+  onEach(t, `Q8 a body that is cut because ${how}, behind a response that the client has not read yet: that one arrives whole`, async (t: Test, transport: Way) => {
     const replies: FastifyReply[] = []
     const server = await serve(t, { transport }, app => {
       app.addHook('onRequest', async (_request, reply) => { replies.push(reply) })

@@ -121,6 +121,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.#arrived === undefined) res.on('finish', this.#onFinish)
     res.on('close', this.#onResponseClose)
     if (this.inputEnded) this.#watchPeer()
+    // Somebody has held the request back until the connection was gone.
+    if (this.#socket.closed) process.nextTick(() => this.linkClosed())
   }
 
   get takes (): boolean { return this.#settings.takes }

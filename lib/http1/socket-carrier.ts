@@ -348,9 +348,21 @@ function listen (link: Link): void {
   // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
+  ownErrors(socket)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
+}
+
+/**
+ * Node has taken its own listener off by the time that it tells of a socket that leaves HTTP. Who gets the event may hold it back, or
+ * never listen, and a reset must not end the process.
+ */
+export function ownErrors (socket: HttpSocket): void {
+  if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
+}
+
+export function leaveErrors (socket: HttpSocket): void {
+  socket.removeListener('error', onError)
 }
 
 /** The carrier that has the socket now. None has it once it has closed. */

@@ -7,6 +7,7 @@ import {
   FST_ERR_DUPLEX_MESSAGE_NOT_SENT, FST_ERR_DUPLEX_NOT_ACCEPTED
 } from '../errors.ts'
 import type { Claim } from '../handshake/claim.ts'
+import { say } from '../say.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
 import { MessageCarrier } from './carrier.ts'
@@ -177,9 +178,9 @@ export class MessageConnection extends Connection {
     const { messenger } = this.#messages
     // The peer is at fault, and `closed` tells: this is only the echo.
     if (error === this.#failure && error !== undefined) {
-      this.reply.log.debug({ err: error }, 'duplex handler failed after its messages had')
+      say(this.reply.log, 'debug', { err: error }, 'duplex handler failed after its messages had')
     } else if (error instanceof FST_ERR_DUPLEX_MESSAGE_NOT_SENT && messenger?.websocket !== undefined && messenger.writable.writableEnded) {
-      this.reply.log.debug({ err: error }, 'duplex handler wrote to a WebSocket that was closed')
+      say(this.reply.log, 'debug', { err: error }, 'duplex handler wrote to a WebSocket that was closed')
       this[kHandlerDone]()
     } else {
       super[kHandlerFailed](error)
