@@ -1,16 +1,15 @@
 // Frameworks, agents, test runners and bundlers: the programs of docs/frameworks.md, each as its page says.
 import { strict as assert } from 'node:assert'
 import { once } from 'node:events'
-import { cp, mkdir, readdir, symlink, writeFile } from 'node:fs/promises'
+import { cp } from 'node:fs/promises'
 import http, { type IncomingMessage } from 'node:http'
-import { dirname, join } from 'node:path'
+import { join } from 'node:path'
 import { gunzipSync } from 'node:zlib'
 import { pathToFileURL } from 'node:url'
 import { start, type Program } from '../fixtures/program.ts'
-import { install, root } from '../fixtures/published.ts'
 import { program } from '../fixtures/snippets.ts'
 import { connectTcp, type Wire } from '../fixtures/wire.ts'
-import { cache } from './lab/peers.ts'
+import { workplace, write } from './lab/workplace.ts'
 import { bytes, exits, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const fastifyCli: Peer = { name: 'fastify-cli', required: true, npm: 'fastify-cli@8' }
@@ -42,35 +41,6 @@ async function run (lab: Lab): Promise<void> {
   await agents(lab, directory)
   await runners(lab, directory)
   await bundlers(lab, directory)
-}
-
-/** A project outside of this one, that has everything installed: this package as it is published, the others by links. */
-async function workplace (lab: Lab): Promise<string> {
-  const directory = await lab.directory()
-  const modules = join(directory, 'node_modules')
-  install(directory)
-  await writeFile(join(directory, 'package.json'), '{ "private": true, "type": "module" }')
-  for (const from of [join(cache, 'node_modules'), join(root, 'node_modules')]) {
-    for (const name of await packages(from)) {
-      await mkdir(dirname(join(modules, name)), { recursive: true })
-      // What the peers have brought along comes first.
-      await symlink(join(from, name), join(modules, name), 'junction').catch(() => {})
-    }
-  }
-  return directory
-}
-
-async function packages (modules: string): Promise<string[]> {
-  const names = (await readdir(modules)).filter(name => !name.startsWith('.'))
-  const scoped = names.filter(name => name.startsWith('@')).map(async scope => (await readdir(join(modules, scope))).map(name => `${scope}/${name}`))
-  return [...names.filter(name => !name.startsWith('@')), ...(await Promise.all(scoped)).flat()]
-}
-
-async function write (directory: string, files: Record<string, string>): Promise<void> {
-  for (const [name, source] of Object.entries(files)) {
-    await mkdir(dirname(join(directory, name)), { recursive: true })
-    await writeFile(join(directory, name), source)
-  }
 }
 
 /** The programs of the page with these names. */
