@@ -63,7 +63,8 @@ function run (binary, { name, path, args = [], env = {}, longest = LONGEST }) {
       try {
         process.kill(-child.pid, 'SIGKILL')
       } catch {
-        // They have ended by themselves.
+        // They have ended by themselves, or this is Windows, which has no groups of processes.
+        child.kill('SIGKILL')
       }
     }
     running.add(stop)

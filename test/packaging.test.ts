@@ -158,7 +158,7 @@ t.test('CL3 the command that is published runs', async t => {
 })
 
 t.test('Q45 every relative link of what is published leads to something that is published', async t => {
-  const { stdout } = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
+  const { stdout } = spawnSync('npm pack --dry-run --json --ignore-scripts', { cwd: root, encoding: 'utf8', shell: true })
   const [packed] = JSON.parse(stdout) as [{ files: { path: string }[] }]
   const files = new Set(packed.files.map(({ path }) => path))
   t.ok(files.has('README.md'))
