@@ -87,7 +87,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   app.addHook('onClose', async () => {
     // If the server does not listen, nothing else waits for its connections.
     if (!(app.server as Server).listening) await registry.drained
-    void registry.drained.then(() => setImmediate(() => servers.leave()))
+    void registry.drained.then(() => setImmediate(() => servers.unwatchAll()))
     closeUpstreams(app)
   })
 }

@@ -46,7 +46,7 @@ export class Servers {
   }
 
   /** The app has closed. A server that still listens belongs to another app. */
-  leave (): void {
+  unwatchAll (): void {
     for (const [server, undo] of [...this.#watched]) if (server.listening) undo()
   }
 }

@@ -16,7 +16,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'answered none',
     timeout: 'late answer-late',
     'handler-timeout': 'late answer-late',
-    leave: 'gone tell'
+    disconnect: 'gone report-disconnect'
   },
   // The hooks of the accept head run: what is sent by them is that head.
   deciding: {
@@ -29,7 +29,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'answered none',
     timeout: 'late interrupt',
     'handler-timeout': 'late interrupt',
-    leave: 'gone tell'
+    disconnect: 'gone report-disconnect'
   },
   // The 503 is being made, by an error handler that may be too slow in its turn.
   late: {
@@ -42,7 +42,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'answered none',
     timeout: 'late interrupt',
     'handler-timeout': 'unchanged',
-    leave: 'gone tell'
+    disconnect: 'gone report-disconnect'
   },
   // Nothing of the answer is on the wire, so that the time limit can still take its place.
   answering: {
@@ -55,7 +55,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'answered none',
     timeout: 'late interrupt',
     'handler-timeout': 'late interrupt',
-    leave: 'gone tell'
+    disconnect: 'gone report-disconnect'
   },
   // The client has a part of it: only its end, or the end of the client, may follow.
   sending: {
@@ -68,7 +68,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'answered none',
     timeout: 'unchanged',
     'handler-timeout': 'unchanged',
-    leave: 'gone tell'
+    disconnect: 'gone report-disconnect'
   },
   answered: {
     accept: 'answered already-sent',
@@ -80,7 +80,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'unchanged',
     timeout: 'unchanged',
     'handler-timeout': 'unchanged',
-    leave: 'unchanged'
+    disconnect: 'unchanged'
   },
   accepted: {
     accept: 'accepted already-accepted',
@@ -92,7 +92,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'unchanged',
     timeout: 'unchanged',
     'handler-timeout': 'unchanged',
-    leave: 'unchanged'
+    disconnect: 'unchanged'
   },
   gone: {
     accept: 'gone aborted',
@@ -104,7 +104,7 @@ const expected: Record<HandshakeState, Record<HandshakeEvent, Cell>> = {
     end: 'unchanged',
     timeout: 'unchanged',
     'handler-timeout': 'unchanged',
-    leave: 'unchanged'
+    disconnect: 'unchanged'
   }
 }
 
@@ -151,13 +151,13 @@ t.test('Q1 Q60 no timer strikes an answer that has begun, whatever follows its h
 t.test('Q1 nothing leads on from an end', async t => {
   for (const state of ['accepted', 'answered', 'gone'] as const) {
     t.same(reachable(state), [state])
-    for (const event of events) t.notOk(['proceed', 'answer-late', 'interrupt', 'tell'].includes(next(state, event).action), `${event} when ${state}`)
+    for (const event of events) t.notOk(['proceed', 'answer-late', 'interrupt', 'report-disconnect'].includes(next(state, event).action), `${event} when ${state}`)
   }
 })
 
 t.test('Q1 every way to an end is open: from each state that is none, the client can leave and an answer can be sent', async t => {
   for (const state of ['claimed', 'deciding', 'late', 'answering', 'sending'] as const) {
-    t.same(reachable(state, ['leave']), [state, 'gone'].sort(), state)
+    t.same(reachable(state, ['disconnect']), [state, 'gone'].sort(), state)
     t.same(reachable(state, ['head', 'end']).filter(to => to === 'answered'), ['answered'], state)
   }
 })

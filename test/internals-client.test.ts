@@ -8,7 +8,7 @@ import Fastify from 'fastify'
 import { keepConnection, outliveEnd, takeOverWhere } from '../lib/internals/http-client.ts'
 import { closeBetweenReads } from '../lib/internals/http2.ts'
 import { compilersOf } from '../lib/internals/schemas.ts'
-import { replacePush, tellResetFromEnd, usualPush, type HttpSocket } from '../lib/internals/sockets.ts'
+import { replacePush, watchReset, usualPush, type HttpSocket } from '../lib/internals/sockets.ts'
 import { defaultEncoding, isPiped } from '../lib/internals/streams.ts'
 import { onBoth, takeOne } from './fixtures/bare.ts'
 
@@ -104,7 +104,7 @@ onBoth('replacePush hears all that comes, in place of usualPush, and of no reset
     heard.push(chunk === null ? 'end' : String(chunk))
     return proceed.call(socket, chunk, encoding)
   })
-  tellResetFromEnd(socket, () => {})
+  watchReset(socket, () => {})
   const read: string[] = []
   socket.on('data', (chunk: Buffer) => read.push(chunk.toString()))
   const ended = once(socket, 'end')

@@ -5,8 +5,9 @@ import { createServer, IncomingMessage, request, ServerResponse, type ClientRequ
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import {
-  abortRequest, clearFields, closeResponse, endRequest, leaveConnection, onWhole, outliveResponse, publishFinish,
-  publishStart, responseClass, showAsItCame, silence, silentStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+  abortRequest, clearFields, closeResponse, endRequest, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, onWhole,
+  outliveResponse, publishFinish,
+  publishStart, responseClass, showAsItCame, muteResponse, mutedStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -35,11 +36,48 @@ t.test('clearFields leaves a response with the framing that Node gives one witho
   ])
 })
 
-onBoth('leaveConnection destroys a request, and not its connection', async (t, carrying) => {
+onBoth('destroyOnlyResponse destroys a response, and not its connection', async (t, carrying) => {
+  const destroyed = gate<{ res: ServerResponse, socket: Socket }>()
+  const { connect } = await listen(t, carrying, (req, res) => {
+    const { socket } = req
+    destroyOnlyResponse(socket, () => res.destroy(new Error('no')))
+    destroyed.open({ res, socket })
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const { res, socket } = await destroyed.promise
+  t.ok(res.destroyed)
+  t.notOk(socket.destroyed)
+  t.notOk(Object.hasOwn(socket, 'destroy'))
+  socket.end('still there')
+  t.equal(String(await wire.rest()), 'still there')
+})
+
+onBoth('onTurnOfDestroyed tells of the turn of a response that was destroyed before it, and keeps the connection', async (t, carrying) => {
+  const responses: ServerResponse[] = []
+  const turns: boolean[] = []
+  const { connect } = await listen(t, carrying, (_req, res) => {
+    responses.push(res)
+    const [first] = responses
+    if (res === first) return
+    onTurnOfDestroyed(res, () => {
+      turns.push(res.socket?.destroyed === false)
+      res.socket?.end('kept')
+    })
+    res.destroy()
+    first?.end('first')
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2))
+  t.match(String(await wire.rest()), /first[^]*kept$/)
+  t.same(turns, [true])
+})
+
+onBoth('destroyOnlyRequest destroys a request, and not its connection', async (t, carrying) => {
   const { connect } = await listen(t, carrying, (req, res) => {
     const { socket } = req
     req.on('error', () => {})
-    leaveConnection(req, () => req.destroy(new Error('no')))
+    destroyOnlyRequest(req, () => req.destroy(new Error('no')))
     t.ok(req.destroyed)
     t.equal(req.socket, socket)
     t.notOk(socket.destroyed)
@@ -358,7 +396,7 @@ const sendings: Record<string, (res: ServerResponse) => unknown> = {
   end: res => res.end('ended')
 }
 
-t.test('silence knows every method by which this Node\'s responses write', async t => {
+t.test('muteResponse knows every method by which this Node\'s responses write', async t => {
   const writing = Object.getOwnPropertyNames(ServerResponse.prototype).filter(name => name.startsWith('write'))
   t.ok(writing.length > 0)
   for (const name of writing) t.ok(Object.hasOwn(sendings, name), name)
@@ -368,7 +406,7 @@ for (const [name, send] of Object.entries(sendings)) {
   for (const [when, before] of [
     ['before its head', () => {}], ['behind its head', (res: ServerResponse) => res.flushHeaders()]
   ] as [string, (res: ServerResponse) => void][]) {
-    t.test(`silence lets nothing by ${name} reach the wire, ${when}`, async t => {
+    t.test(`muteResponse lets nothing by ${name} reach the wire, ${when}`, async t => {
       class Mine extends ServerResponse { mine = true }
       const came = gate<ServerResponse>()
       const { server, connect } = await listen(t, 'tcp', (_req, res) => { came.open(res) })
@@ -380,7 +418,7 @@ for (const [name, send] of Object.entries(sendings)) {
       if (name === 'write' || name === 'end') Object.assign(res, { [name]: res[name as 'write'] })
       before(res)
       if (when === 'behind its head') await wire.head()
-      silence(res)
+      muteResponse(res)
       t.doesNotThrow(() => send(res))
       t.strictSame([res.headersSent, res.writableEnded], [true, true])
       t.ok(res instanceof responseClass(server))
@@ -391,17 +429,17 @@ for (const [name, send] of Object.entries(sendings)) {
   }
 }
 
-t.test('silence leaves a response of the app\'s own class what it is, and asks one that can be silent itself', async t => {
+t.test('muteResponse leaves a response of the app\'s own class what it is, and asks one that can be muted itself', async t => {
   class Mine extends ServerResponse { greeting (): string { return 'hello' } }
   const mine = new Mine(new IncomingMessage(new Socket()))
-  silence(mine)
+  muteResponse(mine)
   t.equal(mine.greeting(), 'hello')
   t.ok(mine instanceof Mine)
   t.equal(mine.write('x'), false)
   let asked = 0
-  const own = Object.assign(new ServerResponse(new IncomingMessage(new Socket())), { silence: () => { asked++ } })
+  const own = Object.assign(new ServerResponse(new IncomingMessage(new Socket())), { mute: () => { asked++ } })
   const prototype = Object.getPrototypeOf(own) as unknown
-  silence(own)
+  muteResponse(own)
   t.equal(asked, 1)
   t.equal(Object.getPrototypeOf(own), prototype)
 })
@@ -464,14 +502,14 @@ t.test('publishFinish says nothing of a response whose start nobody was told', a
   })).length, 1, 'a listener for the end alone hears it')
 })
 
-t.test('silentStandIn takes nothing of an answer, and tells what becomes of the response', async t => {
+t.test('mutedStandIn takes nothing of an answer, and tells what becomes of the response', async t => {
   const { connect, server } = await listen(t, 'tcp', () => {})
   const wire = await connect()
   const came = once(server, 'request') as Promise<[IncomingMessage, ServerResponse]>
   wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
   const [, res] = await came
   res.setHeader('X-Mine', '1')
-  const standIn = silentStandIn(res)
+  const standIn = mutedStandIn(res)
   t.ok(standIn instanceof ServerResponse)
   t.strictSame([standIn.headersSent, standIn.writableEnded, standIn.writableFinished, standIn.statusCode], [true, true, false, 200])
   standIn.statusCode = 500

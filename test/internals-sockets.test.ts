@@ -4,8 +4,9 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, endIsReset, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath,
-  takeResetForEnd, tellResetFromEnd, type HttpSocket
+  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, hasOtherPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
+  socketBeneath,
+  unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
 import { takeOver } from '../lib/internals/http-parser.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
@@ -58,7 +59,7 @@ onBoth('peerIsGone says so after a reset that no stream tells of, and not after 
   t.pass('and it is seen then')
 })
 
-onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and lets a FIN pass', async (t, carrying) => {
+onBoth('watchReset tells of a reset that comes with the last bytes, and lets a FIN pass', async (t, carrying) => {
   for (const how of ['reset', 'end'] as const) {
     const { wire, socket } = await takeOne(t, carrying)
     const over = gate<string>()
@@ -66,7 +67,7 @@ onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and le
     // Later versions of Node report the reset themselves.
     socket.on('error', () => over.open('reset'))
     socket.on('end', () => over.open('end'))
-    tellResetFromEnd(socket, () => over.open('reset'))
+    watchReset(socket, () => over.open('reset'))
     socket.resume()
     wire.send('last')
     wire[how]()
@@ -74,10 +75,10 @@ onBoth('tellResetFromEnd tells of a reset that comes with the last bytes, and le
   }
 })
 
-onBoth('takeResetForEnd ends tellResetFromEnd, which does not judge the end of a stream that has ended itself', async (t, carrying) => {
+onBoth('unwatchReset ends watchReset, which does not judge the end of a stream that has ended itself', async (t, carrying) => {
   const { wire, socket } = await takeOne(t, carrying)
   const told = (): void => { t.fail('there is no reset') }
-  tellResetFromEnd(socket, told)
+  watchReset(socket, told)
   socket.allowHalfOpen = true
   socket.resume()
   socket.end()
@@ -85,7 +86,7 @@ onBoth('takeResetForEnd ends tellResetFromEnd, which does not judge the end of a
   const ended = once(socket, 'end')
   wire.end()
   await ended
-  takeResetForEnd(socket, told)
+  unwatchReset(socket, told)
   t.ok(socket.readableEnded)
 })
 
@@ -349,6 +350,24 @@ onBoth('endIsReset says no to a FIN, and yes where the kernel has no peer any mo
   t.ok(endIsReset(socket))
   socket.end()
   t.notOk(endIsReset(socket), 'behind our own end a peer that is gone is no news')
+})
+
+t.test('countChunk: an end found in a poll behind that of the last chunk is none of a reset', async t => {
+  const socket = await resetBehindEnd(t, 'tcp', () => {})
+  const { socket: another } = await takeOne(t, 'tcp')
+  countChunk(socket)
+  t.ok(endIsReset(socket))
+  countChunk(another)
+  t.notOk(endIsReset(socket), 'another one was read since')
+  countChunk(socket)
+  t.ok(endIsReset(socket))
+})
+
+t.test('hasOtherPush tells that replacePush was there', async t => {
+  const { socket } = await takeOne(t, 'tcp')
+  t.notOk(hasOtherPush(socket))
+  replacePush(socket, () => true)
+  t.ok(hasOtherPush(socket))
 })
 
 t.test('endIsReset says no in memory', async t => {

@@ -106,9 +106,9 @@ for (const [request, status] of accepting) {
   }
 }
 
-t.test('Q1 a silent response puts nothing on the wire, and says that it was sent', async t => {
+t.test('Q1 a muted response puts nothing on the wire, and says that it was sent', async t => {
   const { res, socket, wire, told } = await answering(t)
-  res.silence()
+  res.mute()
   t.strictSame([res.headersSent, res.writableEnded, res.writableFinished], [true, true, false])
   res.writeHead(200, { a: 'b' })
   res.flushHeaders()
@@ -155,7 +155,7 @@ t.test('Q24 the class of a response is on top of the one that was asked for, mad
   t.not(takeoverResponse(Mine), takeoverResponse(ServerResponse))
   const { res } = await answering(t, UPGRADE, Mine)
   t.ok(res instanceof Mine)
-  res.silence()
+  res.mute()
   t.ok(res.headersSent)
 })
 

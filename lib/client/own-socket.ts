@@ -3,7 +3,7 @@ import type { Duplex } from 'node:stream'
 import { breakOff } from '../http1/break-off.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
 import { keepHalfOpen, resetWhenClosed } from '../internals/half-open.ts'
-import { allowSetEncoding, isPassedOn, peerIsGone, resetByPeer, socketBeneath, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
+import { allowSetEncoding, isPassedOn, peerIsGone, resetByPeer, socketBeneath, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { ownErrors } from '../relay/stream-errors.ts'
 
@@ -11,7 +11,7 @@ import { ownErrors } from '../relay/stream-errors.ts'
 export function prepare (connection: Duplex): void {
   ownErrors(connection)
   keepHalfOpen(connection)
-  if (isSocket(connection)) tellResetFromEnd(connection as HttpSocket, onReset)
+  if (isSocket(connection)) watchReset(connection as HttpSocket, onReset)
 }
 
 /** In such a way that the other end cannot take it for an end. */

@@ -43,11 +43,11 @@ export interface Carrier {
   /** Whether an answer with this status would tell the client of a takeover. */
   impliesTakeover (status: number): boolean
   /** RFC 9110 section 10.1.1: sends the 100 that the client waits for, where Node has not. */
-  promise100 (): void
+  sendContinue (): void
   /** A refusal was decided. If the client does not read it, the connection is cut after a while. */
   refusing (): void
   /** The client left before there was an answer. This tells the request, its hooks and its response. */
-  tellGone (): void
+  reportDisconnect (): void
   /** Ends the connection at the end of a drain, in whatever state the request is. */
   cut (): void
   /** The carrier that takes over from this one if the chooser refused the upgrade of a request with a body. */
@@ -61,8 +61,8 @@ export interface Carrier {
   readFrom (body: Readable): void
   /** Sends the accept head. If it throws, nothing was sent. */
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void
-  /** Nothing that is sent through the response reaches the wire any more. */
-  leaveHttp (status: number): void
+  /** From now on nothing that is sent through the response reaches the wire. */
+  releaseResponse (status: number): void
   /** The connection is accepted: prepares the streams for the handler. */
   start (): void
   /** Gives the socket away. */
@@ -106,7 +106,7 @@ export interface Carrier {
   /** Flush, then end. */
   end (): void
   /** The handler has returned no promise, so nothing tells when it has finished. */
-  leave (): void
+  handlerReturned (): void
   /** Nobody reads any more: throws input away, so that its end is seen. */
   discardInput (): void
   /**
@@ -116,8 +116,8 @@ export interface Carrier {
    * @param code what a WebSocket is closed with, where that does not follow from the error
    */
   breakOff (error: Error | undefined, failed: boolean, code?: number): void
-  /** It was broken off, and the peer is being told: it ends by itself soon. */
-  readonly saysGoodbye?: boolean
+  /** It was broken off, and its close frame is on its way: it closes by itself soon. */
+  readonly closesSoon?: boolean
   /** The connection is over. The response emits its last events, by which Fastify completes the request. */
   complete (error: Error | undefined): void
 }

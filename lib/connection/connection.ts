@@ -10,18 +10,18 @@ import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
-import { sayClose, type RefusalError } from '../handshake/refusal.ts'
+import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { offeredAs } from '../handshake/tokens.ts'
 import { logsRequest } from '../internals/fastify.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { Carrier, Owner } from './carrier.ts'
-import { keepAliveLater, noKeepAlive, type Young } from './keep-alive.ts'
-import { Lifetime, type Mortal } from './lifetime.ts'
+import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
+import { Lifetime, type Expirable } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft, kLasts, kProgressed, kShutDown,
-  kUndrain
+  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
+  kSetKeepAlive, kShutDown, kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -45,7 +45,7 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Mortal, Governable, Young {
+export class Connection implements Owner, Expirable, Governable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
@@ -62,13 +62,13 @@ export class Connection implements Owner, Mortal, Governable, Young {
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** It was told that it is to go. */
-  #leaving: Error | undefined
+  /** Why the connection was told to end. Set once the drain has begun. */
+  #drainReason: Error | undefined
   #governed: Governed | undefined
   /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
   /** The handler has returned, without a promise. */
-  #left = false;
+  #handlerReturned = false;
   [kDeciding]: Promise<void> | undefined
 
   /** @param carrier what the pair is of, where it is not that of the claim itself */
@@ -121,7 +121,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
   get draining (): AbortSignal {
     if (this.#draining === undefined) {
       this.#draining = new AbortController()
-      if (this.#leaving !== undefined) this.#draining.abort(this.#leaving)
+      if (this.#drainReason !== undefined) this.#draining.abort(this.#drainReason)
     }
     return this.#draining.signal
   }
@@ -167,12 +167,12 @@ export class Connection implements Owner, Mortal, Governable, Young {
   }
 
   detach (): DetachedSocket {
-    this.#mayGoOn(this.#claim.may('detach'))
+    this.#mayGoOn(this.#claim.actionFor('detach'))
     const detached = this.#carrier.detach()
     this.#claim.step('detach')
     this.#state = 'detached'
     // Its new owner writes the head. This is the status that it will have if all goes well.
-    this.#leaveHttp(this.#carrier.heads[this.kind].status)
+    this.#releaseReply(this.#carrier.heads[this.kind].status)
     return detached
   }
 
@@ -183,7 +183,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
   /** @param head of the acceptance, where it is not that of the kind */
   [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
-    this.#mayGoOn(claim.may('accept'))
+    this.#mayGoOn(claim.actionFor('accept'))
     const status = this.#status(options.statusCode, head)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       const protocol = offeredAs(options.protocol, claim.offered)
@@ -208,13 +208,13 @@ export class Connection implements Owner, Mortal, Governable, Young {
 
   /** @param _code what a WebSocket is closed with */
   [kDrain] (reason: Error, _code?: number): void {
-    this.#leaving ??= reason
+    this.#drainReason ??= reason
     this.#draining?.abort(reason)
   }
 
   [kUndrain] (reason: Error): void {
-    if (this.#leaving !== reason || this.#registry.draining) return
-    this.#leaving = undefined
+    if (this.#drainReason !== reason || this.#registry.draining) return
+    this.#drainReason = undefined
     this.#draining = undefined
   }
 
@@ -231,14 +231,14 @@ export class Connection implements Owner, Mortal, Governable, Young {
   /** @returns its claim, where the peer is being told and the connection ends by itself soon */
   [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
-    return this.#carrier.saysGoodbye === true && this.#state !== 'closed' ? this.#claim : undefined
+    return this.#carrier.closesSoon === true && this.#state !== 'closed' ? this.#claim : undefined
   }
 
   [kExpired] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
   }
 
-  [kLasts] (): void {
+  [kSetKeepAlive] (): void {
     this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
   }
 
@@ -252,10 +252,10 @@ export class Connection implements Owner, Mortal, Governable, Young {
     }
   }
 
-  [kHandlerLeft] (): void {
-    this.#left = true
+  [kHandlerReturned] (): void {
+    this.#handlerReturned = true
     // It may still accept.
-    if (this.accepted) this.#carrier.leave()
+    if (this.accepted) this.#carrier.handlerReturned()
   }
 
   [kHandlerFailed] (error: unknown): void {
@@ -291,7 +291,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
     }
     if (this.#cause !== undefined) throw this.#cause.error
     if (this.#registry.draining) {
-      sayClose(this.#reply)
+      addConnectionClose(this.#reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }
   }
@@ -322,7 +322,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
   /** If Node refuses the head, Fastify cannot answer that any more, because the hooks have run. */
   #openOrRefuse (status: number, fields: HeadFields, head: KindHead): void {
     const claim = this.#claim
-    this.#mayOpen(claim.may('open'))
+    this.#mayOpen(claim.actionFor('open'))
     const carrier = this.#carrier
     try {
       carrier.writeHead(status, fields, head, claim.protocol)
@@ -347,13 +347,13 @@ export class Connection implements Owner, Mortal, Governable, Young {
     const carrier = this.#carrier
     claim.step('open')
     this.#state = 'open'
-    this.#leaveHttp(status)
+    this.#releaseReply(status)
     carrier.start()
     const { settings } = claim.route
     if (settings.rate !== undefined) this[kGoverned].limit(carrier, settings.rate)
     if (settings.tcpKeepAlive > 0) keepAliveLater(this)
     if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
-    if (this.#left) carrier.leave()
+    if (this.#handlerReturned) carrier.handlerReturned()
   }
 
   get #watched (): Lifetime {
@@ -362,9 +362,9 @@ export class Connection implements Owner, Mortal, Governable, Young {
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
-  #leaveHttp (status: number): void {
+  #releaseReply (status: number): void {
     this.#reply.hijack()
-    this.#carrier.leaveHttp(status)
+    this.#carrier.releaseResponse(status)
     this.#registry.accepted(this)
   }
 
@@ -445,7 +445,7 @@ export class Connection implements Owner, Mortal, Governable, Young {
     const { inputEnded, outputFlushed, peerError, localError } = this.#carrier
     if (localError !== undefined) return { reason: 'error', error: localError }
     // The handler is done, and all of its output has left. It does not matter how the peer goes after that.
-    if ((this.#state === 'ending' || this.#left) && outputFlushed) return undefined
+    if ((this.#state === 'ending' || this.#handlerReturned) && outputFlushed) return undefined
     if (peerError !== undefined) return { reason: 'abort', error: new FST_ERR_DUPLEX_ABORTED({ cause: peerError }) }
     // The new owner of a detached socket decides how it ends, and a refusal is an end, too.
     if ((inputEnded && outputFlushed) || this.#state === 'detached' || (!this.accepted && this.#claim.state === 'answered')) return undefined

@@ -7,12 +7,12 @@ import type { Limits } from '../options.ts'
 import { boundOutput } from './bound-output.ts'
 import type { Carrier } from './carrier.ts'
 import { isRead } from './reading.ts'
-import { SilenceWatch } from './silence-watch.ts'
+import { InactivityWatch } from './inactivity-watch.ts'
 import { kExpired } from './symbols.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
 /** What a limit can end. */
-export interface Mortal {
+export interface Expirable {
   [kExpired] (reason: DuplexCloseReason, error: Error): void
 }
 
@@ -20,11 +20,11 @@ export interface Mortal {
 export class Lifetime {
   readonly #limits: Limits
   readonly #carrier: Carrier
-  readonly #connection: Mortal
-  readonly #idle: SilenceWatch | undefined
-  readonly #read: SilenceWatch | undefined
-  #fin: SilenceWatch | undefined
-  #halfOpen: SilenceWatch | undefined
+  readonly #connection: Expirable
+  readonly #idle: InactivityWatch | undefined
+  readonly #read: InactivityWatch | undefined
+  #fin: InactivityWatch | undefined
+  #halfOpen: InactivityWatch | undefined
   readonly #whole: NodeJS.Timeout | undefined
   /** The handler is done with it. */
   #over = false
@@ -34,22 +34,22 @@ export class Lifetime {
     return idleTimeout > 0 || readTimeout > 0 || maxLifetime > 0 || maxBuffered > 0
   }
 
-  constructor (limits: Limits, carrier: Carrier, connection: Mortal) {
+  constructor (limits: Limits, carrier: Carrier, connection: Expirable) {
     this.#limits = limits
     this.#carrier = carrier
     this.#connection = connection
     const { idleTimeout, readTimeout, maxLifetime, maxBuffered } = limits
     if (idleTimeout > 0) {
-      this.#idle = new SilenceWatch(idleTimeout, () => this.#moved(), () => {
+      this.#idle = new InactivityWatch(idleTimeout, () => this.#moved(), () => {
         if (carrier.inputMeter?.waits === true) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
         return true
       })
     }
     if (readTimeout > 0) {
-      this.#read = new SilenceWatch(readTimeout, () => carrier.bytesRead - (carrier.inputMeter?.held ?? 0), () => {
+      this.#read = new InactivityWatch(readTimeout, () => carrier.bytesRead - (carrier.inputMeter?.held ?? 0), () => {
         if (carrier.inputMeter?.waits === true) return false
-        // The peer is not silent if its bytes wait for a reader, or if it has ended its side.
+        // The peer is not inactive if its bytes wait for a reader, or if it has ended its side.
         if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
@@ -74,7 +74,7 @@ export class Lifetime {
     const { finTimeout } = this.#limits
     if (finTimeout === 0 || this.#fin !== undefined || this.#carrier.closed) return
     // As long as output has to leave, the peer makes progress by taking it.
-    this.#fin = new SilenceWatch(finTimeout, () => this.#moved(), () => {
+    this.#fin = new InactivityWatch(finTimeout, () => this.#moved(), () => {
       // A handler may take its time to read what has arrived.
       if (!this.#over && this.#isBeingRead()) return false
       this.#connection[kExpired]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
@@ -96,7 +96,7 @@ export class Lifetime {
       this.#halfOpen?.stop()
       if (!this.#isBeingRead()) this.#watchFin()
     } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
-      this.#halfOpen = new SilenceWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
+      this.#halfOpen = new InactivityWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
         this.#connection[kExpired]('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
         return true
       })
@@ -113,7 +113,7 @@ export class Lifetime {
 
   #moved (): number {
     const { bytesRead, sent, inputMeter } = this.#carrier
-    // What its rate lets through is no silence.
+    // Bytes that the input meter holds count as progress when it lets them through.
     return bytesRead + sent - (inputMeter?.held ?? 0)
   }
 }

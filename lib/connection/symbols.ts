@@ -21,8 +21,8 @@ export const kDeciding = Symbol('fastify-duplex.deciding')
 /** The handler's promise resolved. */
 export const kHandlerDone = Symbol('fastify-duplex.handlerDone')
 /** The handler returned no promise. */
-export const kHandlerLeft = Symbol('fastify-duplex.handlerLeft')
+export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
 /** The handler threw, or its promise was rejected, after acceptance. */
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
-/** It has lasted for a second. */
-export const kLasts = Symbol('fastify-duplex.lasts')
+/** It is a second old, and gets its TCP keep-alive. */
+export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')

@@ -40,7 +40,7 @@ export class InputMeter implements Waiter {
     }
   }
 
-  /** It is by us that nothing is read, so that the silence is not the peer's. */
+  /** We have stopped reading. So if nothing arrives, the peer is not inactive. */
   get waits (): boolean { return this.slot !== -1 }
 
   /** How many bytes have come and are not let through. */

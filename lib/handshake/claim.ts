@@ -3,10 +3,10 @@ import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
 import { Terms } from '../governance/terms.ts'
-import { clearFields, silence } from '../internals/http-messages.ts'
+import { clearFields, muteResponse } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
-import { takeReply } from './late-reply.ts'
-import { sayClose, sendRefusal, type RefusalError } from './refusal.ts'
+import { replaceReply } from './late-reply.ts'
+import { addConnectionClose, sendRefusal, type RefusalError } from './refusal.ts'
 import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type HandshakeState } from './state.ts'
 import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
@@ -99,7 +99,7 @@ export class Claim implements Handshake {
   get undecided (): boolean { return isUndecided(this.state) }
 
   /** What the event would lead to now, without changing the state. */
-  may (event: HandshakeEvent): HandshakeAction {
+  actionFor (event: HandshakeEvent): HandshakeAction {
     return next(this.state, event).action
   }
 
@@ -126,7 +126,7 @@ export class Claim implements Handshake {
       case 'claimed':
       case 'deciding':
         if (this.carrier.gone) {
-          this.#leave()
+          this.#clientLeft()
           return
         }
         if (this.#state === 'claimed' && reply?.sent === true) this.step('head')
@@ -208,14 +208,14 @@ export class Claim implements Handshake {
       // Before the route's own hooks there is no reply: the answer is sent without the error handler.
       this.refuseBare(error)
     } else {
-      const late = this.#takeReply(this.reply)
-      sayClose(late)
+      const late = this.#replaceReply(this.reply)
+      addConnectionClose(late)
       late.code(error.statusCode ?? 503).send(error)
     }
   }
 
-  #takeReply (reply: FastifyReply): FastifyReply {
-    this.reply = takeReply(reply)
+  #replaceReply (reply: FastifyReply): FastifyReply {
+    this.reply = replaceReply(reply)
     return this.reply
   }
 
@@ -226,7 +226,7 @@ export class Claim implements Handshake {
    */
   replyAfterTimeout (reply: FastifyReply, error: RefusalError): FastifyReply | undefined {
     switch (this.step('handler-timeout')) {
-      case 'answer-late': return this.#takeReply(reply)
+      case 'answer-late': return this.#replaceReply(reply)
       case 'interrupt':
         this.interrupt(error)
         return undefined
@@ -251,7 +251,7 @@ export class Claim implements Handshake {
     try {
       clearFields(res)
       sendRefusal(res, error)
-      silence(res)
+      muteResponse(res)
     } catch {
       this.carrier.cut()
     }
@@ -279,12 +279,12 @@ export class Claim implements Handshake {
 
   carrierEnds (): void {
     this.stopTimer()
-    this.#leave()
+    this.#clientLeft()
     this.#watcher.ended(this)
   }
 
-  #leave (): void {
-    if (this.step('leave') === 'tell') this.carrier.tellGone()
+  #clientLeft (): void {
+    if (this.step('disconnect') === 'report-disconnect') this.carrier.reportDisconnect()
   }
 }
 

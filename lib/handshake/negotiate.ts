@@ -8,7 +8,7 @@ import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
 import type { RefusalError } from './refusal.ts'
-import { RETRY_AFTER, shutDown } from './run-handler.ts'
+import { RETRY_AFTER, shutdownError } from './run-handler.ts'
 import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
@@ -22,9 +22,9 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     return
   }
   claim.replied(reply)
-  hearReplies(reply)
+  watchReplies(reply)
   if (registry.draining) {
-    done(shutDown(reply))
+    done(shutdownError(reply))
     return
   }
   if (claim.instead !== undefined) claim.step('answer')
@@ -51,11 +51,11 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     choose(claim, request, reply).then(() => route.messages?.prepare(request, reply)).then(() => done(), failed)
   } else if (route.messages !== undefined) {
     route.messages.prepare(request, reply).then(() => {
-      promise100(claim)
+      sendContinue(claim)
       done()
     }, failed)
   } else {
-    promise100(claim)
+    sendContinue(claim)
     done()
   }
 }
@@ -66,8 +66,8 @@ function failure (error: unknown): Error {
 }
 
 /** On an upgrade with a body the plugin sends the 100 that the client waits for. On a `body` Node does. */
-function promise100 ({ kind, carrier }: Claim): void {
-  if (kind === 'upgrade') carrier.promise100()
+function sendContinue ({ kind, carrier }: Claim): void {
+  if (kind === 'upgrade') carrier.sendContinue()
 }
 
 async function choose (claim: Claim, request: FastifyRequest, reply: FastifyReply): Promise<void> {
@@ -79,9 +79,9 @@ async function choose (claim: Claim, request: FastifyRequest, reply: FastifyRepl
     // Only now it is known that a stream follows this body. So the body needs an exact length.
     if (claim.req.headers['transfer-encoding'] !== undefined) throw new FST_ERR_DUPLEX_LENGTH_REQUIRED()
     claim.protocol = protocol
-    promise100(claim)
+    sendContinue(claim)
   } else if (claim.hasBody && kinds.includes('body')) {
-    promise100(claim)
+    sendContinue(claim)
     claim.becomesBody()
   } else {
     throw refusedUpgrade(claim, reply)
@@ -107,7 +107,7 @@ function refusedUpgrade ({ route, offered, req }: Claim, reply: FastifyReply): E
 }
 
 /** A reply that was sent may wait for slow hooks, and nothing shows that. So `send()` and `hijack()` tell the claim. */
-function hearReplies (reply: FastifyReply): void {
+function watchReplies (reply: FastifyReply): void {
   Object.assign(reply, { send, hijack })
 }
 

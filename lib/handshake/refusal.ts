@@ -24,6 +24,6 @@ export function sendRefusal (res: ServerResponse, error: RefusalError): void {
 }
 
 /** The connection closes after this reply. Over HTTP/2 a reply cannot say that. */
-export function sayClose (reply: FastifyReply): void {
+export function addConnectionClose (reply: FastifyReply): void {
   if (reply.request.raw.httpVersionMajor < 2) reply.header('connection', 'close')
 }

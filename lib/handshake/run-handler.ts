@@ -1,12 +1,12 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kDeciding, kGoverned, kHandlerDone, kHandlerFailed, kHandlerLeft } from '../connection/symbols.ts'
+import { kAcceptNow, kDeciding, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import type { Terms } from '../governance/terms.ts'
-import { takeSlots } from '../routes/slots.ts'
+import { takeSlots } from '../governance/slots.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
-import { sayClose } from './refusal.ts'
+import { addConnectionClose } from './refusal.ts'
 
 /** A handler as Fastify and its hooks see it. Users see the types of a duplex handler. */
 export type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown
@@ -15,7 +15,9 @@ export type Handler = (this: FastifyInstance, first: unknown, second: unknown) =
 export const RETRY_AFTER = 1
 
 /** The handler of the Fastify route. It makes the connection, accepts it, and calls the user's handler, which then owns it. */
-export function enter (app: FastifyInstance, handler: Handler, request: FastifyRequest, reply: FastifyReply, registry: Registry): unknown {
+export function runHandler (
+  app: FastifyInstance, handler: Handler, request: FastifyRequest, reply: FastifyReply, registry: Registry
+): unknown {
   const claim = claimOf(request.raw) as Claim
   const { route } = claim
   if (claim.gone) {
@@ -24,7 +26,7 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
   }
   // A time limit was over, and the onSend hooks of its answer still run.
   if (!claim.undecided) return undefined
-  if (registry.draining) throw refused(claim, shutDown(reply))
+  if (registry.draining) throw refused(claim, shutdownError(reply))
   if (claim.hasBody && claim.kind === 'upgrade' && !route.settings.rawBody && !claim.req.readableEnded) {
     throw refused(claim, new FST_ERR_DUPLEX_BODY_NOT_PARSED(
       `nothing has read the body of this ${claim.req.method} when the handler is entered. A content type parser that hands on the stream ` +
@@ -48,8 +50,8 @@ export function enter (app: FastifyInstance, handler: Handler, request: FastifyR
 }
 
 /** The error for a request that comes during the drain. The reply closes the connection, which a `body` would keep. */
-export function shutDown (reply: FastifyReply): Error {
-  sayClose(reply)
+export function shutdownError (reply: FastifyReply): Error {
+  addConnectionClose(reply)
   return new FST_ERR_DUPLEX_SHUTDOWN()
 }
 
@@ -96,7 +98,7 @@ function notAccepted (claim: Claim, error: unknown): unknown {
 /** The handler's promise is the connection's owner. */
 function own (connection: Connection, result: unknown): void {
   if (!isThenable(result)) {
-    connection[kHandlerLeft]()
+    connection[kHandlerReturned]()
     return
   }
   Promise.resolve(result).then(() => connection[kHandlerDone](), (error: unknown) => connection[kHandlerFailed](error))
@@ -133,7 +135,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
     return failed(error)
   }
   if (isThenable(result)) return Promise.resolve(result).then(done, failed)
-  connection[kHandlerLeft]()
+  connection[kHandlerReturned]()
   if (claim.accepted || connection[kDeciding] !== undefined) return undefined
   if (result !== undefined) claim.step('answer')
   return result

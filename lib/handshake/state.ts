@@ -24,9 +24,9 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `end`: the last byte of an answer went onto the wire.
  * - `timeout`: the time for the handshake is over.
  * - `handler-timeout`: Fastify's own timer struck, and sends the answer for that.
- * - `leave`: the client is gone.
+ * - `disconnect`: the client is gone.
  */
-export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'leave'
+export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'disconnect'
 
 /**
  * What the caller has to do.
@@ -36,9 +36,9 @@ export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 
  * - `already-accepted`, `already-sent`, `aborted`: refuse it, for this reason.
  * - `answer-late`: answer with the 503 of the time limit.
  * - `interrupt`: the same, in place of an answer whose hooks are still running.
- * - `tell`: the request and its hooks hear that the client is gone.
+ * - `report-disconnect`: the request and its hooks hear that the client is gone.
  */
-export type HandshakeAction = 'none' | 'proceed' | 'already-accepted' | 'already-sent' | 'aborted' | 'answer-late' | 'interrupt' | 'tell'
+export type HandshakeAction = 'none' | 'proceed' | 'already-accepted' | 'already-sent' | 'aborted' | 'answer-late' | 'interrupt' | 'report-disconnect'
 
 type Row = Partial<Record<HandshakeEvent, readonly [HandshakeState, HandshakeAction]>>
 
@@ -52,7 +52,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     end: ['answered', 'none'],
     timeout: ['late', 'answer-late'],
     'handler-timeout': ['late', 'answer-late'],
-    leave: ['gone', 'tell']
+    disconnect: ['gone', 'report-disconnect']
   },
   deciding: {
     accept: ['deciding', 'already-accepted'],
@@ -65,7 +65,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     end: ['answered', 'none'],
     timeout: ['late', 'interrupt'],
     'handler-timeout': ['late', 'interrupt'],
-    leave: ['gone', 'tell']
+    disconnect: ['gone', 'report-disconnect']
   },
   late: {
     accept: ['late', 'already-sent'],
@@ -75,7 +75,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     end: ['answered', 'none'],
     // The error handler of the app takes too long, too.
     timeout: ['late', 'interrupt'],
-    leave: ['gone', 'tell']
+    disconnect: ['gone', 'report-disconnect']
   },
   answering: {
     accept: ['answering', 'already-sent'],
@@ -85,14 +85,14 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     end: ['answered', 'none'],
     timeout: ['late', 'interrupt'],
     'handler-timeout': ['late', 'interrupt'],
-    leave: ['gone', 'tell']
+    disconnect: ['gone', 'report-disconnect']
   },
   sending: {
     accept: ['sending', 'already-sent'],
     detach: ['sending', 'already-sent'],
     open: ['sending', 'already-sent'],
     end: ['answered', 'none'],
-    leave: ['gone', 'tell']
+    disconnect: ['gone', 'report-disconnect']
   },
   answered: {
     accept: ['answered', 'already-sent'],

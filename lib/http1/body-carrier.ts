@@ -2,7 +2,7 @@ import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable, type Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
-import type { SilenceWatch } from '../connection/silence-watch.ts'
+import type { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
@@ -10,16 +10,18 @@ import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { abortRequest, clearFields, leaveConnection, outliveResponse, tellFinish } from '../internals/http-messages.ts'
+import { abortRequest, clearFields, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, outliveResponse, tellFinish } from '../internals/http-messages.ts'
 import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
-import { closeUnlessRead } from './lingering-close.ts'
+import { closeBehindAnswers, closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
-import { MOST_DISCARDED, discardBody, discardRefused, linger } from './unread-body.ts'
+import { letGo, writeAtOnce } from './one-write.ts'
+import { discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
+import { MOST_DISCARDED } from '../connection/unread-limits.ts'
 
 const NOTHING = Buffer.alloc(0)
 
@@ -31,7 +33,7 @@ interface Carried extends IncomingMessage {
 
 export interface BodySettings {
   /** How many milliseconds a client may neither take the answer nor send the rest of its body. */
-  readonly silentFor: Milliseconds
+  readonly inactivityLimit: Milliseconds
   /** The route takes the kind `body`. Otherwise it only answers the request. */
   readonly takes: boolean
   /** The response is Node's own, and Node goes on with the connection after it. */
@@ -70,12 +72,15 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #discarding = false
   #lingering = false
   #refusing = false
-  #unread: SilenceWatch | undefined
+  #unread: InactivityWatch | undefined
   #broken = false
   #over = false
   #dropped = 0
   #destroyedHere = false
   #arrived: (() => void) | undefined
+  /** Other responses were sent on the connection before this one, or will be. Whether they have arrived is not known. */
+  #isBehind = false
+  #awaitsTurn = false
   /** Node's own listeners for the end of the response. */
   #nodes: readonly unknown[] = []
   /** The timeout of the socket, while it does not apply. */
@@ -101,6 +106,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       // After a refusal Node would read the rest of the body without bound, or reset the connection.
       this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable), this.#onFinish)
     }
+    this.#isBehind = res.socket == null || this.#socket.bytesWritten > 0
+    if (this.#isBehind) this.#keepAnswersBefore()
     ;(req as Carried)[kBody] = this
     this.inputEnded = req.complete
     if (!this.inputEnded) {
@@ -130,20 +137,20 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   impliesTakeover (): boolean { return false }
 
   /** Node has sent it. */
-  promise100 (): void {}
+  sendContinue (): void {}
 
   refusing (): void {
     if (this.#refusing) return
     this.#refusing = true
     const watch = (): void => {
-      if (!this.outputFlushed && !this.gone && !this.#over) this.#unread = closeUnlessRead(this.link.socket, this.#settings.silentFor)
+      if (!this.outputFlushed && !this.gone && !this.#over) this.#unread = closeUnlessRead(this.link.socket, this.#settings.inactivityLimit)
     }
     // Behind other responses it has no socket yet, and their bytes do not count.
     if (this.res.socket == null) this.res.once('socket', watch)
     else watch()
   }
 
-  tellGone (): void {
+  reportDisconnect (): void {
     const { req } = this
     // To abort it would destroy the connection, and responses before this one are still to be sent.
     if (this.res.socket == null && !this.#socket.destroyed) this.#socket.once('close', () => abortRequest(req))
@@ -151,7 +158,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   /** Node goes on with the response. */
-  leaveHttp (): void {}
+  releaseResponse (): void {}
 
   cut (): void {
     this.#socket.destroy()
@@ -174,6 +181,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     // Not as an argument of writeHead(), where on Node 20 the last of several fields with one name wins.
     for (const [name, value] of fields) res.appendHeader(name, value)
     for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
+    // Behind another response it has no socket yet.
+    if (res.socket === this.#socket) writeAtOnce(this.link.socket)
     res.writeHead(status)
     res.flushHeaders()
   }
@@ -197,6 +206,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
     const { res } = this
     const start = (): void => {
+      // The accept head does not count.
+      letGo(this.link.socket)
       const meter = make(this.#socket)
       res.once('finish', () => meter?.stop())
     }
@@ -214,7 +225,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   }
 
   /** When the response is over and nobody has begun to read, the rest is thrown away, as Node does it. */
-  leave (): void {
+  handlerReturned (): void {
     if (this.outputFlushed) this.discardInput()
     else this.res.once('finish', () => this.discardInput())
   }
@@ -241,8 +252,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
+    letGo(this.link.socket)
     res.destroy(error)
-    if (isNext && !this.#socket.destroyed) this.#socket.destroy()
+    if (isNext) this.#cut()
     this.closed = true
     this.#check()
   }
@@ -347,7 +359,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (!this.#accepted) {
       this.handshake?.answerEnds()
       if (this.#arrived !== undefined && !this.inputEnded && !this.req.destroyed && !isRead(this.readable)) {
-        discardRefused(this.req, this.#socket, this.#settings.silentFor)
+        discardRefused(this.req, this.#socket, this.#settings.inactivityLimit)
       }
     } else if (!this.inputEnded) {
       // Node has set the timeout for idle connections, but the request still arrives.
@@ -367,16 +379,45 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#check()
   }
 
-  /** Behind other responses it has no socket yet. Up to Node 22 Node itself destroys the socket then. */
+  /** Behind other responses it has no socket yet. */
   #cutInItsTurn (): void {
-    this.res.once('socket', () => this.#socket.destroy())
+    if (this.#awaitsTurn) return
+    this.#awaitsTurn = true
+    onTurnOfDestroyed(this.res, () => this.#cut())
+  }
+
+  /** Closes the connection behind what there is of the response. */
+  #cut (): void {
+    const { res } = this
+    const socket = this.#socket
+    if (socket.destroyed || socket.writableEnded) return
+    // Without a length or chunks, the end of the connection would be the end of the response.
+    const isSeen = !res.headersSent || res.chunkedEncoding || res.hasHeader('content-length')
+    if (this.#isBehind && isSeen) closeBehindAnswers(this.link.socket)
+    else socket.destroy()
+  }
+
+  /** Who destroys the response destroys the connection with it. */
+  #keepAnswersBefore (): void {
+    const { res } = this
+    const { destroy } = res
+    res.destroy = (error?: Error) => {
+      if (res.destroyed) return res
+      if (res.socket == null) {
+        if (!this.outputFlushed) this.#cutInItsTurn()
+        return destroy.call(res, error)
+      }
+      destroyOnlyResponse(this.#socket, () => destroy.call(res, error))
+      this.#cut()
+      return res
+    }
   }
 
   readonly #onResponseClose = (): void => {
     if (!this.outputFlushed && !this.closed && !this.gone) {
       if (this.res.socket == null) this.#cutInItsTurn()
       // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
-      else if (this.res.destroyed) this.#socket.destroy()
+      else if (this.res.destroyed) this.#cut()
     }
     if (!this.outputFlushed) this.#lose()
     this.#check()
@@ -412,9 +453,12 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
           this.localError ??= error
         }
         // The connection is still that of the responses before this one.
-        if (stream !== this.req || res.socket != null || this.outputFlushed) return proceed()
-        if (!this.closed) this.#cutInItsTurn()
-        return leaveConnection(this.req, proceed)
+        if (stream !== this.req || this.outputFlushed || (res.socket != null && !this.#isBehind)) return proceed()
+        if (!this.closed) {
+          if (res.socket == null) this.#cutInItsTurn()
+          else this.#cut()
+        }
+        return destroyOnlyRequest(this.req, proceed)
       }
     }
     if (res.chunkedEncoding) return

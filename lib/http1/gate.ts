@@ -60,7 +60,7 @@ export class Http1Gate {
    * @param before the same request with its Upgrade, which was ignored
    */
   judge (req: IncomingMessage, hasOthers: (event: 'upgrade' | 'connect') => boolean, before?: IncomingMessage): Verdict {
-    if (before !== undefined && this.#routes.comesAgain(req, before)) return ORDINARY
+    if (before !== undefined && this.#routes.knownAsPlain(req, before)) return ORDINARY
     if (sawUpgrade(req)) {
       if (req.method === 'CONNECT') return this.#connect(req, hasOthers)
       // Node's parser reads Proxy-Connection like Connection.

@@ -1,12 +1,9 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
+import { bytesInFlight, goOnReading, type HttpSocket } from '../internals/sockets.ts'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../connection/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
-
-/** How many bytes are read and thrown away, and for how many milliseconds, before the socket is destroyed. */
-const MOST_BYTES = 1024 * 1024
-const LONGEST = 2000
 
 /**
  * Closes after a refusal, RFC 9112 section 9.6: it ends our side, throws away what still arrives, parses nothing of it,
@@ -14,8 +11,8 @@ const LONGEST = 2000
  */
 export function lingeringClose (socket: Duplex): void {
   if (socket.destroyed) return
-  let left = MOST_BYTES
-  const timer = setTimeout(() => socket.destroy(), LONGEST)
+  let left = MOST_DISCARDED
+  const timer = setTimeout(() => socket.destroy(), LINGER)
   socket.once('close', () => clearTimeout(timer))
   socket.on('data', (chunk: Buffer) => {
     left -= chunk.length
@@ -26,13 +23,24 @@ export function lingeringClose (socket: Duplex): void {
 }
 
 /**
+ * The same behind a response that is cut: those before it may still be on their way, and a reset would cost the client what it
+ * has not read of them.
+ */
+export function closeBehindAnswers (socket: HttpSocket): void {
+  // Node's parser would take what still arrives for requests.
+  socket.removeAllListeners('data')
+  goOnReading(socket)
+  lingeringClose(socket)
+}
+
+/**
  * Destroys the socket if bytes wait for the client, and it takes none of them for `limit`. As long as nothing waits, because
  * the app has not written its answer yet, the limit does not run.
  *
  * @returns a watch to stop when the answer is taken, or the connection is gone
  */
-export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): SilenceWatch {
-  return new SilenceWatch(limit > 0 ? limit : UNREAD_FOR, () => {
+export function closeUnlessRead (socket: HttpSocket, limit: Milliseconds): InactivityWatch {
+  return new InactivityWatch(limit > 0 ? limit : UNREAD_FOR, () => {
     const waiting = socket.writableLength + bytesInFlight(socket)
     return waiting === 0 ? performance.now() : (socket as unknown as Socket).bytesWritten - waiting
   }, () => {

@@ -38,7 +38,7 @@ export class Link {
   /** Set while a half-close of the client does not end the responses, for a `body`. Calling it restores Node's way. */
   toleratesHalfClose: (() => void) | undefined
   /** Called when Node lets go of the socket behind a request body. */
-  hasLeft: (() => void) | undefined
+  onReleased: (() => void) | undefined
   /** Set if another owner has the socket: the number of bytes that had been written to it by then. */
   handedOver: number | undefined
   readonly #closed: (link: Link) => void

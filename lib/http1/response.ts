@@ -22,8 +22,8 @@ export interface TakeoverResponse extends ServerResponse {
   release (statusCode: number): void
   /** The connection is over: emits 'finish' and then 'close', as every response does. */
   complete (): void
-  /** From now on it writes nothing to the wire. */
-  silence (): void
+  /** From now on it writes nothing to the wire. What is sent through it is dropped. */
+  mute (): void
 }
 
 type Constructor = new (req: IncomingMessage, socket: HttpSocket, answerer: Answerer) => TakeoverResponse
@@ -41,14 +41,14 @@ export function takeoverResponse (base: typeof ServerResponse): Constructor {
 }
 
 const kAnswerer = Symbol('fastify-duplex.answerer')
-/** A symbol and no private field, so that objects derived from a silent response are silent, too. */
-const kSilent = Symbol('fastify-duplex.silent')
+/** A symbol and no private field, so that objects derived from a muted response are muted, too. */
+const kMuted = Symbol('fastify-duplex.muted')
 const kCompleted = Symbol('fastify-duplex.completed')
 
 function extend (Base: typeof ServerResponse): Constructor {
   class Response extends Base implements TakeoverResponse {
     [kAnswerer]: Answerer | undefined;
-    [kSilent] = false;
+    [kMuted] = false;
     [kCompleted] = false
 
     constructor (req: IncomingMessage, socket: HttpSocket, answerer: Answerer) {
@@ -67,17 +67,17 @@ function extend (Base: typeof ServerResponse): Constructor {
       this[kAnswerer] = undefined
       this.detachSocket(this.socket as never)
       this.statusCode = statusCode
-      this[kSilent] = true
+      this[kMuted] = true
     }
 
-    silence (): void {
-      this[kSilent] = true
+    mute (): void {
+      this[kMuted] = true
     }
 
     complete (): void {
       if (this[kCompleted]) return
       this[kCompleted] = true
-      this[kSilent] = true
+      this[kMuted] = true
       this[kAnswerer] = undefined
       this.emit('finish')
       publishFinish(this)
@@ -85,7 +85,7 @@ function extend (Base: typeof ServerResponse): Constructor {
     }
 
     override writeHead (statusCode: number, ...rest: unknown[]): this {
-      if (this[kSilent]) return this
+      if (this[kMuted]) return this
       const refused = this.impliesTakeover(statusCode)
       if (refused) this.statusMessage = ''
       const headers = closingHeaders(this, rest.find(argument => typeof argument === 'object' && argument !== null) as OutgoingHttpHeaders | undefined)
@@ -103,60 +103,60 @@ function extend (Base: typeof ServerResponse): Constructor {
     }
 
     override write (...args: unknown[]): boolean {
-      if (this[kSilent]) return false
+      if (this[kMuted]) return false
       const more = Reflect.apply(super.write as () => boolean, this, args)
       if (!more) tellDrain(this)
       return more
     }
 
     override end (...args: unknown[]): this {
-      return this[kSilent] ? this : Reflect.apply(super.end as () => this, this, args)
+      return this[kMuted] ? this : Reflect.apply(super.end as () => this, this, args)
     }
 
     override flushHeaders (): void {
-      if (!this[kSilent]) super.flushHeaders()
+      if (!this[kMuted]) super.flushHeaders()
     }
 
     override addTrailers (...args: Parameters<ServerResponse['addTrailers']>): void {
-      if (!this[kSilent]) super.addTrailers(...args)
+      if (!this[kMuted]) super.addTrailers(...args)
     }
 
     override writeContinue (...args: Parameters<ServerResponse['writeContinue']>): void {
-      if (!this[kSilent]) super.writeContinue(...args)
+      if (!this[kMuted]) super.writeContinue(...args)
     }
 
     override writeProcessing (...args: Parameters<ServerResponse['writeProcessing']>): void {
-      if (!this[kSilent]) super.writeProcessing(...args)
+      if (!this[kMuted]) super.writeProcessing(...args)
     }
 
     override writeEarlyHints (...args: Parameters<ServerResponse['writeEarlyHints']>): void {
-      if (!this[kSilent]) super.writeEarlyHints(...args)
+      if (!this[kMuted]) super.writeEarlyHints(...args)
     }
 
     /** Since Node 26. */
     writeInformation (...args: unknown[]): void {
       const written = (Base.prototype as { writeInformation?: (...args: unknown[]) => void }).writeInformation
-      if (!this[kSilent] && written !== undefined) Reflect.apply(written, this, args)
+      if (!this[kMuted] && written !== undefined) Reflect.apply(written, this, args)
     }
   }
   // These are accessors in Node, but TypeScript declares them as fields, which a class cannot override.
   return withAccessors(Response as never, Base) as unknown as Constructor
 }
 
-interface Silenced {
-  [kSilent]: boolean
+interface MutedResponse {
+  [kMuted]: boolean
   [kCompleted]: boolean
 }
 
-/** The state that a silent response, or one that is complete without a socket, shows. */
+/** The state that a muted response, or one that is complete without a socket, shows. */
 function withAccessors<T extends typeof ServerResponse> (Response: T, Base: typeof ServerResponse): T {
-  const said = (name: string, when: (res: Silenced) => boolean): PropertyDescriptor => {
+  const said = (name: string, when: (res: MutedResponse) => boolean): PropertyDescriptor => {
     const usual = getterOf(Base.prototype, name)
-    return { configurable: true, get (this: Silenced): unknown { return when(this) || usual.call(this) } }
+    return { configurable: true, get (this: MutedResponse): unknown { return when(this) || usual.call(this) } }
   }
   Object.defineProperties(Response.prototype, {
-    headersSent: said('headersSent', res => res[kSilent]),
-    writableEnded: said('writableEnded', res => res[kSilent]),
+    headersSent: said('headersSent', res => res[kMuted]),
+    writableEnded: said('writableEnded', res => res[kMuted]),
     writableFinished: said('writableFinished', res => res[kCompleted])
   })
   return Response

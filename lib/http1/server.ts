@@ -11,22 +11,22 @@ import {
 } from '../internals/http-parser.ts'
 import { intercept, override, type Interceptors } from '../internals/server-events.ts'
 import { socketBeneath, type HttpSocket } from '../internals/sockets.ts'
-import { LiveSet } from '../shutdown/live-set.ts'
+import { LiveSet } from '../connection/live-set.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
-import { giveBack, headAsItCame, headWithoutUpgrade, waitToGoBack } from './give-back.ts'
-import { UNREAD_FOR } from '../connection/silence-watch.ts'
+import { headWithoutUpgrade, originalHead, returnToHttp, waitToReturn } from './return-to-http.ts'
+import { UNREAD_FOR } from '../connection/unread-limits.ts'
 import { Link } from './link.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { SocketCarrier } from './socket-carrier.ts'
 
-/** On a raw request: what to do with its connection when Node lets go of it. */
-const kVerdict = Symbol('fastify-duplex.verdict')
+/** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
+const kJudgement = Symbol('fastify-duplex.judgement')
 
 /** A class and no literal: V8 soon makes such literals in the old generation, where they keep a dead connection. */
-class Departure {
+class Judgement {
   readonly verdict: Verdict
   readonly claim: Claim | undefined
   readonly nodes: NodesListeners | undefined
@@ -38,11 +38,11 @@ class Departure {
   }
 }
 
-/** It has left. If somebody emits the event once more, that is for other listeners. */
-const LEFT = new Departure({ then: 'http' }, undefined, undefined)
+/** It was done. If somebody emits the event once more, that is for other listeners. */
+const ACTED_ON = new Judgement({ then: 'http' }, undefined, undefined)
 
-interface Leaving extends IncomingMessage {
-  [kVerdict]?: Departure | undefined
+interface JudgedRequest extends IncomingMessage {
+  [kJudgement]?: Judgement | undefined
 }
 
 /** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
@@ -52,7 +52,7 @@ interface Rereading extends Link {
   [kIgnored]?: IncomingMessage | undefined
 }
 
-type TakenVerb = 'upgrade' | 'connect'
+type TakeoverEvent = 'upgrade' | 'connect'
 
 /**
  * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
@@ -95,16 +95,16 @@ export class Http1Server implements ClaimWatcher {
     this.#registry = registry
     this.#ignoredUpgrades = ignoredUpgrades
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
-    const elsewhere = (event: TakenVerb) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
+    const elsewhere = (event: TakeoverEvent) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
       // Somebody has emitted it past the interceptors.
-      if ((req as Leaving)[kVerdict] === undefined && !this.#others.has(req)) this.#adopt(event, req, socket, head)
+      if ((req as JudgedRequest)[kJudgement] === undefined && !this.#others.has(req)) this.#takeFromOtherServer(event, req, socket, head)
     }
     const { expect, pass, undo } = intercept(server, {
       ...others,
       request: (req, res, none) => this.#onRequest(req as IncomingMessage, res as ServerResponse) ?? others.request?.(req, res, none),
-      upgrade: (req, socket, head) => this.#onTaken('upgrade', req as Leaving, socket as HttpSocket, head as Buffer),
+      upgrade: (req, socket, head) => this.#onTaken('upgrade', req as JudgedRequest, socket as HttpSocket, head as Buffer),
       connect: (req, socket, head) => others.connect?.(req, socket, head) ??
-        this.#onTaken('connect', req as Leaving, socket as HttpSocket, head as Buffer),
+        this.#onTaken('connect', req as JudgedRequest, socket as HttpSocket, head as Buffer),
       clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
     }, [
       { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
@@ -160,7 +160,7 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  #hasOthers (event: TakenVerb): boolean {
+  #hasOthers (event: TakeoverEvent): boolean {
     return (event === 'upgrade' ? this.#main : this.#server).listenerCount(event) > 0
   }
 
@@ -198,7 +198,7 @@ export class Http1Server implements ClaimWatcher {
       if (verdict.facts === undefined) return undefined
       const takes = verdict.facts.kind === 'body'
       const { finTimeout } = verdict.facts.route.settings
-      this.#claim(verdict.facts, new BodyCarrier(link, req, { silentFor: finTimeout, takes, ofNode: true }))
+      this.#claim(verdict.facts, new BodyCarrier(link, req, { inactivityLimit: finTimeout, takes, ofNode: true }))
       if (takes) link.toleratesHalfClose ??= tolerateHalfClose(socket, this.#server, () => isAnswering(link))
       return undefined
     }
@@ -208,12 +208,12 @@ export class Http1Server implements ClaimWatcher {
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
       const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
-      ;(req as Leaving)[kVerdict] = new Departure(verdict, claim, nodes)
+      ;(req as JudgedRequest)[kJudgement] = new Judgement(verdict, claim, nodes)
       this.#registry.addLink(link)
       claim.startTimer()
       if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
     } else {
-      (req as Leaving)[kVerdict] = new Departure(verdict, undefined, nodes)
+      (req as JudgedRequest)[kJudgement] = new Judgement(verdict, undefined, nodes)
     }
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
@@ -265,16 +265,16 @@ export class Http1Server implements ClaimWatcher {
   }
 
   /** Node has let go of a connection, or somebody emitted that event. */
-  #onTaken (event: TakenVerb, req: Leaving, socket: HttpSocket, head: Buffer): boolean | undefined {
-    const leaving = req[kVerdict]
-    if (leaving === undefined) {
-      if (!this.#hasOthers(event)) return this.#adopt(event, req, socket, head)
+  #onTaken (event: TakeoverEvent, req: JudgedRequest, socket: HttpSocket, head: Buffer): boolean | undefined {
+    const judgement = req[kJudgement]
+    if (judgement === undefined) {
+      if (!this.#hasOthers(event)) return this.#takeFromOtherServer(event, req, socket, head)
       this.#others.add(req)
       return undefined
     }
-    req[kVerdict] = LEFT
+    req[kJudgement] = ACTED_ON
     const link = Link.of(socket) as Link
-    const { verdict, claim, nodes } = leaving
+    const { verdict, claim, nodes } = judgement
     switch (verdict.then) {
       case 'take': {
         const carrier = (claim as Claim).carrier as SocketCarrier
@@ -287,7 +287,7 @@ export class Http1Server implements ClaimWatcher {
         return true
       }
       case 'take-after-body':
-        link.hasLeft?.()
+        link.onReleased?.()
         this.#receiveAfterBody(claim as Claim, socket, head)
         return true
       case 'refuse':
@@ -363,7 +363,7 @@ export class Http1Server implements ClaimWatcher {
     socket.unshift(headWithoutUpgrade(req, close))
     const again = (): void => {
       (link as Rereading)[kIgnored] = req
-      giveBack(this.#server, link)
+      returnToHttp(this.#server, link)
       this.#watch(link)
     }
     const isNext = unfinishedResponse(socket) === undefined
@@ -371,7 +371,7 @@ export class Http1Server implements ClaimWatcher {
       again()
       return
     }
-    const stopWaiting = waitToGoBack(link)
+    const stopWaiting = waitToReturn(link)
     const waiting = { takes: isBody, linkClosed () {} }
     if (isBody) link.add(waiting)
     const goOn = (): void => {
@@ -387,10 +387,10 @@ export class Http1Server implements ClaimWatcher {
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
     const code = takeOverAfterBody(claim.req, () => this.#expect('upgrade'))
-    link.hasLeft = afterEarlierResponses(link, nodes, true, () => {
+    link.onReleased = afterEarlierResponses(link, nodes, true, () => {
       const { socket } = link
       // Node takes the connection for idle, and has set the timeout for that.
-      ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).hasLeft ? 0 : this.#server.timeout)
+      ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).leftHttp ? 0 : this.#server.timeout)
       this.#enter(link, claim)
     })
     return code
@@ -416,7 +416,7 @@ export class Http1Server implements ClaimWatcher {
    * The parser of another server has read this head, and somebody emits the event here. The bytes are put back and go to
    * a parser of this server, as if they had arrived here.
    */
-  #adopt (event: TakenVerb, req: IncomingMessage, socket: HttpSocket, head: Buffer): true {
+  #takeFromOtherServer (event: TakeoverEvent, req: IncomingMessage, socket: HttpSocket, head: Buffer): true {
     // Whatever happens to it, an error must not end the process.
     socket.on('error', () => {})
     if (socket.destroyed) return true
@@ -429,7 +429,7 @@ export class Http1Server implements ClaimWatcher {
       return true
     }
     if (head.length > 0) socket.unshift(head)
-    socket.unshift(headAsItCame(req))
+    socket.unshift(originalHead(req))
     speakHttp(this.#server, socket)
     this.#onConnection(socket)
     return true

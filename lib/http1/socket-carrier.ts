@@ -2,24 +2,26 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
-import type { SilenceWatch } from '../connection/silence-watch.ts'
+import type { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { kProgressed } from '../connection/symbols.ts'
 import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
-import { abortRequest, endRequest, silence } from '../internals/http-messages.ts'
+import { abortRequest, endRequest, muteResponse } from '../internals/http-messages.ts'
 import {
-  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, takeResetForEnd,
-  tellResetFromEnd, usualPush, type HttpSocket
+  allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, unwatchReset,
+  watchReset, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
+import { readThroughShared } from '../internals/read-buffer.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import { breakOff } from './break-off.ts'
 import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import { Link } from './link.ts'
+import { letGo, writeAtOnce } from './one-write.ts'
 import { takeoverResponse, type TakeoverResponse } from './response.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -63,8 +65,8 @@ export class SocketCarrier implements Carrier, Watched {
   #writtenBefore = 0
   #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
-  #unread: SilenceWatch | undefined
-  #left = false
+  #unread: InactivityWatch | undefined
+  #leftHttp = false
   #givenAway = false
 
   constructor (link: Link, req: IncomingMessage, unreadFor: Milliseconds) {
@@ -80,7 +82,7 @@ export class SocketCarrier implements Carrier, Watched {
   get gone (): boolean { return this.socket.destroyed }
 
   /** Whether the socket has left HTTP, so that everything that comes belongs to the stream. */
-  get hasLeft (): boolean { return this.#left }
+  get leftHttp (): boolean { return this.#leftHttp }
 
   get bytesRead (): number {
     return ((this.socket as unknown as Socket).bytesRead ?? 0) - this.#readBefore
@@ -100,7 +102,7 @@ export class SocketCarrier implements Carrier, Watched {
   /** The socket has left HTTP, with the bytes that followed the head. */
   take (head: Buffer): void {
     const { socket } = this
-    this.#left = true
+    this.#leftHttp = true
     listen(this.link)
     this.head = head.length === 0 ? NOTHING : head
     if (head.length > 0) socket.unshift(head)
@@ -109,7 +111,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { bytesRead } = socket as unknown as Socket
     this.#readBefore = (bytesRead ?? 0) - head.length
     if ('setTimeout' in socket) (socket as unknown as Socket).setTimeout(0)
-    tellResetFromEnd(socket, onReset)
+    watchReset(socket, onReset)
     if (socketBeneath(socket) !== undefined) watchPeer(this)
     goOnReading(socket)
   }
@@ -131,7 +133,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.owner?.[kProgressed]()
     this.releaseEnd()
     // If a body is still being parsed, its rest is thrown away, within the same bounds.
-    if (!this.#left) this.req.resume()
+    if (!this.#leftHttp) this.req.resume()
     lingeringClose(this.socket)
   }
 
@@ -143,7 +145,7 @@ export class SocketCarrier implements Carrier, Watched {
     return this.res?.impliesTakeover(status) === true
   }
 
-  promise100 (): void {
+  sendContinue (): void {
     const { expect } = this.req.headers
     if (expect !== undefined && /^100-continue$/i.test(expect)) this.res?.writeContinue()
   }
@@ -164,14 +166,15 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
+    writeAtOnce(this.socket)
     this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
   }
 
-  leaveHttp (status: number): void {
+  releaseResponse (status: number): void {
     const { res } = this
     if (res === undefined) return
     res.release(status)
-    silence(res)
+    muteResponse(res)
   }
 
   start (): void {
@@ -179,6 +182,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
+    readThroughShared(socket)
     goOnReading(socket)
     if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
@@ -192,6 +196,8 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
+    // The accept head does not count.
+    letGo(this.socket)
     make(this.socket)
   }
 
@@ -203,7 +209,7 @@ export class SocketCarrier implements Carrier, Watched {
     if (!this.socket.writableEnded) this.socket.end()
   }
 
-  leave (): void {}
+  handlerReturned (): void {}
 
   /** If both sides have ended and no byte is left to read, the end of input need not wait for a reader. */
   #releaseWhatIsOver (): void {
@@ -222,6 +228,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     if (socket.destroyed) return
     this.#breaking = { error }
+    letGo(socket)
     breakOff(socket, error)
   }
 
@@ -230,7 +237,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   asBody (): Carrier {
-    const body = new BodyCarrier(this.link, this.req, { silentFor: this.#unreadFor, takes: true, ofNode: false })
+    const body = new BodyCarrier(this.link, this.req, { inactivityLimit: this.#unreadFor, takes: true, ofNode: false })
     body.handshake = this.handshake
     this.handshake = undefined
     body.attach(this.res as ServerResponse)
@@ -250,7 +257,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.socket.destroy(this.peerError)
   }
 
-  tellGone (): void {
+  reportDisconnect (): void {
     const { req, res } = this
     abortRequest(req)
     if (res === undefined) return
@@ -278,7 +285,7 @@ export class SocketCarrier implements Carrier, Watched {
     // The new owner puts these bytes back. More of them may have arrived since the head.
     const head = socket.readableLength > 0 ? socket.read() as Buffer : NOTHING
     this.releaseEnd()
-    takeResetForEnd(socket, onReset)
+    unwatchReset(socket, onReset)
     if (!isKept(socket, carrier => carrier.#givenAway)) {
       socket.removeListener('end', onEnd)
       socket.removeListener('finish', onFinish)
@@ -314,7 +321,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.owner?.[kProgressed]()
   }
 
-  outputHasLeft (): void {
+  outputWasFlushed (): void {
     if (this.#givenAway) return
     this.outputFlushed = true
     this.#releaseWhatIsOver()
@@ -371,7 +378,7 @@ function onEnd (this: HttpSocket): void {
 }
 
 function onFinish (this: HttpSocket): void {
-  for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.outputHasLeft()
+  for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.outputWasFlushed()
 }
 
 function onReset (this: HttpSocket): void { latest(this)?.peerHasVanished() }

@@ -1,13 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import { SilenceWatch } from '../connection/silence-watch.ts'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED } from '../connection/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
-
-/** How many bytes of a request body are read and thrown away, so that the connection can serve again. */
-export const MOST_DISCARDED = 1024 * 1024
-
-/** How many milliseconds a client that sends more than that has to read the response. */
-const LINGER = 2000
 
 /**
  * Throws away the rest of a body, RFC 9110 section 10.1.1, and closes the connection if that is too much.
@@ -40,12 +35,12 @@ export function linger (socket: Socket): void {
 }
 
 /**
- * The same for a request that was refused. If the client stops sending for `silentFor`, the socket is destroyed.
+ * The same for a request that was refused. If the client stops sending for `inactivityLimit`, the socket is destroyed.
  */
-export function discardRefused (req: IncomingMessage, socket: Socket, silentFor: Milliseconds): void {
+export function discardRefused (req: IncomingMessage, socket: Socket, inactivityLimit: Milliseconds): void {
   discardBody(req, () => true, () => linger(socket))
-  if (silentFor === 0) return
-  const watch = new SilenceWatch(silentFor, () => socket.bytesRead, () => {
+  if (inactivityLimit === 0) return
+  const watch = new InactivityWatch(inactivityLimit, () => socket.bytesRead, () => {
     socket.destroy()
     return true
   })

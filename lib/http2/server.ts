@@ -24,17 +24,19 @@ export class Http2Streams {
   readonly #gate: Http2Gate
   readonly #registry: Registry
   readonly #sessions: Http2Sessions
-  readonly #patience: Milliseconds
+  readonly #unreadFor: Milliseconds
 
-  /** @param patience how long a client may take nothing of what waits for it, if there is no route with a finTimeout */
-  constructor (server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, patience: Milliseconds) {
+  /** @param unreadFor how long a client may take nothing of what waits for it, if there is no route with a finTimeout */
+  constructor (
+    server: Http2Server | Http2SecureServer, app: FastifyInstance, gate: Http2Gate, registry: Registry, unreadFor: Milliseconds
+  ) {
     this.#server = server
     this.#app = app
     this.#gate = gate
     this.#registry = registry
     const forced = (app.initialConfig as { forceCloseConnections?: unknown }).forceCloseConnections === true
-    this.#sessions = new Http2Sessions(server, server instanceof TlsServer, patience, forced)
-    this.#patience = patience
+    this.#sessions = new Http2Sessions(server, server instanceof TlsServer, unreadFor, forced)
+    this.#unreadFor = unreadFor
   }
 
   /** The interceptors for the server's events. They pass events of HTTP/1 on the same port on. */
@@ -53,7 +55,7 @@ export class Http2Streams {
 
   /** Takes all off the server that was put on it. */
   undo (): void {
-    this.#sessions.leave()
+    this.#sessions.unwatch()
   }
 
   #receive (req: Http2ServerRequest, res: Http2ServerResponse): boolean | undefined {
@@ -66,7 +68,7 @@ export class Http2Streams {
         this.#take(verdict.facts, res, session)
         return true
       case 'refuse':
-        cutUnlessTaken(res.stream as ServerHttp2Stream, session, this.#patience)
+        cutUnlessTaken(res.stream as ServerHttp2Stream, session, this.#unreadFor)
         sendRefusal(res as unknown as ServerResponse, verdict.error)
         this.#registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
         return true

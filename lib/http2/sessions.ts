@@ -1,14 +1,14 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
-import { SilenceWatch } from '../connection/silence-watch.ts'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { closeBetweenReads, isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
-import { LiveSet } from '../shutdown/live-set.ts'
+import { LiveSet } from '../connection/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How many milliseconds a PING may take, and the first bytes of a client that has sent nothing yet. */
 const GRACE: Milliseconds = 1000
-const SILENT_GRACE: Milliseconds = 100
+const UNUSED_GRACE: Milliseconds = 100
 
 /** How many milliseconds a session that is over, and has sent everything, waits until its peer ends. */
 const LINGER: Milliseconds = 2000
@@ -30,15 +30,15 @@ interface Handshake { readonly socket: Socket }
 export class Http2Session {
   readonly socket: Socket
   /** How long a client may take nothing of what waits for it, if there is no route with a finTimeout. 0 is no limit. */
-  readonly patience: Milliseconds
+  readonly unreadFor: Milliseconds
   readonly #session: ServerHttp2Session
   readonly #open = new LiveSet<OpenStream>()
   #takeovers = 0
   /** What the session's timeout was before the first takeover. */
   #timeout = 0
   /** How long the client may take nothing when its streams are over. Undefined until a stream was a duplex route's. */
-  #ownPatience: Milliseconds | undefined
-  #taking: SilenceWatch | undefined
+  #ownUnreadFor: Milliseconds | undefined
+  #taking: InactivityWatch | undefined
   #grace: NodeJS.Timeout | undefined
   #looking: NodeJS.Timeout | undefined
   #soon: NodeJS.Timeout | undefined
@@ -50,10 +50,10 @@ export class Http2Session {
   #latest = Infinity
   readonly #usualClose: ServerHttp2Session['close']
 
-  constructor (session: ServerHttp2Session, socket: Socket, patience: Milliseconds) {
+  constructor (session: ServerHttp2Session, socket: Socket, unreadFor: Milliseconds) {
     this.#session = session
     this.socket = socket
-    this.patience = patience
+    this.unreadFor = unreadFor
     this.#usualClose = session.close
     session.close = this.#closeSoon
     // Before Node's own listener, which emits the request.
@@ -70,9 +70,9 @@ export class Http2Session {
   get #inFlight (): number { return bytesInFlight(this.socket as unknown as HttpSocket) }
 
   /** As over HTTP/1, the timeouts of the server do not apply to a takeover. They apply again when it is over. */
-  takeover (stream: ServerHttp2Stream, patience = this.patience): void {
+  takeover (stream: ServerHttp2Stream, unreadFor = this.unreadFor): void {
     const session = this.#session as ServerHttp2Session & { timeout?: number }
-    this.waitNoLonger(patience)
+    this.limitUnread(unreadFor)
     if (this.#takeovers++ === 0) {
       this.#timeout = session.timeout ?? 0
       session.setTimeout(0)
@@ -83,8 +83,8 @@ export class Http2Session {
   }
 
   /** Sets how long the client may take nothing when its streams are over, before its connection is cut. */
-  waitNoLonger (patience: Milliseconds): void {
-    this.#ownPatience = patience
+  limitUnread (unreadFor: Milliseconds): void {
+    this.#ownUnreadFor = unreadFor
   }
 
   /**
@@ -107,7 +107,7 @@ export class Http2Session {
       return
     }
     this.#waiting = true
-    this.#grace = setTimeout(this.#close, socket.bytesRead === 0 ? SILENT_GRACE : GRACE)
+    this.#grace = setTimeout(this.#close, socket.bytesRead === 0 ? UNUSED_GRACE : GRACE)
     session.ping(this.#close)
     // A client that has sent GOAWAY or a FIN asks for nothing more.
     session.once('goaway', this.#close)
@@ -124,7 +124,7 @@ export class Http2Session {
     this.#endIfOver()
     const latest = performance.now() + LATEST
     this.#taking?.stop()
-    this.#taking = new SilenceWatch(STILL, () => performance.now() < latest ? this.taken : 0, () => {
+    this.#taking = new InactivityWatch(STILL, () => performance.now() < latest ? this.taken : 0, () => {
       for (const { stream } of this.#open) if (!stream.writableEnded && !stream.writableNeedDrain) return false
       this.socket.destroy()
       return true
@@ -199,9 +199,9 @@ export class Http2Session {
 
   /** All streams are over. If the client does not take the bytes that are left, its connection is cut. */
   #watchTaking (): void {
-    const patience = this.#ownPatience ?? 0
-    if (patience === 0 || this.#taking !== undefined || this.#open.size > 0 || this.#inFlight === 0) return
-    const watch = new SilenceWatch(Math.min(patience, LINGER), () => {
+    const unreadFor = this.#ownUnreadFor ?? 0
+    if (unreadFor === 0 || this.#taking !== undefined || this.#open.size > 0 || this.#inFlight === 0) return
+    const watch = new InactivityWatch(Math.min(unreadFor, LINGER), () => {
       // The client reads, or it has opened another stream.
       if (this.#inFlight === 0 || this.#open.size > 0) {
         watch.stop()
@@ -227,7 +227,7 @@ export class Http2Session {
 export class Http2Sessions {
   readonly #server: Http2Server | Http2SecureServer
   readonly #secure: boolean
-  readonly #patience: Milliseconds
+  readonly #unreadFor: Milliseconds
   readonly #forced: boolean
   readonly #sessions = new Map<ServerHttp2Session, Http2Session>()
   /** Over TLS, connections whose handshake is not complete. */
@@ -238,13 +238,13 @@ export class Http2Sessions {
   #cut = false
 
   /**
-   * @param patience how long a client may take nothing of what waits for it, where no route says that
+   * @param unreadFor how long a client may take nothing of what waits for it, where no route says that
    * @param forced the app's forceCloseConnections: its sessions take no new streams from the moment that it closes
    */
-  constructor (server: Http2Server | Http2SecureServer, secure: boolean, patience: Milliseconds, forced: boolean) {
+  constructor (server: Http2Server | Http2SecureServer, secure: boolean, unreadFor: Milliseconds, forced: boolean) {
     this.#server = server
     this.#secure = secure
-    this.#patience = patience
+    this.#unreadFor = unreadFor
     this.#forced = forced
     if (secure) server.on('connection', this.#onHandshake)
     // Node's own listener for this event makes the session, and emits 'session'.
@@ -262,7 +262,7 @@ export class Http2Sessions {
     for (const session of this.#sessions.values()) session.close(this.#forced)
     for (const { socket } of this.#shakingHands) {
       if (socket.bytesRead > 0) continue
-      const timer = setTimeout(() => { if (socket.bytesRead === 0) socket.destroy() }, SILENT_GRACE)
+      const timer = setTimeout(() => { if (socket.bytesRead === 0) socket.destroy() }, UNUSED_GRACE)
       socket.once('close', () => clearTimeout(timer))
     }
   }
@@ -276,7 +276,7 @@ export class Http2Sessions {
   }
 
   /** Takes the listeners off: the server has closed, and another app may use it. */
-  leave (): void {
+  unwatch (): void {
     const server = this.#server
     server.removeListener('connection', this.#onHandshake)
     server.removeListener(this.#secure ? 'secureConnection' : 'connection', this.#onConnection)
@@ -299,7 +299,7 @@ export class Http2Sessions {
 
   readonly #onSession = (session: ServerHttp2Session): void => {
     const socket = this.#latest as Socket
-    const one = new Http2Session(session, socket, this.#patience)
+    const one = new Http2Session(session, socket, this.#unreadFor)
     this.#sessions.set(session, one)
     socket.once('close', () => this.#sessions.delete(session))
     if (this.#closing) one.close(this.#forced)

@@ -7,9 +7,9 @@ import type { HeadFields } from '../handshake/accept-head.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { Http2Session } from './sessions.ts'
 import { OutputProgress } from './output-progress.ts'
-import { cutUnlessTaken, MOST_DISCARDED } from './unread-answer.ts'
+import { cutUnlessTaken } from './unread-answer.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
-import { silence } from '../internals/http-messages.ts'
+import { muteResponse } from '../internals/http-messages.ts'
 import { isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
@@ -18,6 +18,7 @@ import { kProgressed } from '../connection/symbols.ts'
 import { chunks } from './chunks.ts'
 import { countOutput } from '../connection/count-output.ts'
 import { isRead } from '../connection/reading.ts'
+import { MOST_DISCARDED } from '../connection/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants
@@ -55,10 +56,10 @@ export class StreamCarrier implements Carrier {
   readonly #tunnel: boolean
   readonly #far: boolean
   readonly #session: Http2Session
-  readonly #patience: Milliseconds
+  readonly #unreadFor: Milliseconds
   readonly #output: OutputProgress
   #accepted = false
-  #left = false
+  #handlerReturned = false
   #breaking = false
   /** Our reset is being made, and Node's session does not have it yet. */
   #resetting = false
@@ -69,10 +70,10 @@ export class StreamCarrier implements Carrier {
 
   /**
    * @param kind the kind of the connection, if it is accepted
-   * @param patience how long the client may take nothing of a refusal, or of the last bytes
+   * @param unreadFor how long the client may take nothing of a refusal, or of the last bytes
    */
   constructor (
-    stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body', patience: Milliseconds
+    stream: ServerHttp2Stream, res: ServerResponse, session: Http2Session, kind: 'upgrade' | 'connect' | 'body', unreadFor: Milliseconds
   ) {
     stream.on('error', this.#onError)
     // Ours must not make Node warn the app: together with Node's own and those of a pipeline() they exceed the default.
@@ -82,7 +83,7 @@ export class StreamCarrier implements Carrier {
     this.res = res
     this.readable = stream
     this.#session = session
-    this.#patience = patience
+    this.#unreadFor = unreadFor
     this.#output = new OutputProgress(stream, session, () => this.bytesWritten - stream.writableLength)
     this.#tunnel = kind !== 'body'
     this.#far = kind === 'connect'
@@ -104,7 +105,7 @@ export class StreamCarrier implements Carrier {
     // Acceptance does not use this method, so whoever calls it sends a refusal.
     stream.respond = (headers?: OutgoingHttpHeaders, options?: object) => {
       Reflect.apply(prototypeOf(stream).respond, stream, [headers, options])
-      cutUnlessTaken(stream, session, patience)
+      cutUnlessTaken(stream, session, unreadFor)
     }
   }
 
@@ -112,16 +113,16 @@ export class StreamCarrier implements Carrier {
   impliesTakeover (status: number): boolean { return this.#tunnel && status >= 200 && status < 300 }
 
   /** Node sends a 100 if it was asked for. A tunnel has no content that would wait for one. */
-  promise100 (): void {}
+  sendContinue (): void {}
 
   refusing (): void {}
 
   /** Node tells the request and its response itself. */
-  tellGone (): void {}
+  reportDisconnect (): void {}
 
-  leaveHttp (status: number): void {
+  releaseResponse (status: number): void {
     this.res.statusCode = status
-    silence(this.res)
+    muteResponse(this.res)
   }
 
   cut (): void {
@@ -174,7 +175,7 @@ export class StreamCarrier implements Carrier {
       stream.read(0)
       if (this.inputEnded) stream._read(0)
     }
-    this.#session.takeover(stream, this.#patience)
+    this.#session.takeover(stream, this.#unreadFor)
   }
 
   meterInput (make: (stream: Readable, push: Push) => InputMeter): void {
@@ -195,9 +196,9 @@ export class StreamCarrier implements Carrier {
     if (!this.stream.writableEnded) this.stream.end()
   }
 
-  leave (): void {
-    this.#left = true
-    this.#endWhatWasLeft()
+  handlerReturned (): void {
+    this.#handlerReturned = true
+    this.#discardUnwanted()
   }
 
   discardInput (): void {
@@ -314,9 +315,9 @@ export class StreamCarrier implements Carrier {
    * read a body when its response is over, these bytes are thrown away, as Node does it over HTTP/1. So are those
    * of a refused request: Node closes such a stream while its client still sends, but then waits for a reader.
    */
-  #endWhatWasLeft (): void {
+  #discardUnwanted (): void {
     if (!this.outputFlushed) return
-    const unwanted = this.#accepted ? this.#left && !this.#tunnel : this.inputEnded
+    const unwanted = this.#accepted ? this.#handlerReturned && !this.#tunnel : this.inputEnded
     if (unwanted || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
   }
 
@@ -333,7 +334,7 @@ export class StreamCarrier implements Carrier {
       return
     }
     this.inputEnded = true
-    this.#endWhatWasLeft()
+    this.#discardUnwanted()
     process.nextTick(() => this.owner?.[kProgressed]())
   }
 
@@ -341,7 +342,7 @@ export class StreamCarrier implements Carrier {
     if (!this.#accepted && this.stream.headersSent && !this.stream.aborted) this.handshake?.answerEnds()
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
-    this.#endWhatWasLeft()
+    this.#discardUnwanted()
     this.owner?.[kProgressed]()
   }
 

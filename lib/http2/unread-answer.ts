@@ -1,24 +1,21 @@
 import { constants, type ServerHttp2Stream } from 'node:http2'
 import { isRead } from '../connection/reading.ts'
-import { SilenceWatch, UNREAD_FOR } from '../connection/silence-watch.ts'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../connection/unread-limits.ts'
 import { resetStream } from '../internals/http2.ts'
 import { OutputProgress } from './output-progress.ts'
 import type { Http2Session } from './sessions.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How much of a body that was answered whole is read and thrown away, and of one that was refused for how long. */
-export const MOST_DISCARDED = 1024 * 1024
-const LINGER: Milliseconds = 2000
-
 /**
- * Cuts a refusal of which the client takes nothing for `patience`. As long as nothing waits, because the app has not written
+ * Cuts a refusal of which the client takes nothing for `unreadFor`. As long as nothing waits, because the app has not written
  * it yet, the limit does not run.
  */
-export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, patience: Milliseconds): void {
-  session.waitNoLonger(patience)
+export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, unreadFor: Milliseconds): void {
+  session.limitUnread(unreadFor)
   if (stream.destroyed) return
   const progress = new OutputProgress(stream, session, countChunks(stream))
-  const watch = new SilenceWatch(patience > 0 ? patience : UNREAD_FOR, () => {
+  const watch = new InactivityWatch(unreadFor > 0 ? unreadFor : UNREAD_FOR, () => {
     const waits = stream.writableLength > 0 || (stream.writableEnded && !stream.writableFinished)
     return waits ? progress.moved : performance.now()
   }, () => {

@@ -4,12 +4,12 @@ import { Server as TlsServer } from 'node:tls'
 import { exchangeHttp1 } from '../client/http1.ts'
 import type { Answer, Exchange } from '../client/exchange.ts'
 import { onWhole } from '../internals/http-messages.ts'
-import type { Farewell } from './hang-up.ts'
+import type { InjectedClients } from './injected-clients.ts'
 import { invalid, type Injected, type Injection } from './injection.ts'
 import { MemorySocket } from './memory-socket.ts'
 
 /** A request of the client's to a server of HTTP/1, on a connection in memory. */
-export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Injection, farewell: Farewell): Promise<Injected> {
+export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Injection, clients: InjectedClients): Promise<Injected> {
   const tls = server instanceof TlsServer
   const link = MemorySocket.pair(tls)
   const { client } = link
@@ -27,7 +27,7 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
     throw String(code).startsWith('FST_ERR_DUPLEX_UPSTREAM_') && cause instanceof Error ? cause : error
   }
   const { kind, statusCode, headers, readable, writable } = answer
-  follow(client, exchange, answer, farewell)
+  follow(client, exchange, answer, clients)
   const closed = exchange.over.then(({ complete, error }) => {
     // The server's end is one, also where it then does not wait for the client's.
     return error === undefined || complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete: false, error }
@@ -63,13 +63,13 @@ function exchangeOn (client: MemorySocket, { method, target, headers, offer, pay
 }
 
 /** What the client does of its own when the server has said everything. */
-function follow (client: MemorySocket, { body, over }: Exchange, { kind, statusCode, readable }: Answer, farewell: Farewell): void {
+function follow (client: MemorySocket, { body, over }: Exchange, { kind, statusCode, readable }: Answer, clients: InjectedClients): void {
   if (kind !== 'body') {
-    client.onPeerEnding = farewell.hear(over, () => { if (client.peerEnding) client.end() })
+    client.onPeerEnding = clients.add(over, () => { if (client.peerEnding) client.end() })
     return
   }
   const res = readable as IncomingMessage
-  const look = farewell.hear(over, () => { if (res.complete) body?.end() })
+  const look = clients.add(over, () => { if (res.complete) body?.end() })
   const whole = (): void => {
     // Nothing follows on this connection, and both ends know that.
     client.abrupt = false

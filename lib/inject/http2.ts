@@ -4,7 +4,7 @@ import {
   type IncomingHttpStatusHeader, type OutgoingHttpHeaders, type ServerHttp2Session
 } from 'node:http2'
 import { Server as TlsServer } from 'node:tls'
-import type { Farewell } from './hang-up.ts'
+import type { InjectedClients } from './injected-clients.ts'
 import { ClientStream } from '../client/client-stream.ts'
 import { invalid, type Injected, type Injection } from './injection.ts'
 import { MemorySocket } from './memory-socket.ts'
@@ -23,7 +23,9 @@ interface Request {
 }
 
 /** A request of Node's own client to a server of HTTP/2, on a connection in memory that carries nothing else. */
-export async function injectHttp2 (server: Http2Server | Http2SecureServer, wanted: Injection, farewell: Farewell): Promise<Injected> {
+export async function injectHttp2 (
+  server: Http2Server | Http2SecureServer, wanted: Injection, clients: InjectedClients
+): Promise<Injected> {
   const tls = server instanceof TlsServer
   const request = requestOf(wanted, tls ? 'https' : 'http')
   const link = MemorySocket.pair(tls)
@@ -38,7 +40,7 @@ export async function injectHttp2 (server: Http2Server | Http2SecureServer, want
     own.on('error', reject)
     own.stream.once('response', head => {
       const statusCode = Number(head[':status'])
-      own.onEnd = farewell.hear(own.over, () => { if (own.complete && !own.writableEnded) own.end() })
+      own.onEnd = clients.add(own.over, () => { if (own.complete && !own.writableEnded) own.end() })
       if (statusCode >= 300) own.refuse()
       resolve({ statusCode, headers: fieldsOf(head), readable: own, writable: own, closed: own.over })
     })

@@ -1,13 +1,13 @@
 import type { FastifyInstance } from 'fastify'
-import { Farewell } from './hang-up.ts'
+import { InjectedClients } from './injected-clients.ts'
 import type { Injected } from './injection.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from '../../types/index.ts'
 
 /** The `injectDuplex` of an app. */
 export function injector (app: FastifyInstance, watch: () => void): (options: InjectDuplexOptions) => Promise<InjectDuplexResponse> {
-  const farewell = new Farewell()
+  const clients = new InjectedClients()
   app.addHook('preClose', done => {
-    farewell.say()
+    clients.endAll()
     done()
   })
   return async options => {
@@ -20,10 +20,10 @@ export function injector (app: FastifyInstance, watch: () => void): (options: In
     const wanted = injection(messages?.options ?? options)
     await app.ready()
     watch()
-    if (inMessages === undefined || messages === undefined) return answerOf(await send(app.server, wanted, farewell))
+    if (inMessages === undefined || messages === undefined) return answerOf(await send(app.server, wanted, clients))
     const watched = inMessages.watchEncoding(wanted.target)
     try {
-      const answer = answerOf(await send(app.server, wanted, farewell))
+      const answer = answerOf(await send(app.server, wanted, clients))
       return await inMessages.messagesOf(answer, messages.websocket, watched.encoding) as InjectDuplexResponse
     } finally {
       watched.stop()

@@ -148,7 +148,7 @@ function pushUntilWhole (this: Arriving, chunk: unknown, encoding?: BufferEncodi
   return whole.push.call(this, chunk, encoding)
 }
 
-const SILENT: PropertyDescriptorMap = {
+const MUTED: PropertyDescriptorMap = {
   headersSent: { value: true },
   writableEnded: { value: true },
   writeHead: { value: itself },
@@ -164,7 +164,7 @@ const SILENT: PropertyDescriptorMap = {
   end: { value: itself }
 }
 
-const SILENCED = Object.keys(SILENT)
+const MUTED_NAMES = Object.keys(MUTED)
 
 function itself (this: ServerResponse): ServerResponse { return this }
 
@@ -173,34 +173,34 @@ function nothing (): void {}
 /**
  * Stands for a response to those who are not to answer any more: it tells what becomes of the response, and takes nothing.
  */
-export function silentStandIn<T extends ServerResponse> (res: T): T {
+export function mutedStandIn<T extends ServerResponse> (res: T): T {
   const kept = (name: 'statusCode' | 'statusMessage'): PropertyDescriptor => ({ get: () => res[name], set: nothing })
   const fields = Object.fromEntries(['setHeader', 'setHeaders', 'appendHeader', 'removeHeader'].map(name => [name, { value: itself }]))
-  return Object.create(res, { ...SILENT, ...fields, statusCode: kept('statusCode'), statusMessage: kept('statusMessage') }) as T
+  return Object.create(res, { ...MUTED, ...fields, statusCode: kept('statusCode'), statusMessage: kept('statusMessage') }) as T
 }
 
-/** Silent prototypes, by the prototype of Node's that they extend. */
-const silentPrototypes = new WeakMap<object, object>()
+/** Prototypes of muted responses, by the prototype of Node's that they extend. */
+const mutedPrototypes = new WeakMap<object, object>()
 
 /**
  * From now on nothing that is sent through this response reaches the wire, and nothing of it is kept in memory. Node has no
  * way to do that. To change the prototype costs less than eleven properties on each response.
  */
-export function silence (res: ServerResponse): void {
-  const own = res as ServerResponse & { silence?: () => void }
-  if (own.silence !== undefined) {
-    own.silence()
+export function muteResponse (res: ServerResponse): void {
+  const own = res as ServerResponse & { mute?: () => void }
+  if (own.mute !== undefined) {
+    own.mute()
   } else {
     const prototype = Object.getPrototypeOf(res) as object
-    let silent = silentPrototypes.get(prototype)
-    if (silent === undefined) {
-      silent = Object.create(prototype, SILENT) as object
-      silentPrototypes.set(prototype, silent)
+    let muted = mutedPrototypes.get(prototype)
+    if (muted === undefined) {
+      muted = Object.create(prototype, MUTED) as object
+      mutedPrototypes.set(prototype, muted)
     }
-    Object.setPrototypeOf(res, silent)
+    Object.setPrototypeOf(res, muted)
   }
   // Middleware may have replaced Node's methods on the response itself.
-  for (const name of SILENCED) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, SILENT[name] as PropertyDescriptor)
+  for (const name of MUTED_NAMES) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, MUTED[name] as PropertyDescriptor)
 }
 
 const start = diagnostics.channel('http.server.request.start')
@@ -237,7 +237,7 @@ export function abortRequest (req: IncomingMessage): void {
 }
 
 /** Destroys a request and not its connection. Node destroys both, unless the request has no socket then. */
-export function leaveConnection<T> (req: IncomingMessage, destroy: () => T): T {
+export function destroyOnlyRequest<T> (req: IncomingMessage, destroy: () => T): T {
   const { socket } = req
   const request = req as { socket: Socket | null }
   request.socket = null
@@ -246,6 +246,34 @@ export function leaveConnection<T> (req: IncomingMessage, destroy: () => T): T {
   } finally {
     request.socket = socket
   }
+}
+
+/** Puts a `destroy()` that does nothing on a socket. @returns a function that takes it off */
+function spare (socket: Duplex): () => void {
+  const before = Object.getOwnPropertyDescriptor(socket, 'destroy')
+  socket.destroy = () => socket
+  return () => {
+    if (before === undefined) Reflect.deleteProperty(socket, 'destroy')
+    else Object.defineProperty(socket, 'destroy', before)
+  }
+}
+
+/** Destroys a response and not its connection. Node destroys both. */
+export function destroyOnlyResponse<T> (socket: Duplex, destroy: () => T): T {
+  const restore = spare(socket)
+  try {
+    return destroy()
+  } finally {
+    restore()
+  }
+}
+
+/** Tells when it is the turn of a response that was destroyed before that. Node up to 22 would destroy the connection then. */
+export function onTurnOfDestroyed (res: ServerResponse, turn: () => void): void {
+  res.prependOnceListener('socket', (socket: Socket) => {
+    process.nextTick(spare(socket))
+    turn()
+  })
 }
 
 /**

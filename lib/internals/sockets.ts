@@ -52,6 +52,16 @@ export function peerIsGone (socket: HttpSocket): boolean {
 const kChunk = Symbol('fastify-duplex.chunk')
 let chunks = 0
 
+/** A chunk has been read past `push()`. */
+export function countChunk (socket: HttpSocket): void {
+  (socket as ResetWatched)[kChunk] = nextChunk()
+}
+
+/** Whether another push stands in place of the usual one. */
+export function hasOtherPush (socket: HttpSocket): boolean {
+  return (socket as ResetWatched)[kBeneath] !== undefined
+}
+
 /** The number stays small, because V8 stores small integers without memory of their own. */
 function nextChunk (): number {
   chunks = (chunks + 1) & 0x3fffffff
@@ -65,7 +75,7 @@ function nextChunk (): number {
  * too short for a chunk.
  */
 export function endIsReset (socket: HttpSocket): boolean {
-  const number = (socket as Telling)[kChunk]
+  const number = (socket as ResetWatched)[kChunk]
   if (number !== undefined && number !== chunks && socketBeneath(socket) === undefined) return false
   return !socket.writableEnded && peerIsGone(socket)
 }
@@ -81,7 +91,7 @@ const kOnReset = Symbol('fastify-duplex.onReset')
 /** On a socket: what stands in place of its usual push. */
 const kBeneath = Symbol('fastify-duplex.beneath')
 
-interface Telling extends HttpSocket {
+interface ResetWatched extends HttpSocket {
   [kOnReset]?: ((this: HttpSocket) => void) | undefined
   [kChunk]?: number
   [kBeneath]?: (chunk: unknown, encoding?: BufferEncoding) => boolean
@@ -89,36 +99,36 @@ interface Telling extends HttpSocket {
 
 /** Puts another push in place of the usual one, beneath all that is told of a reset or waits for a reader. */
 export function replacePush (socket: HttpSocket, push: (chunk: unknown, encoding?: BufferEncoding) => boolean): void {
-  (socket as Telling)[kBeneath] = push
+  (socket as ResetWatched)[kBeneath] = push
 }
 
 /**
  * Up to Node 22 libuv reports a reset as an end if it finds the reset in the same poll as the last bytes. A cut stream would
  * look complete. With this, `onReset` is called, and the input does not end.
  */
-export function tellResetFromEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
+export function watchReset (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
   if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
-  ;(socket as Telling)[kOnReset] = onReset
+  ;(socket as ResetWatched)[kOnReset] = onReset
   // HTTP's own reads do not call push(), and the end may be in the same poll as the last of them.
-  ;(socket as Telling)[kChunk] = nextChunk()
+  countChunk(socket)
 }
 
-/** Undoes that, unless another function is told meanwhile. */
-export function takeResetForEnd (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
-  if ((socket as Telling)[kOnReset] !== onReset) return
-  ;(socket as Telling)[kOnReset] = undefined
+/** Undoes watchReset(), unless another function is told meanwhile. */
+export function unwatchReset (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
+  if ((socket as ResetWatched)[kOnReset] !== onReset) return
+  ;(socket as ResetWatched)[kOnReset] = undefined
   if (Object.getOwnPropertyDescriptor(socket, 'push')?.value !== pushUnlessReset) return
   Reflect.deleteProperty(socket, 'push')
   Reflect.deleteProperty(socket, kOnReset)
 }
 
 /** The same function for all sockets. */
-function pushUnlessReset (this: Telling, chunk: unknown, encoding?: BufferEncoding): boolean {
+function pushUnlessReset (this: ResetWatched, chunk: unknown, encoding?: BufferEncoding): boolean {
   if (chunk === null && this[kOnReset] !== undefined && endIsReset(this)) {
     this[kOnReset]()
     return false
   }
-  if (chunk !== null) this[kChunk] = nextChunk()
+  if (chunk !== null) countChunk(this)
   return (this[kBeneath] ?? usualPush(this)).call(this, chunk, encoding)
 }
 

@@ -13,8 +13,8 @@ export interface MessageCarrierSettings {
   readonly heartbeat: Milliseconds
   /** Once it is accepted. */
   readonly makeMessenger: (bytes: Bytes) => Messenger
-  /** The peer was silent for two heartbeats. */
-  readonly silent: () => void
+  /** The peer has not answered two heartbeats in a row. */
+  readonly heartbeatMissed: () => void
 }
 
 /** A carrier whose pair is one of messages, on top of one whose pair is of bytes. */
@@ -26,7 +26,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   #stopBeating: (() => void) | undefined
   /** At the latest heartbeat, and how many have shown no change. */
   #seen = -1
-  #silent = 0
+  #missedHeartbeats = 0
 
   constructor (inner: Carrier, settings: MessageCarrierSettings) {
     this.inner = inner
@@ -57,15 +57,15 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   get inputMeter (): Carrier['inputMeter'] { return this.inner.inputMeter }
 
   impliesTakeover (status: number): boolean { return this.inner.impliesTakeover(status) }
-  promise100 (): void { this.inner.promise100() }
+  sendContinue (): void { this.inner.sendContinue() }
   refusing (): void { this.inner.refusing() }
-  tellGone (): void { this.inner.tellGone() }
+  reportDisconnect (): void { this.inner.reportDisconnect() }
   cut (): void { this.inner.cut() }
   asBody (): Carrier { return this.inner.asBody() }
   readFrom (body: Readable): void { this.inner.readFrom(body) }
-  leaveHttp (status: number): void { this.inner.leaveHttp(status) }
+  releaseResponse (status: number): void { this.inner.releaseResponse(status) }
   keepAlive (delay: Milliseconds): void { this.inner.keepAlive(delay) }
-  leave (): void { this.inner.leave() }
+  handlerReturned (): void { this.inner.handlerReturned() }
   complete (error: Error | undefined): void { this.inner.complete(error) }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
@@ -113,7 +113,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     else this.messenger.breakOff(error, failed, code)
   }
 
-  get saysGoodbye (): boolean { return this.messenger?.saysGoodbye === true }
+  get closesSoon (): boolean { return this.messenger?.closesSoon === true }
 
   get closedFacts (): Pick<DuplexClosed, 'websocket'> {
     const websocket = this.messenger?.websocket
@@ -137,9 +137,9 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     const now = answers ? inner.bytesRead : inner.bytesRead + inner.sent
     if (now !== this.#seen || (answers ? messenger.paused : inner.unsent === 0)) {
       this.#seen = now
-      this.#silent = 0
-    } else if (++this.#silent >= 2) {
-      this.#settings.silent()
+      this.#missedHeartbeats = 0
+    } else if (++this.#missedHeartbeats >= 2) {
+      this.#settings.heartbeatMissed()
       return
     }
     messenger.beat()

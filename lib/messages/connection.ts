@@ -10,6 +10,7 @@ import type { Claim } from '../handshake/claim.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
 import { MessageCarrier } from './carrier.ts'
+import type { Codec } from './codec.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
@@ -31,6 +32,8 @@ export class MessageConnection extends Connection {
   readonly #request: FastifyRequest
   readonly #messages: MessageCarrier
   readonly #closeTimeout: number
+  /** Set at acceptance. */
+  #codec: Codec | undefined
   /** Messages that came before acceptance. */
   #before: unknown[] = []
   #closing: CloseFrame | undefined
@@ -44,7 +47,7 @@ export class MessageConnection extends Connection {
     const carrier = new MessageCarrier(claim.carrier, {
       heartbeat,
       makeMessenger: bytes => this.#makeMessenger(bytes),
-      silent: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
+      heartbeatMissed: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
     })
     super(claim, reply, registry, carrier)
     this.#plan = plan
@@ -93,6 +96,8 @@ export class MessageConnection extends Connection {
 
   override [kAcceptNow] (options: DuplexAcceptOptions): void | Promise<void> {
     const { reply } = this
+    // A function that gives a schema may throw, and that can still be answered.
+    this.#codec ??= this.#plan.codecFor(this.#request)
     if (this.#travel.by === 'websocket') {
       reply.headers(this.#travel.opening.fields)
       return super[kAcceptNow](options)
@@ -119,7 +124,7 @@ export class MessageConnection extends Connection {
 
   async #readWhole (): Promise<unknown[]> {
     const { maxLength } = this.#plan.settings
-    const codec = this.#plan.codecFor(this.#request)
+    const codec = this.#codec as Codec
     const decoder = single.decoder?.({ maxLength })
     if (decoder === undefined) return []
     for await (const chunk of this.#messages.inner.readable.iterator({ destroyOnReturn: false })) decoder.decode(chunk as Buffer)
@@ -135,7 +140,7 @@ export class MessageConnection extends Connection {
       failed: (reason, error) => this.#failed(reason, error),
       closing: () => this.#closeFrame()
     }
-    const settings = { codec: this.#plan.codecFor(this.#request), maxLength, highWaterMark }
+    const settings = { codec: this.#codec as Codec, maxLength, highWaterMark }
     if (this.#travel.by === 'websocket') {
       const { opening } = this.#travel
       return new WebSocketMessenger(bytes, owner, settings, { ...opening, closeTimeout: this.#closeTimeout })

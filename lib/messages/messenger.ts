@@ -53,13 +53,13 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
 
   /** Of WebSocket alone. */
   get websocket (): WebSocketClosed | undefined { return undefined }
-  /** It was broken off, and the peer is being told: it ends by itself soon. */
-  get saysGoodbye (): boolean { return false }
+  /** It was broken off, and its close frame is on its way: it closes by itself soon. */
+  get closesSoon (): boolean { return false }
   /** What the peer did, where the bytes do not show it. */
   get peerError (): Error | undefined { return undefined }
   /** Bytes that were written, and wait above the bytes. */
   get held (): number { return this.writable.held }
-  /** What has come is not read to the end, so that the silence of the peer tells nothing. */
+  /** Not everything that has arrived was read. So an inactive peer may have sent its answer already. */
   abstract get paused (): boolean
 
   abstract wanted (): Item | undefined

@@ -2,7 +2,7 @@ import type { ServerResponse } from 'node:http'
 import type { EventEmitter } from 'node:events'
 import { FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DIAL_FAILED } from '../errors.ts'
 import { claimOf } from '../handshake/claim.ts'
-import { End } from './end.ts'
+import { TunnelSide } from './tunnel-side.ts'
 import { join } from './join.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
@@ -17,7 +17,7 @@ export async function acceptAndJoin (
   // If the client has its answer already, nothing is opened. accept() rejects with the right error.
   if (pending.accepted || pending.reply.sent) await pending.accept(options())
   const wait = new Wait(pending)
-  let upstream: End | undefined
+  let upstream: TunnelSide | undefined
   try {
     upstream = await opened(open, wait)
     wait.watch(upstream)
@@ -31,7 +31,7 @@ export async function acceptAndJoin (
     const connection = await pending.accept(options())
     wait.accepted()
     upstream.unhold()
-    const result = await join(new End(connection), upstream)
+    const result = await join(new TunnelSide(connection), upstream)
     upstream.close()
     return result
   } catch (error) {
@@ -45,12 +45,12 @@ export async function acceptAndJoin (
 }
 
 /** Waits for the upstream. One that comes too late is destroyed at once. */
-async function opened (open: TunnelOpener, wait: Wait): Promise<End> {
+async function opened (open: TunnelOpener, wait: Wait): Promise<TunnelSide> {
   wait.signal.throwIfAborted()
   const opening = open(wait.signal)
-  if (!isThenable(opening)) return new End(opening)
+  if (!isThenable(opening)) return new TunnelSide(opening)
   const known = Promise.resolve(opening).then(given => {
-    const end = new End(given)
+    const end = new TunnelSide(given)
     if (!wait.signal.aborted) return end
     end.discard()
     throw wait.signal.reason
@@ -75,7 +75,7 @@ export class Wait {
   /** Emits 'finish' when a response was sent. Over HTTP/2 that is the stream: the response emits it whenever the stream closes. */
   readonly #answer: EventEmitter
   readonly #reject: (error: unknown) => void
-  #upstream: End | undefined
+  #upstream: TunnelSide | undefined
 
   constructor (pending: PendingDuplex) {
     let rejectOver!: (error: unknown) => void
@@ -92,11 +92,11 @@ export class Wait {
 
   get signal (): AbortSignal { return this.#abort.signal }
 
-  watch (upstream: End): void {
+  watch (upstream: TunnelSide): void {
     this.#upstream = upstream
     upstream.owner = {
       failed: cause => this.#lost(cause),
-      deafened: () => {},
+      readerHasGone: () => {},
       finished: () => {}
     }
     if (upstream.failure !== undefined) this.#lost(upstream.failure)

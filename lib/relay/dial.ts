@@ -106,7 +106,7 @@ class Attempts {
     this.over.catch(() => {})
     this.fail = reason => {
       this.#failed = true
-      this.#leaveAllBut(undefined)
+      this.#destroyAllBut(undefined)
       rejectOver(reason)
     }
   }
@@ -140,12 +140,12 @@ class Attempts {
     socket.on('error', onError)
     if (this.#tls === undefined) {
       socket.once('connect', () => {
-        this.#leaveAllBut(socket)
+        this.#destroyAllBut(socket)
         onReady()
       })
     } else {
       // The address answers. The TLS handshake is still to come.
-      socket.once('connect', () => this.#leaveAllBut(socket))
+      socket.once('connect', () => this.#destroyAllBut(socket))
       socket.once('secureConnect', onReady)
     }
     if (this.#untried.length > 0) this.#next = setTimeout(() => this.#try(target), ATTEMPT_DELAY)
@@ -167,7 +167,7 @@ class Attempts {
     return this.#errors.length > 1 ? new AggregateError(this.#errors, 'No address answers') : this.#errors[0]
   }
 
-  #leaveAllBut (chosen: Socket | undefined): void {
+  #destroyAllBut (chosen: Socket | undefined): void {
     clearTimeout(this.#next)
     this.#untried = []
     for (const socket of this.#trying) {

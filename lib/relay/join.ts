@@ -1,31 +1,34 @@
+import { receiveFrom, readOn, type Receiver } from '../internals/read-buffer.ts'
+import type { HttpSocket } from '../internals/sockets.ts'
+import { socketToRelay } from './past-streams.ts'
 import { closedEarly } from './stream-errors.ts'
-import type { End, EndOwner } from './end.ts'
+import type { TunnelSide, TunnelSideOwner } from './tunnel-side.ts'
 import type { TunnelResult } from '../../types/index.ts'
 
-/** Joins two ends until both directions are over. If one end breaks, both are broken off. */
-export function join (client: End, upstream: End): Promise<TunnelResult> {
-  return new Promise((resolve, reject) => new Joint(client, upstream, resolve, reject).start())
+/** Joins two sides until both directions are over. If one side breaks, both are broken off. */
+export function join (client: TunnelSide, upstream: TunnelSide): Promise<TunnelResult> {
+  return new Promise((resolve, reject) => new JoinedSides(client, upstream, resolve, reject).start())
 }
 
-class Joint implements EndOwner {
-  readonly #ends: readonly [End, End]
-  readonly #up: Flow
-  readonly #down: Flow
+class JoinedSides implements TunnelSideOwner {
+  readonly #sides: readonly [TunnelSide, TunnelSide]
+  readonly #up: Direction
+  readonly #down: Direction
   readonly #resolve: (result: TunnelResult) => void
   readonly #reject: (error: Error) => void
   #over = false
 
-  constructor (client: End, upstream: End, resolve: (result: TunnelResult) => void, reject: (error: Error) => void) {
-    this.#ends = [client, upstream]
+  constructor (client: TunnelSide, upstream: TunnelSide, resolve: (result: TunnelResult) => void, reject: (error: Error) => void) {
+    this.#sides = [client, upstream]
     this.#resolve = resolve
     this.#reject = reject
-    this.#up = new Flow(client, upstream, this)
-    this.#down = new Flow(upstream, client, this)
+    this.#up = new Direction(client, upstream, this)
+    this.#down = new Direction(upstream, client, this)
   }
 
   start (): void {
-    for (const end of this.#ends) end.owner = this
-    const broken = this.#ends.find(({ failure }) => failure !== undefined)?.failure
+    for (const side of this.#sides) side.owner = this
+    const broken = this.#sides.find(({ failure }) => failure !== undefined)?.failure
     if (broken !== undefined) {
       this.failed(broken)
       return
@@ -37,16 +40,16 @@ class Joint implements EndOwner {
   failed (error: Error): void {
     if (this.#over) return
     this.#stop()
-    for (const end of this.#ends) end.breakOff(error)
+    for (const side of this.#sides) side.breakOff(error)
     this.#reject(error)
   }
 
-  deafened (end: End): void {
-    this.#to(end).deafened()
+  readerHasGone (side: TunnelSide): void {
+    this.#to(side).readerHasGone()
   }
 
-  finished (end: End): void {
-    this.#to(end).finished()
+  finished (side: TunnelSide): void {
+    this.#to(side).finished()
   }
 
   /** One direction is over. */
@@ -56,32 +59,38 @@ class Joint implements EndOwner {
     this.#resolve({ bytesToUpstream: this.#up.bytes, bytesFromUpstream: this.#down.bytes })
   }
 
-  #to (end: End): Flow {
-    return end === this.#up.to ? this.#up : this.#down
+  #to (side: TunnelSide): Direction {
+    return side === this.#up.to ? this.#up : this.#down
   }
 
   #stop (): void {
     this.#over = true
     this.#up.stop()
     this.#down.stop()
-    for (const end of this.#ends) end.release()
+    for (const side of this.#sides) side.release()
   }
 }
 
 /** One direction of a tunnel. It is over when the destination has taken everything, and the end. */
-class Flow {
+class Direction implements Receiver {
   bytes = 0
   over = false
-  readonly from: End
-  readonly to: End
-  readonly #joint: Joint
+  readonly from: TunnelSide
+  readonly to: TunnelSide
+  readonly #joined: JoinedSides
   /** The destination had been ended before the tunnel began. So any byte that comes is an error. */
   #shut = false
+  /** The socket that is read past its stream. */
+  #direct: HttpSocket | undefined
+  /** It is not read for now, because of the destination. */
+  #stopped = false
+  /** How many writes have chunks that are lent, and are not done. */
+  #lent = 0
 
-  constructor (from: End, to: End, joint: Joint) {
+  constructor (from: TunnelSide, to: TunnelSide, joined: JoinedSides) {
     this.from = from
     this.to = to
-    this.#joint = joint
+    this.#joined = joined
   }
 
   start (): void {
@@ -93,18 +102,21 @@ class Flow {
       return
     }
     from.readable.on('end', this.#onEnd)
-    if (to.deaf) {
-      this.deafened()
+    if (to.readerGone) {
+      this.readerHasGone()
       return
     }
     from.readable.on('data', this.#onData)
     // It may be paused, because its upstream was not there yet.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
+    this.#direct = socketToRelay(from.readable, to.writable)
+    if (this.#direct !== undefined) receiveFrom(this.#direct, this)
   }
 
   stop (): void {
     const { readable } = this.from
+    this.#leaveDirect()
     readable.removeListener('data', this.#onData)
     readable.removeListener('end', this.#onEnd)
     this.to.writable.removeListener('drain', this.#onDrain)
@@ -113,36 +125,77 @@ class Flow {
   finished (): void {
     if (this.from.ended) this.#done()
     // Somebody else has ended the destination, and more bytes may come for it.
-    else if (!this.#shut) this.#joint.failed(closedEarly())
+    else if (!this.#shut) this.#joined.failed(closedEarly())
   }
 
   /** Reads the rest and throws it away, so that the end is seen. */
-  deafened (): void {
+  readerHasGone (): void {
     this.from.readable.removeListener('data', this.#onData)
+    this.#leaveDirect()
     if (!this.from.ended) this.from.readable.resume()
     this.#done()
   }
 
+  receive (chunk: Buffer): boolean {
+    // After a write that the kernel took at once, 'drain' is still to come, and nothing has to wait for it.
+    this.#stopped = !this.#pass(chunk) && this.to.writable.writableLength > 0
+    return !this.#stopped
+  }
+
+  borrow (chunk: Buffer): boolean {
+    this.#lent++
+    this.#pass(chunk, this.#onTaken)
+    this.#stopped = this.to.writable.writableLength > 0
+    return !this.#stopped
+  }
+
+  /** @returns whether the destination wants more */
+  #pass (chunk: Buffer, taken?: () => void): boolean {
+    this.bytes += chunk.length
+    if (!this.#shut) return this.to.writable.write(chunk, taken as () => void)
+    this.#joined.failed(closedEarly())
+    return false
+  }
+
+  /** Goes on with reading past the stream. */
+  #readOn (): void {
+    if (!this.#stopped || this.#lent > 0 || this.#direct === undefined) return
+    this.#stopped = false
+    readOn(this.#direct)
+  }
+
+  #leaveDirect (): void {
+    const socket = this.#direct
+    if (socket === undefined) return
+    this.#direct = undefined
+    receiveFrom(socket, undefined)
+    if (this.#stopped) readOn(socket)
+  }
+
   #done (): void {
     this.over = true
-    this.#joint.done()
+    this.#joined.done()
   }
 
   readonly #onData = (chunk: Buffer): void => {
-    this.bytes += chunk.length
-    if (this.#shut) this.#joint.failed(closedEarly())
-    else if (!this.to.writable.write(chunk)) this.from.readable.pause()
+    if (!this.#pass(chunk) && !this.#shut) this.from.readable.pause()
   }
 
   readonly #onDrain = (): void => {
+    this.#readOn()
     this.from.readable.resume()
+  }
+
+  readonly #onTaken = (): void => {
+    this.#lent--
+    this.#readOn()
   }
 
   readonly #onEnd = (): void => {
     const { from, to } = this
     from.inputEnds()
     if (!from.ended) return
-    if (to.finished || to.deaf) this.#done()
+    if (to.finished || to.readerGone) this.#done()
     else to.end()
   }
 }

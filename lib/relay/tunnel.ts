@@ -1,5 +1,5 @@
 import { acceptAndJoin } from './accept-and-join.ts'
-import { End } from './end.ts'
+import { TunnelSide } from './tunnel-side.ts'
 import { join } from './join.ts'
 import type { DuplexAcceptOptions, DuplexKind, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
@@ -49,9 +49,9 @@ export async function tunnel (
   first: TunnelEnd | PendingDuplex, second: TunnelEnd | TunnelOpener, acceptOptions?: DuplexAcceptOptions
 ): Promise<TunnelResult> {
   if (typeof second === 'function') return await acceptAndJoin(first as PendingDuplex, second, () => acceptOptions)
-  const client = new End(first as TunnelEnd)
+  const client = new TunnelSide(first as TunnelEnd)
   try {
-    return await join(client, new End(second))
+    return await join(client, new TunnelSide(second))
   } finally {
     client.release()
   }

@@ -4,7 +4,7 @@ import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX
 import { RouteTerms } from '../governance/terms.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
-import { enter, type Handler } from '../handshake/run-handler.ts'
+import { runHandler, type Handler } from '../handshake/run-handler.ts'
 import { dropPayload } from '../handshake/send-hooks.ts'
 import { invalidOption } from '../check-options.ts'
 import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
@@ -14,7 +14,7 @@ import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
 import { logTarget } from './log-target.ts'
 import type { DuplexRoute } from './route.ts'
-import { Slots } from './slots.ts'
+import { Slots } from '../governance/slots.ts'
 
 /** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
 export function declareRoute (
@@ -44,7 +44,7 @@ export function declareRoute (
   options.schema = { hide: true, ...options.schema } as NonNullable<RouteOptions['schema']>
   const handler = options.handler as unknown as Handler
   options.handler = function (this: FastifyInstance, request: FastifyRequest, reply: FastifyReply) {
-    return enter(this, handler, request, reply, registry)
+    return runHandler(this, handler, request, reply, registry)
   } as RouteOptions['handler']
   // Later, so that they come after the hooks that other plugins add to this route.
   app.after(() => addHooks(options, route, registry))

@@ -2,11 +2,14 @@ import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT } from '../errors.ts'
 import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
-import { Enquiry, MATCHED, NO_VALUES, Place, Rank, SIDE, Side, VISIT, textOf, type Constraint, type Question, type Ranking } from './place.ts'
+import {
+  DUPLEX_CONSTRAINT, DuplexConstraint, kVisitNode, Lookup, MATCH_CONSTRAINT, NO_VALUES, NodeRoutes, Rank, textOf, type Constraint,
+  type NodeVisitor, type Ranking
+} from './lookup.ts'
 import type { DuplexRoute } from './route.ts'
 import { HostStore, VersionStore } from './stores.ts'
 
-export { Rank, type AnyRank, type Ranking } from './place.ts'
+export { Rank, type AnyRank, type Ranking } from './lookup.ts'
 export type { DuplexRoute } from './route.ts'
 
 /** A request that a duplex route has claimed, on its way through the app's router. */
@@ -19,7 +22,7 @@ export class DuplexRoutes {
   readonly #app: FastifyInstance
   readonly #options: RoutingOptions
   readonly #claimOf: (req: object) => Claimed | undefined
-  readonly #sides = new Map<DuplexRoute, Side>()
+  readonly #routes = new Map<DuplexRoute, DuplexConstraint>()
   readonly #constraints = new Map<string, Constraint>()
   readonly #findRoute: FastifyInstance['findRoute']
   /** Requests that no duplex route takes. They are not looked up again. */
@@ -38,23 +41,23 @@ export class DuplexRoutes {
     this.#rewrite = options.rewriteUrl === undefined ? undefined : rewriteOnce(options.rewriteUrl)
   }
 
-  get all (): Iterable<DuplexRoute> { return this.#sides.keys() }
+  get all (): Iterable<DuplexRoute> { return this.#routes.keys() }
 
   /** Declares a route. @returns the constraints that the router gets for it */
   add (route: DuplexRoute): Record<string, unknown> {
     this.#validate(route)
-    if (this.#sides.size === 0) this.#prepareRouter()
-    const side = new Side(route)
-    this.#sides.set(route, side)
-    return { [SIDE]: side }
+    if (this.#routes.size === 0) this.#prepareRouter()
+    const value = new DuplexConstraint(route)
+    this.#routes.set(route, value)
+    return { [DUPLEX_CONSTRAINT]: value }
   }
 
   /** Called for the first duplex route. An app without one has its router unchanged. */
   #prepareRouter (): void {
     const strategy = (name: string, deriveConstraint: (req: object) => unknown): never =>
-      ({ name, storage: () => new Place(this.#constraints), validate () {}, mustMatchWhenDerived: true, deriveConstraint }) as never
-    this.#app.addConstraintStrategy(strategy(SIDE, req => this.#questionOf(req as IncomingMessage)))
-    this.#app.addConstraintStrategy(strategy(MATCHED, () => undefined))
+      ({ name, storage: () => new NodeRoutes(this.#constraints), validate () {}, mustMatchWhenDerived: true, deriveConstraint }) as never
+    this.#app.addConstraintStrategy(strategy(DUPLEX_CONSTRAINT, req => this.#visitorFor(req as IncomingMessage)))
+    this.#app.addConstraintStrategy(strategy(MATCH_CONSTRAINT, () => undefined))
   }
 
   /** Checks constraints as the router does for a plain route. */
@@ -69,12 +72,12 @@ export class DuplexRoutes {
   }
 
   /** The route of a claimed request. A request that no gate has judged is routed, too, so that it gets an error that helps. */
-  #questionOf (req: IncomingMessage): Question | undefined {
+  #visitorFor (req: IncomingMessage): NodeVisitor | undefined {
     const claim = this.#claimOf(req)
-    if (claim !== undefined) return new Revealing(req, claim.route)
+    if (claim !== undefined) return new ClaimedVisitor(req, claim.route)
     if (this.#plain.has(req)) return undefined
     const found = this.#lookUp(req, req.method as string, req.url as string, () => Rank.UNLESS_PLAIN)
-    return typeof found === 'object' ? this.#sides.get(found) : undefined
+    return typeof found === 'object' ? this.#routes.get(found) : undefined
   }
 
   /** Throws if a route, duplex or plain, has a constraint that the plugin has not seen. */
@@ -82,7 +85,7 @@ export class DuplexRoutes {
     if (!wasLoadedLate(this.#app)) return
     const known = this.#strategies()
     for (const name of Object.keys(constraints)) {
-      if (name !== SIDE && name !== 'host' && name !== 'version' && !known.has(name)) {
+      if (name !== DUPLEX_CONSTRAINT && name !== 'host' && name !== 'version' && !known.has(name)) {
         throw new FST_ERR_DUPLEX_LATE_REGISTRATION(`the constraint ${name} of route ${url}`)
       }
     }
@@ -90,7 +93,7 @@ export class DuplexRoutes {
 
   /** All routes are declared: prepares their constraints, and the cheap test of URLs. */
   seal (): void {
-    if (this.#sides.size === 0) return
+    if (this.#routes.size === 0) return
     const app = this.#app
     const used = new Set([...this.all].flatMap(({ constraints }) => Object.keys(constraints)))
     const strategies = this.#strategies()
@@ -142,7 +145,7 @@ export class DuplexRoutes {
    *
    * @returns whether it is known that no duplex route takes it
    */
-  comesAgain (req: IncomingMessage, before: IncomingMessage): boolean {
+  knownAsPlain (req: IncomingMessage, before: IncomingMessage): boolean {
     passAnswers(before, req)
     if (!this.#plain.has(before)) return false
     this.#plain.add(req)
@@ -154,14 +157,14 @@ export class DuplexRoutes {
     if (!connect && this.#mayMatch?.test(path) !== true) return undefined
     const values = this.#derive(req)
     // No plain route can have a CONNECT.
-    return this.#enquire(method, path, values, ranking, !connect)
+    return this.#runLookup(method, path, values, ranking, !connect)
   }
 
-  #enquire (
+  #runLookup (
     method: string, path: string, values: Readonly<Record<string, unknown>>, ranking: Ranking, plainCounts: boolean
   ): DuplexRoute | 'unroutable' | undefined {
-    const ask = (constraints: object): boolean => this.#ask(method, path, constraints) !== null
-    if (values === NO_VALUES) return Enquiry.run(new Enquiry(values, values, ranking, plainCounts), ask)
+    const ask = (constraints: object): boolean => this.#askRouter(method, path, constraints) !== null
+    if (values === NO_VALUES) return Lookup.run(new Lookup(values, values, ranking, plainCounts), ask)
     const { version, ...rest } = values
     const derived = version === undefined || this.#plainVersions ? values : rest
     let musts: Record<string, undefined> | undefined
@@ -169,34 +172,34 @@ export class DuplexRoutes {
       if (must && derived[name] !== undefined) musts = { ...musts, [name]: undefined }
     }
     if (musts === undefined || !plainCounts) {
-      return Enquiry.run(new Enquiry(values, musts === undefined ? derived : { ...derived, ...musts }, ranking, plainCounts), ask)
+      return Lookup.run(new Lookup(values, musts === undefined ? derived : { ...derived, ...musts }, ranking, plainCounts), ask)
     }
     // If no plain route of a node has such a value, the router leaves the node before it reaches the duplex routes. So duplex and plain
     // routes are looked up separately. It is the only case with two look-ups.
-    const found = Enquiry.run(new Enquiry(values, { ...derived, ...musts }, ranking, false), ask)
+    const found = Lookup.run(new Lookup(values, { ...derived, ...musts }, ranking, false), ask)
     if (typeof found !== 'object' || ranking(found) === Rank.AT_ANY_RATE) return found
-    const plain = new Enquiry(values, derived, () => Rank.NO, true)
-    Enquiry.run(plain, ask)
-    return Enquiry.metPlain(plain) ? undefined : found
+    const plain = new Lookup(values, derived, () => Rank.NO, true)
+    Lookup.run(plain, ask)
+    return Lookup.metPlain(plain) ? undefined : found
   }
 
-  #ask (method: string, url: string, constraints: object): ReturnType<FastifyInstance['findRoute']> | null {
+  #askRouter (method: string, url: string, constraints: object): ReturnType<FastifyInstance['findRoute']> | null {
     return this.#findRoute.call(this.#app, { method: method as 'GET', url, constraints: constraints as never })
   }
 
   /** `findRoute` of the app. The router alone would not find a duplex route without the plugin's constraint. */
   findRoute (options: { method: string, url: string, constraints?: Record<string, unknown> }): ReturnType<FastifyInstance['findRoute']> | null {
     const { method, url, constraints = NO_VALUES } = options
-    if (this.#sides.size === 0) return this.#findRoute.call(this.#app, options as never)
-    const found = this.#enquire(method.toUpperCase(), url, constraints, () => Rank.UNLESS_PLAIN, method.toUpperCase() !== 'CONNECT')
+    if (this.#routes.size === 0) return this.#findRoute.call(this.#app, options as never)
+    const found = this.#runLookup(method.toUpperCase(), url, constraints, () => Rank.UNLESS_PLAIN, method.toUpperCase() !== 'CONNECT')
     if (typeof found !== 'object') return this.#findRoute.call(this.#app, options as never)
-    return this.#ask(method.toUpperCase(), url, { [SIDE]: this.#sides.get(found) })
+    return this.#askRouter(method.toUpperCase(), url, { [DUPLEX_CONSTRAINT]: this.#routes.get(found) })
   }
 
-  /** The values of {@link SIDE} on the routes with these constraints. */
+  /** The values of {@link DUPLEX_CONSTRAINT} on the routes with these constraints. */
   withConstraints (constraints: Record<string, unknown>): object[] {
     const text = textOf(constraints)
-    return [...this.#sides.values()].filter(side => side.valueOf() === text).map(side => ({ [SIDE]: side }))
+    return [...this.#routes.values()].filter(value => value.valueOf() === text).map(value => ({ [DUPLEX_CONSTRAINT]: value }))
   }
 
   /** The values that the app's router derives from a request. It gets no value for a strategy that it does not use. */
@@ -209,7 +212,7 @@ export class DuplexRoutes {
 
   #strategies (): Map<string, ConstraintStrategy> {
     return new Map([...this.#options.constraints, ...strategiesOf(this.#app)]
-      .filter(({ name }) => name !== SIDE && name !== MATCHED).map(strategy => [strategy.name, strategy]))
+      .filter(({ name }) => name !== DUPLEX_CONSTRAINT && name !== MATCH_CONSTRAINT).map(strategy => [strategy.name, strategy]))
   }
 
   /** The URL as the app's router will see it. */
@@ -264,8 +267,8 @@ function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kV
   headers['accept-version'] = undefined
 }
 
-/** The question of a claimed request. When the router reaches the place of its route, the hidden field is put back. */
-class Revealing implements Question {
+/** The visitor of a claimed request. When the router reaches the node of its route, the hidden field is put back. */
+class ClaimedVisitor implements NodeVisitor {
   readonly #req: IncomingMessage
   readonly #route: DuplexRoute
 
@@ -274,12 +277,12 @@ class Revealing implements Question {
     this.#route = route
   }
 
-  [VISIT] (place: Place): number {
+  [kVisitNode] (node: NodeRoutes): number {
     const headers: Parameters<typeof hideVersion>[0]['headers'] = this.#req.headers
     if (headers[kVersion] !== undefined) {
       headers['accept-version'] = headers[kVersion]
       delete headers[kVersion]
     }
-    return place.bitOf(this.#route)
+    return node.bitOf(this.#route)
   }
 }

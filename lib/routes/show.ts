@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { rootOf } from '../internals/fastify.ts'
 import type { DuplexRoutes } from './find.ts'
-import { SIDE } from './place.ts'
+import { DUPLEX_CONSTRAINT } from './lookup.ts'
 
 /** Makes an app show its duplex routes like plain ones, without the plugin's own constraint. */
 export function showLikePlainRoutes (app: FastifyInstance, routes: DuplexRoutes): void {
@@ -13,7 +13,7 @@ export function showLikePlainRoutes (app: FastifyInstance, routes: DuplexRoutes)
     return routes.withConstraints({ ...options.constraints })
       .some(constraints => hasRoute.call(this, { ...options, constraints: constraints as never }))
   }
-  const printed = new RegExp(` \\{"${SIDE}":("(?:[^"\\\\]|\\\\.)*")\\}`, 'g')
+  const printed = new RegExp(` \\{"${DUPLEX_CONSTRAINT}":("(?:[^"\\\\]|\\\\.)*")\\}`, 'g')
   root.printRoutes = function (options) {
     return printRoutes.call(this, options).replace(printed, (_all, text: string) => {
       const constraints = JSON.parse(text) as string

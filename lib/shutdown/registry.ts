@@ -7,8 +7,8 @@ import { DrainSpread } from '../governance/drain-spread.ts'
 import { Governance } from '../governance/governance.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import type { Link } from '../http1/link.ts'
-import { LiveSet } from './live-set.ts'
-import { Slots } from '../routes/slots.ts'
+import { LiveSet } from '../connection/live-set.ts'
+import { Slots } from '../governance/slots.ts'
 import type { PluginSettings } from '../options.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
@@ -34,7 +34,7 @@ export class Registry implements ClaimWatcher {
   readonly #drainSpread: Milliseconds
   #spread: DrainSpread<Connection> | undefined
   /** How long each connection is waited for that is told from now on. */
-  #patience: Milliseconds = 0
+  #timePerConnection: Milliseconds = 0
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
   readonly #servers: Closing[] = []
@@ -143,12 +143,12 @@ export class Registry implements ClaimWatcher {
   #drainEvenly (reason: Error, timeout: Milliseconds): void {
     const end = (connections: readonly Connection[]): void => { for (const connection of connections) connection[kShutDown]() }
     if (this.#spread !== undefined) {
-      this.#patience = Math.min(this.#patience, timeout)
+      this.#timePerConnection = Math.min(this.#timePerConnection, timeout)
       const told = this.#spread.told
       this.#after(timeout, () => end(told))
       return
     }
-    this.#patience = timeout
+    this.#timePerConnection = timeout
     const open: Connection[] = []
     for (const connection of this.connections) {
       if (connection.accepted) open.push(connection)
@@ -157,8 +157,8 @@ export class Registry implements ClaimWatcher {
     const spread = new DrainSpread(open, this.#drainSpread, (turn, last) => {
       const left = turn.filter(connection => this.connections.has(connection))
       for (const connection of left) connection[kDrain](reason)
-      if (last) this.#after(this.#patience, () => this.#cut())
-      else if (left.length > 0) this.#after(this.#patience, () => end(left))
+      if (last) this.#after(this.#timePerConnection, () => this.#cut())
+      else if (left.length > 0) this.#after(this.#timePerConnection, () => end(left))
     })
     this.#spread = spread
     void this.drained.then(() => spread.stop())
@@ -167,12 +167,12 @@ export class Registry implements ClaimWatcher {
   #cut (): void {
     // A claim behind other responses is over at once when it is broken off. Its connection has to end, too.
     const claims = new Set(this.#claims)
-    const goodbyes: Promise<unknown>[] = []
+    const closing: Promise<unknown>[] = []
     for (const connection of this.connections) {
       const claim = connection[kShutDown]()
       if (claim === undefined) continue
       claims.delete(claim)
-      goodbyes.push(connection.closed)
+      closing.push(connection.closed)
     }
     for (const claim of claims) claim.carrier.cut()
     const rest = (): void => {
@@ -181,8 +181,8 @@ export class Registry implements ClaimWatcher {
       this.#checkIdle()
     }
     // The close frame of a WebSocket has to leave, and more so its answer: a socket with unread input is reset when it is closed.
-    if (goodbyes.length === 0) rest()
-    else void Promise.all(goodbyes).then(rest)
+    if (closing.length === 0) rest()
+    else void Promise.all(closing).then(rest)
   }
 
   #checkIdle (): void {

@@ -72,7 +72,7 @@ export class WebSocketMessenger extends Messenger {
   #inflate: (() => void) | undefined
   #received: CloseFrame | undefined
   #closeSent = false
-  #saysGoodbye = false
+  #closesSoon = false
   #bytesEnded = false
   #inputOver = false
   #peerError: Error | undefined
@@ -123,7 +123,7 @@ export class WebSocketMessenger extends Messenger {
     return { code, reason, clean: this.#received !== undefined && this.#closeSent }
   }
 
-  override get saysGoodbye (): boolean { return this.#saysGoodbye }
+  override get closesSoon (): boolean { return this.#closesSoon }
 
   get #mask (): boolean { return this.#options.client === true }
 
@@ -218,7 +218,7 @@ export class WebSocketMessenger extends Messenger {
 
   #onClose (frame: CloseFrame): void {
     this.#received = frame
-    this.#patience(this.#options.closeTimeout)
+    this.#cutAfter(this.#options.closeTimeout)
     if (this.#closeSent) {
       this.#endBytes()
     } else if (this.breaking === undefined) {
@@ -354,7 +354,7 @@ export class WebSocketMessenger extends Messenger {
   #sendClose (code: number, reason: string): void {
     if (this.#closeSent || this.closed) return
     this.#closeSent = true
-    this.#patience(this.breaking === undefined ? this.#options.closeTimeout : AFTER_FAILURE)
+    this.#cutAfter(this.breaking === undefined ? this.#options.closeTimeout : AFTER_FAILURE)
     this.#sender.close(code === NO_STATUS ? undefined : code, reasonOf(reason), this.#mask, () => {
       if (this.#received !== undefined || this.#receiverBroken) this.#endBytes()
     })
@@ -370,10 +370,10 @@ export class WebSocketMessenger extends Messenger {
     this.bytes.readable.pause()
     this.bytes.end()
     this.bytes.discardInput()
-    if (this.websocket.clean) this.#patience(LAST_WORDS)
+    if (this.websocket.clean) this.#cutAfter(LAST_WORDS)
   }
 
-  #patience (delay: number): void {
+  #cutAfter (delay: number): void {
     clearTimeout(this.#timer)
     if (this.closed) return
     this.#timer = setTimeout(() => {
@@ -395,13 +395,13 @@ export class WebSocketMessenger extends Messenger {
     }
     const told = error as { statusCode?: number } | undefined
     const reason = told?.statusCode !== undefined && told.statusCode < 500 && error?.code?.startsWith('FST_ERR_DUPLEX_') === true ? error.message : ''
-    this.#saysGoodbye = true
+    this.#closesSoon = true
     this.discarding = true
     this.#backlog = []
     this.#cost = 0
     if (this.#whole !== undefined) {
       this.#whole.close(code, reasonOf(reason))
-      this.#patience(AFTER_FAILURE)
+      this.#cutAfter(AFTER_FAILURE)
       return
     }
     this.#sendClose(code, reason)

@@ -13,7 +13,7 @@ import { trailerFields } from './fields.ts'
 import { joinBodies, type Answered } from './join-bodies.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
-import { Patience } from './patience.ts'
+import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
 import type { DuplexConnection, PendingDuplex, TunnelResult } from '../../../types/index.ts'
@@ -52,14 +52,14 @@ async function once (
   for (let fresh = false; ; fresh = true) {
     const asked = await ask(pending.reply.server, target, out, settings, true, fresh, signal)
     const { exchange, reused } = asked
-    const patience = new Patience(exchange, settings.responseTimeout)
+    const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
     let up: Pump | undefined
     if (exchange.body === undefined) {
-      patience.waits()
+      timeout.waits()
     } else {
       up = new Pump(pending.readable, exchange.body, {
-        waits: () => patience.waits(),
-        flows: () => patience.flows(),
+        waits: () => timeout.waits(),
+        flows: () => timeout.flows(),
         failed: error => exchange.abort(error),
         ends: () => {
           const trailers = trailerFields(lateTrailers())

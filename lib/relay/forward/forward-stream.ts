@@ -9,7 +9,7 @@ import { fieldsFor, wantedUpgrade } from './answer.ts'
 import { ask } from './ask.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
-import { Patience } from './patience.ts'
+import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelResult } from '../../../types/index.ts'
@@ -55,8 +55,8 @@ async function answerOf (
   // A refusal ends the waiting, and its body is still to come.
   signal.addEventListener('abort', () => { if (!(signal.reason instanceof Refused)) leaving.abort(signal.reason) }, { once: true })
   const { exchange } = await ask(pending.reply.server, target, out, settings, false, true, leaving.signal)
-  const patience = new Patience(exchange, settings.responseTimeout)
-  const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, patience)
+  const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
+  const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, timeout)
   try {
     const answer = await exchange.answer
     // RFC 9110 section 7.8: the stream begins behind the whole request.
@@ -69,13 +69,13 @@ async function answerOf (
 
 /** The body of an upgrade, as it comes in. */
 function sendBody (
-  req: IncomingMessage, exchange: Exchange, out: Outgoing, patience: Patience
+  req: IncomingMessage, exchange: Exchange, out: Outgoing, timeout: ResponseTimeout
 ): { pump: Pump, whole: Promise<void> } | undefined {
   if (!out.streams || exchange.body === undefined) {
-    patience.waits()
+    timeout.waits()
     return undefined
   }
-  const pump = new Pump(req, exchange.body, patience).start()
+  const pump = new Pump(req, exchange.body, timeout).start()
   // The connection leaves HTTP in the tick in which the body has come, which is before this.
   const whole = finished(req, { writable: false })
   whole.catch(() => {})

@@ -37,10 +37,10 @@ class BodyJoint {
   readonly #down: Pump
   readonly #resolve: (result: TunnelResult) => void
   readonly #reject: (error: unknown) => void
-  readonly #silentFor: number
+  readonly #inactivityLimit: number
   #over = false
   #answered = false
-  #silence: NodeJS.Timeout | undefined
+  #inactivityTimer: NodeJS.Timeout | undefined
   #quiet: NodeJS.Timeout | undefined
   #seen = 0
 
@@ -56,7 +56,7 @@ class BodyJoint {
     this.#up = up
     this.#resolve = resolve
     this.#reject = reject
-    this.#silentFor = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
+    this.#inactivityLimit = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
     this.#down = new Pump(answer.readable, connection.writable, {
       ends: () => this.#addTrailers(),
       // The response to a HEAD over HTTP/2 has ended long before.
@@ -128,17 +128,17 @@ class BodyJoint {
     if (this.#over || !this.#answered) return
     const up = this.#up
     if (up === undefined || up.ended || over) this.#done()
-    else this.#watchSilence(up)
+    else this.#watchInactivity(up)
   }
 
   /** The answer is whole, and the upstream may not want the rest: it is waited for as long as it takes of it. */
-  #watchSilence (up: Pump): void {
-    if (this.#silentFor === 0 || this.#silence !== undefined) return
+  #watchInactivity (up: Pump): void {
+    if (this.#inactivityLimit === 0 || this.#inactivityTimer !== undefined) return
     this.#seen = up.bytes
-    this.#silence = setInterval(() => {
+    this.#inactivityTimer = setInterval(() => {
       if (up.ended || up.bytes === this.#seen) this.#done()
       this.#seen = up.bytes
-    }, this.#silentFor)
+    }, this.#inactivityLimit)
   }
 
   #done (): void {
@@ -158,7 +158,7 @@ class BodyJoint {
 
   #stop (): void {
     this.#over = true
-    clearInterval(this.#silence)
+    clearInterval(this.#inactivityTimer)
     clearInterval(this.#quiet)
     this.#client?.removeListener('end', this.#onClientEnd)
     this.#up?.stop()

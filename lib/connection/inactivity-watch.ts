@@ -1,24 +1,19 @@
-import type { Milliseconds } from '../../types/index.ts'
-
-/** How long a client may take nothing of a refusal, if its route has no finTimeout. */
-export const UNREAD_FOR: Milliseconds = 30_000
-
 /** How often the counter is read within the limit. */
 const LOOKS = 8
 
 /**
- * Finds silence by reading a byte counter eight times within the limit, so that traffic itself costs nothing. It counts its
- * own readings, and asks no clock. So bytes that arrive while the event loop is blocked are seen before the limit fires, and
- * fake timers of a test move the limit, too. It may fire up to an eighth of the limit late.
+ * Notices when a byte counter does not change for the whole limit. The counter is read eight times within the limit, so traffic
+ * itself costs nothing. The limit is counted in these reads and not by a clock. So bytes that arrive while the event loop is blocked
+ * are seen before the limit fires, and fake timers of a test move the limit, too. It may fire up to an eighth of the limit late.
  */
-export class SilenceWatch {
+export class InactivityWatch {
   readonly #timer: NodeJS.Timeout
   readonly #counter: () => number
   #last: number
   #quietLooks = 0
   #over = false
 
-  /** @param expired called when the limit is over; it returns false if the silence does not count, and counting begins again */
+  /** @param expired called when the limit is over; it returns false if the inactivity does not count, and the limit begins again */
   constructor (limit: number, counter: () => number, expired: () => boolean) {
     const every = Math.max(1, Math.ceil(limit / LOOKS))
     this.#counter = counter

@@ -1,11 +1,11 @@
 import type { IncomingMessage, Server } from 'node:http'
 import { speakHttp } from '../internals/http-parser.ts'
-import { goOnReading, resetByPeer, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
+import { goOnReading, resetByPeer, unwatchReset, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { holdEnd } from '../internals/streams.ts'
 import type { Link } from './link.ts'
 
-/** The head as it came, byte for byte but for white space. */
-export function headAsItCame (req: IncomingMessage): Buffer {
+/** The request head as it was received. Only white space around field values may differ. */
+export function originalHead (req: IncomingMessage): Buffer {
   return headOf(req, (name, value) => `${name}: ${value}\r\n`)
 }
 
@@ -41,35 +41,35 @@ function headOf ({ method, url, httpVersion, rawHeaders }: IncomingMessage, line
   return Buffer.from(`${head}${more}\r\n`, 'latin1')
 }
 
-/** Prepares a socket that waits to go back to HTTP: errors have a listener, and the end of input is not lost. */
-export function waitToGoBack (link: Link): () => void {
+/** Watches a socket that waits for its return to HTTP: errors have a listener, and the end of input is not lost. */
+export function waitToReturn (link: Link): () => void {
   const { socket } = link
   const onError = (): void => {}
   socket.on('error', onError)
-  tellResetFromEnd(socket, onReset)
+  watchReset(socket, onReset)
   goOnReading(socket)
   // As Node does it: a client that half-closes has no use for answers.
-  const leave = (): void => {
+  const close = (): void => {
     release()
     socket.resume()
     socket.end()
   }
   const release = holdEnd(socket, () => {
-    if (link.takeover !== undefined || link.hasBody) link.toleratesHalfClose = leave
-    else leave()
+    if (link.takeover !== undefined || link.hasBody) link.toleratesHalfClose = close
+    else close()
   })
   return () => {
     link.toleratesHalfClose = undefined
     socket.removeListener('error', onError)
     release()
-    takeResetForEnd(socket, onReset)
+    unwatchReset(socket, onReset)
   }
 }
 
 /** The same function for all sockets. */
 function onReset (this: HttpSocket): void { this.destroy(resetByPeer()) }
 
-/** Gives a socket back to HTTP. A new parser starts with the bytes that were put back. */
-export function giveBack (server: Server, link: Link): void {
+/** Returns a connection that is not ours to Node's HTTP. A new parser starts with the bytes that were put back. */
+export function returnToHttp (server: Server, link: Link): void {
   speakHttp(server, link.socket)
 }

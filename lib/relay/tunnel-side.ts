@@ -6,26 +6,26 @@ import { breakOff } from '../http1/break-off.ts'
 import { unwatchPeer, watchPeer } from '../http1/vanished-peers.ts'
 import { keepHalfOpen, readyEvent, resetWhenClosed } from '../internals/half-open.ts'
 import { onEndStream, resetStream } from '../internals/http2.ts'
-import { peerIsGone, resetByPeer, socketBeneath, takeResetForEnd, tellResetFromEnd, type HttpSocket } from '../internals/sockets.ts'
+import { peerIsGone, resetByPeer, socketBeneath, unwatchReset, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd } from '../internals/streams.ts'
 import { closedEarly, ownErrors } from './stream-errors.ts'
 import type { TunnelEnd } from '../../types/index.ts'
 
 /** It is told what happens to an end of a tunnel. */
-export interface EndOwner {
+export interface TunnelSideOwner {
   /** It broke. Called once. */
   failed (error: Error): void
   /** Nobody reads the output of this end any more, and that is not an error. */
-  deafened (end: End): void
+  readerHasGone (side: TunnelSide): void
   /** Everything that was written has left, and the end, too. */
-  finished (end: End): void
+  finished (side: TunnelSide): void
 }
 
 /** One of the two ends of a tunnel. It is watched from the tick in which it is known. */
-export class End {
+export class TunnelSide {
   readonly readable: Readable
   readonly writable: Writable
-  owner: EndOwner | undefined
+  owner: TunnelSideOwner | undefined
   /** The error that broke it. */
   failure: Error | undefined
   /** The input has ended. */
@@ -33,9 +33,9 @@ export class End {
   /** The output has ended, and has left. */
   finished: boolean
   /** Nobody reads the output any more. */
-  deaf = false
-  /** Only a pair such as that of a process may go deaf: it closes its stdin, and still writes its whole output. */
-  readonly #mayGoDeaf: boolean
+  readerGone = false
+  /** Only a pair such as that of a process may lose its reader: the process closes its stdin, and still writes its whole output. */
+  readonly #mayLoseReader: boolean
   /** Set for a socket that is no connection of the plugin: up to Node 22 its reset may look like an end. */
   readonly #socket: Socket | undefined
   readonly #stream: ClientHttp2Stream | undefined
@@ -50,12 +50,12 @@ export class End {
     this.ended = readable.readableEnded
     this.finished = writable.writableFinished
     // A `body` is two streams, too, but of one connection.
-    this.#mayGoDeaf = readable as unknown !== writable && isForeign(writable) && !('accepted' in given)
+    this.#mayLoseReader = readable as unknown !== writable && isForeign(writable) && !('accepted' in given)
     for (const stream of this.#streams) ownErrors(stream)
     if (readable as unknown === writable) keepHalfOpen(readable as Duplex)
     this.#socket = isForeign(readable) && readable instanceof Socket ? readable : undefined
     this.#stream = isForeign(readable) && isHttp2(readable) ? readable : undefined
-    if (this.#socket !== undefined) tellResetFromEnd(this.#socket as unknown as HttpSocket, onReset)
+    if (this.#socket !== undefined) watchReset(this.#socket as unknown as HttpSocket, onReset)
     if (this.#stream !== undefined && !this.ended) this.#awaitEndStream(this.#stream)
     readable.on('error', this.#onReadableError)
     readable.on('close', this.#onReadableClose)
@@ -131,7 +131,7 @@ export class End {
     const { readable, writable } = this
     this.owner = undefined
     unwatchPeer(this)
-    if (this.#socket !== undefined) takeResetForEnd(this.#socket as unknown as HttpSocket, onReset)
+    if (this.#socket !== undefined) unwatchReset(this.#socket as unknown as HttpSocket, onReset)
     readable.removeListener('error', this.#onReadableError)
     readable.removeListener('close', this.#onReadableClose)
     writable.removeListener('error', this.#onWritableError)
@@ -150,10 +150,10 @@ export class End {
     this.owner?.failed(error)
   }
 
-  #deafen (): void {
-    if (this.deaf) return
-    this.deaf = true
-    this.owner?.deafened(this)
+  #loseReader (): void {
+    if (this.readerGone) return
+    this.readerGone = true
+    this.owner?.readerHasGone(this)
   }
 
   readonly #onReadableError = (error: Error): void => this.#fail(error)
@@ -161,7 +161,7 @@ export class End {
   readonly #onReadableClose = (): void => { if (!this.ended && !this.readable.readableEnded) this.#fail(closedEarly()) }
 
   readonly #onWritableError = (error: Error & { code?: string }): void => {
-    if (this.#mayGoDeaf && error.code === 'EPIPE') this.#deafen()
+    if (this.#mayLoseReader && error.code === 'EPIPE') this.#loseReader()
     else this.#fail(error)
   }
 
@@ -171,7 +171,7 @@ export class End {
     // Node may close an HTTP/2 stream before it reports that the last chunk has left.
     const inOrder = this.#stream?.rstCode === constants.NGHTTP2_NO_ERROR && this.#endStream
     if (errored != null) this.#onWritableError(errored)
-    else if (this.#mayGoDeaf || inOrder) this.#deafen()
+    else if (this.#mayLoseReader || inOrder) this.#loseReader()
     else this.#fail(closedEarly())
   }
 

@@ -1,10 +1,10 @@
 import t from 'tap'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
-import { SilenceWatch } from '../lib/connection/silence-watch.ts'
+import { InactivityWatch } from '../lib/connection/inactivity-watch.ts'
 
 interface Watched {
-  watch: SilenceWatch
+  watch: InactivityWatch
   /** The bytes that have passed. */
   pass: (bytes: number) => void
   /** How often the time was over. */
@@ -18,7 +18,7 @@ function watch (t: Test, limit: number, isTime: () => boolean = () => true): Wat
   t.teardown(() => mock.timers.reset())
   let bytes = 0
   let expired = 0
-  const watch = new SilenceWatch(limit, () => bytes, () => {
+  const watch = new InactivityWatch(limit, () => bytes, () => {
     expired++
     return isTime()
   })

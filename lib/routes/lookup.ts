@@ -1,24 +1,24 @@
 import type { DuplexRoute } from './route.ts'
 import type { ConstraintStore } from './stores.ts'
 
-/** A constraint that only duplex routes have. The router finds a plain route only if no value is derived for it. */
-export const SIDE = 'fastifyDuplex'
-/** A constraint that no route has. The router reads its value last, and only if a route of the node matches. */
-export const MATCHED = 'fastifyDuplexMatched'
+/** The constraint that only duplex routes have. The router finds a plain route only if no value is derived for it. */
+export const DUPLEX_CONSTRAINT = 'fastifyDuplex'
+/** The constraint that no route has. The router reads its value last, and only if a route of the node matches. */
+export const MATCH_CONSTRAINT = 'fastifyDuplexMatched'
 
 /** The values if no route of the app has constraints. */
 export const NO_VALUES: Readonly<Record<string, unknown>> = {}
 
-/** A symbol and no string, because the app may have a constraint of any name. */
-export const VISIT = Symbol('visit')
+/** A symbol and no string, because {@link Lookup} has the app's constraints as properties, and these may have any name. */
+export const kVisitNode = Symbol('visit')
 
-/** The value that is derived from a request for the constraint {@link SIDE}. It says which routes of a node may be found. */
-export interface Question {
-  [VISIT] (place: Place): number
+/** The value of {@link DUPLEX_CONSTRAINT} for a request. At each node that the router visits, it says which routes may be found. */
+export interface NodeVisitor {
+  [kVisitNode] (node: NodeRoutes): number
 }
 
-/** The value of {@link SIDE} on a duplex route. To the router it looks like the constraints of the route. */
-export class Side implements Question {
+/** The value of {@link DUPLEX_CONSTRAINT} on a duplex route. To the router it looks like the constraints of the route. */
+export class DuplexConstraint implements NodeVisitor {
   readonly #text: string
   readonly route: DuplexRoute
 
@@ -27,7 +27,7 @@ export class Side implements Question {
     this.#text = textOf(route.constraints)
   }
 
-  [VISIT] (place: Place): number { return place.bitOf(this.route) }
+  [kVisitNode] (node: NodeRoutes): number { return node.bitOf(this.route) }
 
   /** The router compares the constraints of two routes by this. */
   valueOf (): string { return this.#text }
@@ -78,7 +78,7 @@ interface Store {
 }
 
 /** The duplex routes at one node of the router's tree, for one method. */
-export class Place {
+export class NodeRoutes {
   readonly #constraints: ReadonlyMap<string, Constraint>
   readonly #bits = new Map<DuplexRoute, number>()
   #index: Index | undefined
@@ -88,8 +88,8 @@ export class Place {
   }
 
   // The router uses it as the store of the constraint.
-  set ({ route }: Side, mask: number): void { this.#bits.set(route, mask) }
-  get (question: Question): number { return question[VISIT](this) }
+  set ({ route }: DuplexConstraint, mask: number): void { this.#bits.set(route, mask) }
+  get (visitor: NodeVisitor): number { return visitor[kVisitNode](this) }
 
   bitOf (route: DuplexRoute): number { return this.#bits.get(route) ?? 0 }
 
@@ -145,15 +145,15 @@ export class Place {
 
 /**
  * One look-up in the app's router. The router finds nothing by it, but visits the nodes for a URL, the most specific first. The
- * properties that the router reads at each node tell whether a plain route matches there. The place of the node
- * tells which duplex route matches.
+ * properties that the router reads at each node tell whether a plain route matches there. The duplex routes of the
+ * node tell which of them matches.
  */
-export class Enquiry implements Question {
+export class Lookup implements NodeVisitor {
   readonly #values: Readonly<Record<string, unknown>>
   readonly #ranking: Ranking
   readonly #plainCounts: boolean
   #found: DuplexRoute | undefined
-  /** The router has read the value, and the node had no place: so it has no duplex route. */
+  /** The router has read the value, and has visited no routes: so the node has no duplex route. */
   #readAlone = false
   #metPlain = false
   /** Nodes that the router visits from now on are less specific, and count no more. */
@@ -174,28 +174,28 @@ export class Enquiry implements Question {
     this.#plainCounts = plainCounts
   }
 
-  get [SIDE] (): Question {
+  get [DUPLEX_CONSTRAINT] (): NodeVisitor {
     this.#leaveNode()
     this.#readAlone = true
     return this
   }
 
-  get [MATCHED] (): true {
-    // A plain route matches, because the place lets no duplex route match. The value makes the router go on without it.
+  get [MATCH_CONSTRAINT] (): true {
+    // A plain route matches, because kVisitNode lets no duplex route match. The value makes the router go on without it.
     if (!this.#decided) this.#meetPlain()
     return true
   }
 
-  [VISIT] (place: Place): number {
+  [kVisitNode] (node: NodeRoutes): number {
     this.#readAlone = false
     if (this.#decided) return 0
-    const { route, rank } = place.choose(this.#values, this.#ranking)
+    const { route, rank } = node.choose(this.#values, this.#ranking)
     this.#found = route
     if (rank === Rank.AT_ANY_RATE) {
       this.#decided = true
       return 0
     }
-    return this.#plainCounts ? place.plainRoutes : 0
+    return this.#plainCounts ? node.plainRoutes : 0
   }
 
   #leaveNode (): void {
@@ -211,16 +211,16 @@ export class Enquiry implements Question {
   }
 
   /** Whether a plain route matched. */
-  static metPlain (enquiry: Enquiry): boolean { return enquiry.#metPlain }
+  static metPlain (lookup: Lookup): boolean { return lookup.#metPlain }
 
   /**
    * @param ask looks up with these constraints, and returns whether the router answers the URL itself
    * @returns 'unroutable' if it does
    */
-  static run (enquiry: Enquiry, ask: (constraints: object) => boolean): DuplexRoute | 'unroutable' | undefined {
-    const unroutable = ask(enquiry)
-    enquiry.#leaveNode()
-    if (enquiry.#decided) return enquiry.#found
+  static run (lookup: Lookup, ask: (constraints: object) => boolean): DuplexRoute | 'unroutable' | undefined {
+    const unroutable = ask(lookup)
+    lookup.#leaveNode()
+    if (lookup.#decided) return lookup.#found
     return unroutable ? 'unroutable' : undefined
   }
 }

@@ -1,7 +1,7 @@
 import t from 'tap'
 import { once } from 'node:events'
 import type { IncomingMessage } from 'node:http'
-import { giveBack, headAsItCame, headWithoutUpgrade, waitToGoBack } from '../lib/http1/give-back.ts'
+import { returnToHttp, originalHead, headWithoutUpgrade, waitToReturn } from '../lib/http1/return-to-http.ts'
 import { showAsItCame } from '../lib/internals/http-messages.ts'
 import { Link, type Waiting } from '../lib/http1/link.ts'
 import { onRequestHead, takeOver } from '../lib/internals/http-parser.ts'
@@ -27,12 +27,12 @@ const HEAD = [
 ]
 
 t.test('Q53 a head goes back as it came: spelling, order, repetition and bytes', async t => {
-  t.same(text(headAsItCame(await parsed(t, HEAD))), [...HEAD.map(line => line.replace(' , ', ' , ')), '', ''])
+  t.same(text(originalHead(await parsed(t, HEAD))), [...HEAD.map(line => line.replace(' , ', ' , ')), '', ''])
 })
 
 t.test('Q53 white space around a value is the only thing that a head loses', async t => {
   const req = await parsed(t, ['GET / HTTP/1.1', 'Host:a', 'X: \t 1 \t ', 'Connection: Upgrade', 'Upgrade: foo'])
-  t.same(text(headAsItCame(req)), ['GET / HTTP/1.1', 'Host: a', 'X: 1', 'Connection: Upgrade', 'Upgrade: foo', '', ''])
+  t.same(text(originalHead(req)), ['GET / HTTP/1.1', 'Host: a', 'X: 1', 'Connection: Upgrade', 'Upgrade: foo', '', ''])
 })
 
 t.test('Q53 without the upgrade the rest of a head stays as it was', async t => {
@@ -85,7 +85,7 @@ onBoth('Q20 a socket that goes back to HTTP is served from what was put back on'
   server.on('request', ({ url }) => { urls.push(url) })
   if (head.length > 0) socket.unshift(head)
   socket.unshift(headWithoutUpgrade(req, false))
-  giveBack(server, new Link(socket, () => {}))
+  returnToHttp(server, new Link(socket, () => {}))
   for (let n = 0; n < 2; n++) t.equal((await wire.head()).status, 200)
   t.same(urls, ['/it', '/next'])
 })
@@ -93,7 +93,7 @@ onBoth('Q20 a socket that goes back to HTTP is served from what was put back on'
 onBoth('Q68 a client that half-closes while its socket waits to go back is answered by an end, as Node does it', async (t, carrying) => {
   const { socket, wire } = await takeOne(t, carrying)
   socket.allowHalfOpen = true
-  waitToGoBack(new Link(socket, () => {}))
+  waitToReturn(new Link(socket, () => {}))
   wire.end()
   t.equal((await wire.rest()).toString(), '')
 })
@@ -105,7 +105,7 @@ onBoth('Q68 where the body of a duplex route is on the connection the end of inp
   const waiting: Waiting = { takes: true, linkClosed () {} }
   link.add(waiting)
   const before = socket.listenerCount('error')
-  const stop = waitToGoBack(link)
+  const stop = waitToReturn(link)
   t.equal(socket.listenerCount('error'), before + 1)
   wire.end()
   // What comes behind the end of input on another connection has come later than that.
@@ -134,11 +134,11 @@ onBoth('Q68 a socket that has waited goes back with the end of input behind it',
   wire.send('GET /taken HTTP/1.1\r\nHost: a\r\n\r\n')
   const { req, socket } = await left.promise
   const link = new Link(socket, () => {})
-  const stop = waitToGoBack(link)
+  const stop = waitToReturn(link)
   req.url = '/back'
-  socket.unshift(headAsItCame(req))
+  socket.unshift(originalHead(req))
   stop()
-  giveBack(server, link)
+  returnToHttp(server, link)
   t.equal((await wire.head()).status, 200)
   t.equal((await wire.bytes(5)).toString(), '/back')
   wire.end()

@@ -4,7 +4,7 @@ import type { PumpWatcher } from './pump.ts'
 import type { Milliseconds } from '../../../types/index.ts'
 
 /** Breaks an exchange off whose upstream neither answers nor takes what there is for it. It runs when it is the upstream's turn. */
-export class Patience implements PumpWatcher {
+export class ResponseTimeout implements PumpWatcher {
   readonly #exchange: Exchange
   readonly #delay: Milliseconds
   #timer: NodeJS.Timeout | undefined

@@ -1,0 +1,10 @@
+import type { Milliseconds } from '../../types/index.ts'
+
+/** How many bytes that nobody reads are thrown away before the connection, or the stream, is closed. */
+export const MOST_DISCARDED = 1024 * 1024
+
+/** How long a client that sends more than that has to read the response. */
+export const LINGER: Milliseconds = 2000
+
+/** How long a client may take nothing of a refusal, if its route has no finTimeout. */
+export const UNREAD_FOR: Milliseconds = 30_000
