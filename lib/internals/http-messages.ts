@@ -21,13 +21,19 @@ export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefi
 
 type Handler = (this: unknown, ...args: unknown[]) => void
 
+/** Whether a message has begun to arrive that is not whole yet. */
+function isCutShort (socket: Duplex): boolean {
+  return (socket as { parser?: { incoming?: { complete: boolean } | null } | null }).parser?.incoming?.complete === false
+}
+
 /** Node's own listener for the end of a connection that speaks HTTP. */
 const SOCKET_ON_END = 'bound socketOnEnd'
 
 /**
  * Node ends the connection, and with it the response, as soon as a client half-closes. This makes it
  * send what is being sent while `applies` says so, and end then. There is a switch for it on the
- * server, which is not documented and would change all routes: it is on while Node's listener runs.
+ * server, which is not documented and would change all routes: it is on while Node's listener runs. In the midst of a message the end is
+ * an error in any case; Deno tells of it only with the switch off.
  *
  * @returns what takes it back: for a client that has half-closed meanwhile Node then does what it does for others, and tells
  *   the requests that still wait
@@ -40,7 +46,7 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
   let tolerated = false
   const ours: Handler = function (...args) {
     const before = switches.httpAllowHalfOpen
-    tolerated = applies()
+    tolerated = applies() && !isCutShort(socket)
     if (tolerated) switches.httpAllowHalfOpen = true
     try {
       Reflect.apply(nodes, this, args)

@@ -163,6 +163,8 @@ export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   const handle = socket._handle?.getAsyncId?.()
   // A connection in memory has no errors of the system.
   if (handle === undefined) return 'errno' in error
+  // Deno runs the callbacks of its handles in no context that would tell them: what may be the socket's own is taken for that.
+  if ('deno' in process.versions) return false
   return handle !== executionAsyncId() && socket.errored !== error
 }
 
