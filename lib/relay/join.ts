@@ -68,14 +68,14 @@ class JoinedSides implements TunnelSideOwner {
   }
 }
 
-/** One direction of a tunnel. It is over when the destination has taken everything, and the end. */
+/** One direction of a tunnel. It is over when the destination has taken everything, including the end. */
 class Direction {
   bytes = 0
   over = false
   readonly from: TunnelSide
   readonly to: TunnelSide
   readonly #joined: JoinedSides
-  /** The destination had been ended before the tunnel began. So any byte that comes is an error. */
+  /** The destination was ended before the tunnel began. So any byte for it is an error. */
   #shut = false
 
   constructor (from: TunnelSide, to: TunnelSide, joined: JoinedSides) {
@@ -98,7 +98,7 @@ class Direction {
       return
     }
     from.readable.on('data', this.#onData)
-    // It may be paused, because its upstream was not there yet.
+    // The source may be paused, because it had to wait for the upstream.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
   }
