@@ -25,7 +25,10 @@ import { SocketCarrier } from './socket-carrier.ts'
 /** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
 
-/** A class and no literal: V8 soon makes such literals in the old generation, where they keep a dead connection. */
+/**
+ * A class and no object literal: V8 soon allocates such literals in the old generation, where they keep a dead connection in
+ * memory.
+ */
 class Judgement {
   readonly verdict: Verdict
   readonly claim: Claim | undefined
@@ -38,7 +41,7 @@ class Judgement {
   }
 }
 
-/** It was done. If somebody emits the event once more, that is for other listeners. */
+/** The decision was carried out. If somebody emits the event once more, it is for other listeners. */
 const ACTED_ON = new Judgement({ then: 'http' }, undefined, undefined)
 
 interface JudgedRequest extends IncomingMessage {
@@ -134,7 +137,7 @@ export class Http1Server implements ClaimWatcher {
     }
   }
 
-  /** Takes all off the server that was put on it. */
+  /** Takes everything off the server that was put on it. */
   undo (): void {
     for (const undo of this.#undo) undo()
   }
@@ -255,7 +258,7 @@ export class Http1Server implements ClaimWatcher {
   #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
     const link = Link.of(socket)
     if (link === undefined || !this.#links.has(link)) return undefined
-    // Bytes behind the last request are no error. Fastify would answer them in the middle of the response.
+    // Bytes after the last request are no error here. Fastify would answer them in the middle of the response.
     if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
     const received = claimOf(link.latestBody?.req ?? {})
@@ -303,7 +306,7 @@ export class Http1Server implements ClaimWatcher {
         this.#ignoreUpgrade(link, req, verdict.isBody, head, nodes)
         return true
       case 'hand-over':
-        // Until its owner listens, or if he never does, a reset must not end the process.
+        // The new owner may not listen yet, or never. A reset must not end the process meanwhile.
         socket.on('error', () => {})
         link.handedOver = (socket as unknown as Socket).bytesWritten
     }
@@ -356,7 +359,7 @@ export class Http1Server implements ClaimWatcher {
   /** The request is Node's. Its head and what follows are put back, and Node parses them again. */
   #ignoreUpgrade (link: Link, req: IncomingMessage, isBody: boolean, head: Buffer, nodes: NodesListeners | undefined): void {
     const { socket } = link
-    // In two pieces, because to join them would copy everything behind the head, once for each of many requests.
+    // Two pieces, because joining them would copy everything after the head, for each of many requests.
     if (head.length > 0) socket.unshift(head)
     const close = this.#ignoredUpgrades === 'close'
     if (close) this.#closing.add(socket)
