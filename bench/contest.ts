@@ -28,22 +28,26 @@ export interface Outcome {
   p99Ratio: Spread
   /** Page faults of the server for one operation. */
   faults: Spread
+  /** MiB by which a server in a process of its own had grown since it was started, and the ratios. */
+  grown: Spread
+  grownRatio: Spread
 }
 
-interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number }
+interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number, grown: number }
 
 async function turn ({ target, practice = 1, load }: Contender): Promise<Round> {
   if (typeof target !== 'function') return once(target, load)
   const own = await target()
   try {
+    const before = await own.used()
     for (let time = 0; time < practice; time++) await once(own, load)
-    return await once(own, load)
+    return await once(own, load, before?.rss)
   } finally {
     own.stop()
   }
 }
 
-async function once (target: Target, load: LoadOptions): Promise<Round> {
+async function once (target: Target, load: LoadOptions, rss = NaN): Promise<Round> {
   const client = await Client.start(target.port, load)
   const before = await target.used()
   const { operations, seconds, cpu, p99, failures } = await client.go()
@@ -55,7 +59,8 @@ async function once (target: Target, load: LoadOptions): Promise<Round> {
     cpu: before === undefined || after === undefined ? NaN : (after.cpu - before.cpu) / operations,
     faults: before === undefined || after === undefined ? NaN : (after.faults - before.faults) / operations,
     p99,
-    loadShare: cpu / seconds / 1e6
+    loadShare: cpu / seconds / 1e6,
+    grown: after === undefined ? NaN : (after.rss - rss) / 1024 / 1024
   }
 }
 
@@ -84,6 +89,8 @@ export async function contest (contenders: Contender[], rounds: number, warmUp =
     leastCpuRatio: Math.min(...values(at, 'cpu')) / Math.min(...values(0, 'cpu')),
     cpuRatio: ratios(values(at, 'cpu'), values(0, 'cpu')),
     p99Ratio: ratios(values(at, 'p99'), values(0, 'p99')),
-    faults: spread(values(at, 'faults'))
+    faults: spread(values(at, 'faults')),
+    grown: spread(values(at, 'grown')),
+    grownRatio: ratios(values(at, 'grown'), values(0, 'grown'))
   }))
 }

@@ -110,7 +110,7 @@ async function unreadOnce (name: ServerName, request: string): Promise<{ sent: n
     })
   }).listen(0, '127.0.0.1')
   await once(upstream, 'listening')
-  const proxy = await Server.startAsIs(name, String((upstream.address() as AddressInfo).port))
+  const proxy = await Server.start(name, String((upstream.address() as AddressInfo).port))
   const before = await proxy.ask('memory')
   const client = net.connect(proxy.port, '127.0.0.1').on('error', () => {}).pause()
   client.write(request)

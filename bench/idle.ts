@@ -22,7 +22,7 @@ interface IdleOptions extends Pick<LoadOptions, 'greeting' | 'then'> {
 export async function idle (
   name: ServerName, connections: number, request: string, { drain = false, quiet = 0, ...more }: IdleOptions = {}
 ): Promise<Idle> {
-  const server = await Server.startAsIs(name)
+  const server = await Server.start(name)
   const open = (count: number): Promise<Client> => Client.start(server.port, { connections: count, ms: 0, request, ...more, reply: 1 })
   // The first ones pay for code and for the heap's first growth.
   await (await open(200)).stop()
@@ -47,7 +47,7 @@ export async function idle (
 
 /** What the connections keep alive, of the objects that HTTP and Fastify made for them. */
 export async function keptAlive (name: ServerName, connections: number, request: string): Promise<Record<string, number>> {
-  const server = await Server.startAsIs(name, 'track')
+  const server = await Server.start(name, 'track')
   const client = await Client.start(server.port, { connections, ms: 0, request })
   const { alive = {} } = await server.ask('memory')
   await client.stop()

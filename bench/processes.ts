@@ -79,18 +79,14 @@ export class Server implements Target {
     })
   }
 
+  /** With the allocator of glibc and the collector of V8 as they are: so most people run Node. */
   static start (server: ServerName, ...rest: string[]): Promise<Server> {
-    return Server.#start([server, ...rest], { ...process.env, ...STEADY_ALLOCATOR }, [STEADY_COLLECTOR])
-  }
-
-  /** With the allocator of glibc and the collector of V8 as they are. */
-  static startAsIs (server: ServerName, ...rest: string[]): Promise<Server> {
     return Server.#start([server, ...rest], process.env)
   }
 
-  /** With a full collection behind its first few hundred ticks, as in an app that has much to load, or a quiet moment. */
-  static startCollected (server: ServerName): Promise<Server> {
-    return Server.#start([server], { ...process.env, ...STEADY_ALLOCATOR, COLLECT: 'early' }, [STEADY_COLLECTOR])
+  /** With both set such that no process is hit by chance. */
+  static startTuned (server: ServerName, ...rest: string[]): Promise<Server> {
+    return Server.#start([server, ...rest], { ...process.env, ...STEADY_ALLOCATOR }, [STEADY_COLLECTOR])
   }
 
   static async #start (args: [ServerName, ...string[]], env: NodeJS.ProcessEnv, flags: string[] = []): Promise<Server> {
@@ -124,10 +120,10 @@ function profile (server: string): string[] {
 }
 
 /** Go's net/http, where Go is installed. */
-export async function startGo (): Promise<Target | undefined> {
+export async function startGo (...args: string[]): Promise<Target | undefined> {
   const binary = join(built, 'hijack')
   const { status } = spawnSync('go', ['build', '-o', binary, join(sources, 'peers', 'hijack.go')], { env: { ...process.env, GO111MODULE: 'off' } })
-  return status === 0 ? startOther(binary) : undefined
+  return status === 0 ? startOther(binary, ...args) : undefined
 }
 
 /** Another runtime with Node's `http`, where it is installed. */
@@ -136,16 +132,37 @@ export async function startRuntime (runtime: 'bun' | 'deno'): Promise<Target | u
   return startOther(runtime, ...(runtime === 'deno' ? ['run', '--allow-all'] : []), join(sources, 'peers', 'upgrade.mjs'))
 }
 
+async function freePort (): Promise<number> {
+  const probe = net.createServer().listen(0, '127.0.0.1')
+  await once(probe, 'listening')
+  const { port } = probe.address() as AddressInfo
+  probe.close()
+  await once(probe, 'close')
+  return port
+}
+
+async function isUp (port: number): Promise<void> {
+  for (;;) {
+    const socket = net.connect(port, '127.0.0.1')
+    const up = await once(socket, 'connect').then(() => true, () => false)
+    socket.destroy()
+    if (up) return
+  }
+}
+
+/** By a process that cannot be asked. */
+async function usedBy ({ pid }: ChildProcess): Promise<Used> {
+  const fields = readFileSync(`/proc/${pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? []
+  // Ticks of a hundredth of a second, pages of 4 KiB; the state is the first field behind the name.
+  return { cpu: (Number(fields[11]) + Number(fields[12])) * 10_000, faults: Number(fields[7]), rss: Number(fields[21]) * 4096 }
+}
+
 async function startOther (command: string, ...args: string[]): Promise<Target> {
   const child = adopt(spawn(command, args, { stdio: ['ignore', 'pipe', 'inherit'] }))
   const [line] = await once(createInterface({ input: child.stdout }), 'line') as [string]
   return {
     port: Number(line),
-    async used () {
-      const fields = readFileSync(`/proc/${child.pid}/stat`, 'latin1').split(') ')[1]?.split(' ') ?? []
-      // Ticks of a hundredth of a second; the state is the first field behind the name.
-      return { cpu: (Number(fields[11]) + Number(fields[12])) * 10_000, faults: Number(fields[7]) }
-    },
+    used: () => usedBy(child),
     stop: () => child.kill('SIGKILL')
   }
 }
@@ -159,21 +176,32 @@ export async function injections (ms: number, rounds: number): Promise<Injection
   return all
 }
 
+/** HAProxy as a relay, where it is installed: one thread. */
+export async function startHaproxy (upstream: number): Promise<Target | undefined> {
+  if (spawnSync('haproxy', ['-v']).status !== 0) return undefined
+  const port = await freePort()
+  const config = file(`global
+  nbthread 1
+defaults
+  mode tcp
+  timeout connect 5s
+  timeout client 60s
+  timeout server 60s
+listen relay
+  bind 127.0.0.1:${port}
+  server upstream 127.0.0.1:${upstream}
+`)
+  const child = adopt(spawn('haproxy', ['-db', '-q', '-f', config]))
+  await isUp(port)
+  return { port, used: () => usedBy(child), stop: () => child.kill('SIGKILL') }
+}
+
 /** socat, where it is installed: one process for each connection. */
 export async function startSocat (upstream: number): Promise<Target | undefined> {
   if (spawnSync('socat', ['-V']).status !== 0) return undefined
-  const probe = net.createServer().listen(0, '127.0.0.1')
-  await once(probe, 'listening')
-  const { port } = probe.address() as AddressInfo
-  probe.close()
-  await once(probe, 'close')
+  const port = await freePort()
   const child = adopt(spawn('socat', ['-b', '65536', `TCP-LISTEN:${port},bind=127.0.0.1,fork,backlog=1024`, `TCP:127.0.0.1:${upstream}`]))
-  for (;;) {
-    const socket = net.connect(port, '127.0.0.1')
-    const up = await once(socket, 'connect').then(() => true, () => false)
-    socket.destroy()
-    if (up) break
-  }
+  await isUp(port)
   return { port, used: async () => undefined, stop: () => child.kill('SIGTERM') }
 }
 

@@ -26,6 +26,7 @@ export interface Answer {
 export interface Used {
   cpu: number
   faults: number
+  rss: number
 }
 
 /** Of each turn of one way to inject. */

@@ -4,7 +4,7 @@ import { addAbortListener } from 'node:events'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import http2 from 'node:http2'
 import net, { type AddressInfo } from 'node:net'
-import { setImmediate as turn, setTimeout as sleep } from 'node:timers/promises'
+import { setTimeout as sleep } from 'node:timers/promises'
 import type { Duplex } from 'node:stream'
 import Fastify, { type FastifyInstance } from 'fastify'
 import websocket from '@fastify/websocket'
@@ -319,21 +319,11 @@ async function settled (): Promise<NodeJS.MemoryUsage> {
 }
 
 const server = await (servers[process.argv[2] as ServerName] as () => Listening | Promise<Listening>)()
-if (process.env.COLLECT === 'early') {
-  await new Promise<void>(resolve => {
-    const tick = (left: number): void => { if (left === 0) resolve(); else process.nextTick(tick, left - 1) }
-    tick(500)
-  })
-  // In a turn in which there is no tick.
-  await turn()
-  globalThis.gc?.()
-}
-
 async function answer ({ ask }: Question): Promise<Answer> {
   switch (ask) {
     case 'used': {
       const { userCPUTime, systemCPUTime, minorPageFault } = process.resourceUsage()
-      return { cpu: userCPUTime + systemCPUTime, faults: minorPageFault }
+      return { cpu: userCPUTime + systemCPUTime, faults: minorPageFault, rss: process.memoryUsage.rss() }
     }
     case 'memory': {
       const { rss, heapUsed, external } = await settled()

@@ -1,10 +1,17 @@
 // A Docker socket for those who may use some of it. Clients need a token, and only what is listed passes: looking around, starting
 // containers of listed images, exec and attach. Nothing that would give them the host: no mounts, no privileges.
 //
-// Run it:   TOKEN=... IMAGES=alpine,host DOCKER_SOCKET=/var/run/docker.sock node examples/docker-proxy.ts
-//           Before Node 22.18: npm run setup, then .build/examples/docker-proxy.js in its place.
-//           Put TLS in front of it, or give Fastify `https`: the token goes over the wire.
-// Drive it: docker -H tcp://localhost:2375 ps, with {"HttpHeaders":{"X-Docker-Token":"..."}} in the config.json of DOCKER_CONFIG
+// Run it:     TOKEN=secret IMAGES=alpine,host DOCKER_SOCKET=/var/run/docker.sock node examples/docker-proxy.ts
+//             Without Docker, examples/docker-engine.ts stands for it, at the socket that is its SOCKET; its image is `host`.
+//             Before Node 22.18: npm run setup, then .build/examples/docker-proxy.js in its place.
+//             Put TLS in front of it, or give Fastify `https`: the token goes over the wire.
+// Drive it:   curl -i http://localhost:2375/_ping                                  401
+//             curl -i -H 'X-Docker-Token: secret' http://localhost:2375/version
+//             mkdir docker && echo '{"HttpHeaders":{"X-Docker-Token":"secret"}}' > docker/config.json
+//             export DOCKER_HOST=tcp://localhost:2375 DOCKER_CONFIG=docker
+//             echo hello | docker run --rm -i alpine tr a-z A-Z      an image that is there: nothing is pulled through it
+//             docker run --rm debian true                           403: the image is not listed
+//             docker run --rm -v /:/host alpine ls /host            runs without the mount: what is not listed is left out
 import { timingSafeEqual } from 'node:crypto'
 import { once } from 'node:events'
 import http from 'node:http'

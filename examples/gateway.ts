@@ -2,11 +2,16 @@
 // token. Everything passes that HTTP has: plain requests, streaming uploads, Server-Sent Events, WebSockets over
 // HTTP/1 and HTTP/2, and Docker's upgrades.
 //
-// Run it:   SECRET=... APPS='{"web":"http://127.0.0.1:8080","engine":{"socketPath":"/var/run/docker.sock"}}' node examples/gateway.ts
-//           Before Node 22.18: npm run setup, then .build/examples/gateway.js in its place.
-//           HTTP2=1 makes it speak HTTP/2; without TLS that is for clients that know so before, such as another proxy.
-// A token:  node -e "console.log(require('fast-jwt').createSigner({ key: process.env.SECRET })({ apps: ['web'] }))"
-// Drive it: curl -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/
+// Run it:     SECRET=secret APPS='{"web":"http://localhost:8080","engine":{"socketPath":"/var/run/docker.sock"}}' node examples/gateway.ts
+//             PORT=8080 npm start, in another terminal, is a server to be behind it.
+//             Before Node 22.18: npm run setup, then .build/examples/gateway.js in its place.
+//             HTTP2=1 makes it speak HTTP/2; without TLS that is for clients that know so before, such as another proxy.
+// Drive it:   TOKEN=$(node -p "require('fast-jwt').createSigner({ key: 'secret' })({ apps: ['web'] })")
+//             curl -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/
+//             (echo one; sleep 1; echo two) | curl -sN -T - -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/echo
+//             npx fastify-duplex --upgrade echo -H "authorization: Bearer $TOKEN" http://localhost:3000/apps/web/echo
+//             curl -i -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/engine/version      403: the token is for others
+//             curl -i http://localhost:3000/apps/web/                                                  401
 import type { AddressInfo } from 'node:net'
 import Fastify, { type FastifyServerOptions } from 'fastify'
 import jwt from '@fastify/jwt'

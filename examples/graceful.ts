@@ -9,10 +9,10 @@
 //
 // Run it:     node examples/graceful.ts            (CLIENTS=200 PORT=8080 node examples/graceful.ts)
 //             Before Node 22.18: npm run setup, then .build/examples/graceful.js in its place.
-// Expect:     a line for each worker that was replaced, and after a few seconds a table. The exit code is 0
-//             when no message was lost and no connection was cut.
-// Break it:   WORK=1000 DRAIN_TIMEOUT=100 node examples/graceful.ts
-//             With messages that take longer (here a second) than the drain allows, connections are cut, and
+//             It has its clients itself. It prints a line for each worker that was replaced, and after a few
+//             seconds a table. The exit code is 0 when no message was lost and no connection was cut.
+// Drive it:   WORK=1000 DRAIN_TIMEOUT=100 node examples/graceful.ts      breaks it:
+//             with messages that take longer (here a second) than the drain allows, connections are cut, and
 //             the exit code is 1. No message is lost then either: the clients resend them.
 import cluster, { type Worker } from 'node:cluster'
 import { addAbortListener, EventEmitter, once } from 'node:events'

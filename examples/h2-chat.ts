@@ -4,7 +4,8 @@
 // `kind` and `httpVersion`, and makes no difference to the handler: an Upgrade over HTTP/1.1, an extended
 // CONNECT over HTTP/2 (RFC 8441), or an upload whose response begins before it has ended, over either.
 //
-// Run it:     node examples/h2-chat.ts          (before Node 22.18: npm run setup, then .build/examples/h2-chat.js)
+// Run it:     node examples/h2-chat.ts          (PORT=8080 node examples/h2-chat.ts)
+//             Before Node 22.18: npm run setup, then .build/examples/h2-chat.js in its place.
 //             The certificate is made at start by openssl, unless there is one in TLS_KEY and TLS_CERT.
 // Drive it:   it prints a command for each way in, to paste into one terminal each. Ctrl-D leaves the room.
 // Stop it:    Ctrl-C: the clients are told, and have two seconds to end their side.

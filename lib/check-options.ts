@@ -36,8 +36,18 @@ export function checkNames (given: Loose, known: readonly string[], others: read
 }
 
 export function invalidOption (name: string, expected: string, value: unknown, { route }: Place = {}): Error {
-  const shown = typeof value === 'function' ? 'a function' : JSON.stringify(value) ?? String(value)
-  return new FST_ERR_DUPLEX_INVALID_OPTION(`duplex option ${name}${where(route)} must be ${expected}, got ${shown}`)
+  return new FST_ERR_DUPLEX_INVALID_OPTION(`duplex option ${name}${where(route)} must be ${expected}, got ${shown(value)}`)
+}
+
+function shown (value: unknown): string {
+  if (typeof value === 'function') return 'a function'
+  if (typeof value === 'number') return String(value)
+  // JSON leaves functions out, and makes null of what is no finite number.
+  const whole = (_name: string, held: unknown): unknown => {
+    if (typeof held === 'function') return 'a function'
+    return typeof held === 'number' && !Number.isFinite(held) ? String(held) : held
+  }
+  return JSON.stringify(value, whole) ?? String(value)
 }
 
 function where (route: string | undefined): string {

@@ -77,8 +77,8 @@ export const FST_ERR_DUPLEX_INVALID_KEY = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_KEY', 'maxConnections.key must give a string, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_INVALID_EXPIRY = createError<[string]>(
   'FST_ERR_DUPLEX_INVALID_EXPIRY', 'The end of a connection must be a Date, milliseconds since 1970 or undefined, got %s', 500, TypeError)
-export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string]>(
-  'FST_ERR_DUPLEX_INVALID_LABEL', 'Labels must be strings, got %s', 500, TypeError)
+export const FST_ERR_DUPLEX_INVALID_LABEL = createError<[string, string]>(
+  'FST_ERR_DUPLEX_INVALID_LABEL', '%s, got %s', 500, TypeError)
 export const FST_ERR_DUPLEX_NO_CONNECTION = createError(
   'FST_ERR_DUPLEX_NO_CONNECTION', 'A duplex route needs a connection: use app.injectDuplex() in place of app.inject()', 500)
 export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
@@ -154,7 +154,7 @@ export const FST_ERR_DUPLEX_DESTROYED = createError(
 export const FST_ERR_DUPLEX_DIAL_FORBIDDEN = createError<[ErrorOptions?]>(
   'FST_ERR_DUPLEX_DIAL_FORBIDDEN', 'No address of the upstream may be connected to', 403)
 export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
-  'FST_ERR_DUPLEX_DIAL_FAILED', 'The upstream cannot be reached', 502)
+  'FST_ERR_DUPLEX_DIAL_FAILED', 'The connection could not be made', 502)
 export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)
 

@@ -113,6 +113,6 @@ const register: FastifyPluginCallback<FastifyDuplexOptions> = (app, options, don
 
 /** The Fastify plugin. */
 export const plugin: FastifyPluginCallback<FastifyDuplexOptions> = fp(register, {
-  fastify: '5.x',
+  fastify: '5.x || 6.x',
   name: 'fastify-duplex'
 })

@@ -17,6 +17,7 @@ import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, symlinkSync, wr
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import ts from 'typescript'
+import { root } from './fresh.mjs'
 import { mutations } from './mutation-list.mjs'
 
 const JOBS = 2
@@ -28,7 +29,6 @@ const PATIENCE = 3
 /** In milliseconds: what a failed test has to say about itself has come by then. */
 const ACCOUNT = 500
 
-const root = new URL('..', import.meta.url).pathname
 const major = Number(process.versions.node.split('.')[0])
 const flags = process.argv.slice(2).filter(word => word.startsWith('--'))
 const words = process.argv.slice(2).filter(word => !word.startsWith('--') && word !== 'ci')

@@ -41,20 +41,20 @@ process.on('SIGTERM', () => process.exit(143))
 export const seconds = from => `${((performance.now() - from) / 1000).toFixed(1)} s`
 
 /**
- * One file, in a process of its own.
+ * One file, in a process of its own, behind these arguments.
  *
  * @returns {Promise<{
  *   name: string, fine: boolean, tests: { title: string, state: 'ok' | 'skip' | 'FAIL' }[], account: string, how: string, took: string
  * }>}
  */
-function run (binary, { name, path }) {
+function run (binary, { name, path, args = [], env = {}, longest = LONGEST }) {
   return new Promise(resolve => {
     const from = performance.now()
-    const child = spawn(binary, [path], {
+    const child = spawn(binary, [...args, path], {
       cwd: root,
       stdio: ['ignore', 'pipe', 'pipe'],
       detached: true,
-      env: { ...process.env, TAP_TIMEOUT: String(LONGEST / 1000) }
+      env: { ...process.env, TAP_TIMEOUT: String(longest / 1000), ...env }
     })
     let output = ''
     let late = false
@@ -63,7 +63,8 @@ function run (binary, { name, path }) {
       try {
         process.kill(-child.pid, 'SIGKILL')
       } catch {
-        // They have ended by themselves.
+        // They have ended by themselves, or this is Windows, which has no groups of processes.
+        child.kill('SIGKILL')
       }
     }
     running.add(stop)
@@ -71,7 +72,7 @@ function run (binary, { name, path }) {
     const timer = setTimeout(() => {
       late = true
       stop()
-    }, LONGEST)
+    }, longest)
     child.on('close', (code, signal) => {
       clearTimeout(timer)
       stop()

@@ -2,32 +2,14 @@
 // each behaviour, and for each Node the transports over which it holds. `npm run test:nodes -- 22 26` runs on
 // these alone.
 import { spawnSync } from 'node:child_process'
-import { existsSync } from 'node:fs'
-import { join } from 'node:path'
+import { installNode } from './nodes.mjs'
 import { filesIn, JOBS, runAll, seconds } from './suite.mjs'
 
 const MAJORS = process.argv.length > 2 ? process.argv.slice(2) : ['20', '22', '24', '26']
-/** In milliseconds, for the download of a Node. */
-const LONGEST_DOWNLOAD = 300_000
-
-const root = new URL('..', import.meta.url).pathname
 const suite = filesIn('test')
 // What these check does not depend on the Node that runs them.
 const ONCE = new Set(['declarations', 'documents', 'packaging', 'readme', 'setup', 'types'])
 const TRANSPORTS = ['tcp', 'tls', 'unix', 'injected', 'h2']
-
-/** The path of a Node binary, installed beside the other tools when it is not there. */
-function install (major) {
-  const prefix = join(root, 'node_modules/.cache/nodes', major)
-  const binary = join(prefix, 'node_modules', `node-${process.platform}-${process.arch}`, 'bin/node')
-  if (!existsSync(binary)) {
-    console.log(`installing Node ${major}`)
-    const { status } = spawnSync('npm', ['install', '--no-save', '--prefix', prefix, `node-${process.platform}-${process.arch}@${major}`],
-      { stdio: ['ignore', 'ignore', 'inherit'], timeout: LONGEST_DOWNLOAD, killSignal: 'SIGKILL' })
-    if (status !== 0) throw new Error(`Node ${major} could not be installed`)
-  }
-  return binary
-}
 
 /** @type {Map<string, Map<string, Map<string, { ok: number, skip: number, FAIL: number }>>>} behaviour, Node, transport */
 const table = new Map()
@@ -62,7 +44,7 @@ function report (version, result) {
 
 const start = performance.now()
 for (const major of MAJORS) {
-  const binary = install(major)
+  const binary = installNode(major)
   const version = spawnSync(binary, ['-v'], { encoding: 'utf8', timeout: 10_000 }).stdout.trim()
   versions.push(version)
   const files = suite.filter(({ name }) => !ONCE.has(name) || major === MAJORS[0])

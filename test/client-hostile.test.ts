@@ -151,7 +151,7 @@ t.test('CL1 what breaks has a code in the library too, and leaves no connection'
   for (const [what, options, answer] of nonsense.filter(([,, , line]) => line === INVALID || line === LOST)) {
     if (options[0] === '-w' || options[0] === '-c') continue
     const far = await upstream(t)
-    const waiting: Promise<ClientConnection> = connect(`http://127.0.0.1:${far.port}/`, { protocol: options.slice(1) })
+    const waiting: Promise<ClientConnection> = connect(`http://127.0.0.1:${far.port}/`, options.length === 0 ? {} : { protocol: options.slice(1) })
     waiting.catch(() => {})
     const wire = await far.accepted()
     await wire.until('\r\n\r\n')

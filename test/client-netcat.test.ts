@@ -86,11 +86,11 @@ t.test('CL3 what breaks, is unreachable, or is no HTTP is 1, and one line', asyn
   }
   const refused = run(t, [`http://127.0.0.1:${await closedPort()}/`])
   t.equal(await refused.code, 1)
-  t.match(await refused.stderr, /^fastify-duplex: The upstream cannot be reached: connect ECONNREFUSED [^\n]+\n$/)
+  t.match(await refused.stderr, /^fastify-duplex: The connection could not be made: connect ECONNREFUSED [^\n]+\n$/)
   const tls = await upstream(t, 'tls')
   const untrusted = run(t, [`https://127.0.0.1:${tls.port}/`])
   t.equal(await untrusted.code, 1)
-  t.match(await untrusted.stderr, /^fastify-duplex: The upstream cannot be reached: [^\n]*certificate[^\n]*\n$/)
+  t.match(await untrusted.stderr, /^fastify-duplex: The connection could not be made: [^\n]*certificate[^\n]*\n$/)
 })
 
 t.test('CL3 a wrong command line is 2, and --help and --version are 0', async t => {

@@ -139,7 +139,7 @@ t.test('TU6 an address that is silent does not hold up the next one', async t =>
 t.test('TU6 nobody answers: 502 with its cause, and no address in its message', async t => {
   const port = await closedPort()
   await t.rejects(dial({ host: '127.0.0.1', port }), {
-    code: 'FST_ERR_DUPLEX_DIAL_FAILED', statusCode: 502, message: 'The upstream cannot be reached', cause: { code: 'ECONNREFUSED' }
+    code: 'FST_ERR_DUPLEX_DIAL_FAILED', statusCode: 502, message: 'The connection could not be made', cause: { code: 'ECONNREFUSED' }
   })
   resolves(t, v4('127.0.0.1', '127.0.0.2'))
   await t.rejects(dial({ host: 'two.example', port }), { code: 'FST_ERR_DUPLEX_DIAL_FAILED', cause: { errors: [{ code: 'ECONNREFUSED' }, { code: 'ECONNREFUSED' }] } })

@@ -203,7 +203,11 @@ const node = http as unknown as { _connectionListener: Listener }
 const usual = node._connectionListener
 
 /** Nodes that have changed, and what is said of each. */
-const changed: Record<string, { listener: Listener, says: RegExp }> = {
+const changed: Record<string, { listener: Listener | undefined, says: RegExp }> = {
+  'has a server that is not made of sockets': {
+    listener: undefined,
+    says: /its node:http has no _connectionListener$/
+  },
   'puts no parser on a socket': {
     listener () {},
     says: /has no parser\.onIncoming on the socket$/
@@ -238,7 +242,7 @@ const changed: Record<string, { listener: Listener, says: RegExp }> = {
 
 for (const [how, { listener, says }] of Object.entries(changed)) {
   t.test(`probeTakeover finds a Node that ${how}, and registration fails with that`, async t => {
-    node._connectionListener = listener
+    node._connectionListener = listener as Listener
     const app = Fastify()
     t.teardown(() => app.close())
     try {

@@ -5,7 +5,8 @@ import { createServer, IncomingMessage, request, ServerResponse, type ClientRequ
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import {
-  abortRequest, clearFields, closeResponse, endRequest, destroyOnlyRequest, onWhole, outliveResponse, publishFinish,
+  abortRequest, clearFields, closeResponse, endRequest, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, onWhole,
+  outliveResponse, publishFinish,
   publishStart, responseClass, showAsItCame, muteResponse, mutedStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
@@ -33,6 +34,43 @@ t.test('clearFields leaves a response with the framing that Node gives one witho
   t.strictSame(fields.filter(([name]) => name !== 'Date'), [
     ['X-New', '1'], ['X-New', '2'], ['Connection', 'keep-alive'], ['Keep-Alive', 'timeout=5'], ['Transfer-Encoding', 'chunked']
   ])
+})
+
+onBoth('destroyOnlyResponse destroys a response, and not its connection', async (t, carrying) => {
+  const destroyed = gate<{ res: ServerResponse, socket: Socket }>()
+  const { connect } = await listen(t, carrying, (req, res) => {
+    const { socket } = req
+    destroyOnlyResponse(socket, () => res.destroy(new Error('no')))
+    destroyed.open({ res, socket })
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n')
+  const { res, socket } = await destroyed.promise
+  t.ok(res.destroyed)
+  t.notOk(socket.destroyed)
+  t.notOk(Object.hasOwn(socket, 'destroy'))
+  socket.end('still there')
+  t.equal(String(await wire.rest()), 'still there')
+})
+
+onBoth('onTurnOfDestroyed tells of the turn of a response that was destroyed before it, and keeps the connection', async (t, carrying) => {
+  const responses: ServerResponse[] = []
+  const turns: boolean[] = []
+  const { connect } = await listen(t, carrying, (_req, res) => {
+    responses.push(res)
+    const [first] = responses
+    if (res === first) return
+    onTurnOfDestroyed(res, () => {
+      turns.push(res.socket?.destroyed === false)
+      res.socket?.end('kept')
+    })
+    res.destroy()
+    first?.end('first')
+  })
+  const wire = await connect()
+  wire.send('GET / HTTP/1.1\r\nHost: a\r\n\r\n'.repeat(2))
+  t.match(String(await wire.rest()), /first[^]*kept$/)
+  t.same(turns, [true])
 })
 
 onBoth('destroyOnlyRequest destroys a request, and not its connection', async (t, carrying) => {

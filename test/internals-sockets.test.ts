@@ -4,7 +4,8 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, endIsReset, goOnReading, isPassedOn, peerIsGone, resetByPeer, socketBeneath,
+  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, hasOtherPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
+  socketBeneath,
   unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
 import { takeOver } from '../lib/internals/http-parser.ts'
@@ -349,6 +350,24 @@ onBoth('endIsReset says no to a FIN, and yes where the kernel has no peer any mo
   t.ok(endIsReset(socket))
   socket.end()
   t.notOk(endIsReset(socket), 'behind our own end a peer that is gone is no news')
+})
+
+t.test('countChunk: an end found in a poll behind that of the last chunk is none of a reset', async t => {
+  const socket = await resetBehindEnd(t, 'tcp', () => {})
+  const { socket: another } = await takeOne(t, 'tcp')
+  countChunk(socket)
+  t.ok(endIsReset(socket))
+  countChunk(another)
+  t.notOk(endIsReset(socket), 'another one was read since')
+  countChunk(socket)
+  t.ok(endIsReset(socket))
+})
+
+t.test('hasOtherPush tells that replacePush was there', async t => {
+  const { socket } = await takeOne(t, 'tcp')
+  t.notOk(hasOtherPush(socket))
+  replacePush(socket, () => true)
+  t.ok(hasOtherPush(socket))
 })
 
 t.test('endIsReset says no in memory', async t => {

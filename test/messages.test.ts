@@ -2,6 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { KEY, closeFrame, frame, nextClose, nextText, opening } from './fixtures/frames.ts'
 import { request } from './fixtures/requests.ts'
+import type { PendingDuplex } from '../lib/index.ts'
 import { serve, type TestServer, type Transport } from './fixtures/server.ts'
 import type { Wire } from './fixtures/wire.ts'
 
@@ -25,6 +26,9 @@ function declare (app: FastifyInstance): void {
     } as never)
   }
 }
+
+/** Never says a word. */
+const silent = (): Promise<void> => new Promise(() => {})
 
 const QUESTIONS = ['one', 'two \u20ac \ud83d\ude00', 'three\nlines\n']
 const message = (text: string): string => JSON.stringify({ text })
@@ -156,6 +160,25 @@ t.test('MS1 what is no message of the route is refused before acceptance', async
   t.strictSame(await ask('application/json', '{"text":{}}'), [400, 'FST_ERR_DUPLEX_MESSAGE_INVALID'])
   t.strictSame(await ask('application/json', '{"text"'), [400, 'FST_ERR_DUPLEX_MESSAGE_INVALID'])
   t.strictSame(await ask('application/json', JSON.stringify({ text: 'x'.repeat(70_000) })), [413, 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG'])
+  await server.quiet()
+})
+
+t.test('MS1 a function that gives a schema and throws, or gives none that can be compiled, is answered 500', async t => {
+  const server = await serve(t, {}, app => {
+    app.get('/throws', { duplex: { messages: { in: () => { throw new Error('no schema today') } } } } as never, silent)
+    app.get('/out', { duplex: { messages: { out: () => { throw new Error('no schema today') } } } } as never, silent)
+    app.get('/wrong', { duplex: { messages: { in: () => ({ type: 'nonsense' }) } } } as never, silent)
+    app.get('/manual', { duplex: { accept: 'manual', messages: { in: () => { throw new Error('no schema today') } } } } as never,
+      async (pending: PendingDuplex) => { await pending.accept() })
+  })
+  for (const path of ['throws', 'out', 'wrong', 'manual']) {
+    for (const head of [request(`GET /${path}`), opening(`/${path}`)]) {
+      const wire = await server.connect()
+      wire.send(head)
+      t.equal((await wire.head()).status, 500, `${path} ${head.includes('websocket') ? 'WebSocket' : 'plain'}`)
+      wire.destroy()
+    }
+  }
   await server.quiet()
 })
 

@@ -76,6 +76,28 @@ t.test('Q41 it works where require() loads CommonJS alone, as in Jest', async t 
   t.strictSame(run('required.cjs', COMMONJS, '--no-experimental-require-module'), ['101 early'])
 })
 
+t.test('Q41 copies of it in one process, as Jest has one for each test file, leave the apps of one another alone', async t => {
+  const printed = run('copies.cjs', `
+    const Fastify = require('fastify')
+    const load = () => {
+      for (const name of Object.keys(require.cache)) if (name.includes('fastify-duplex')) delete require.cache[name]
+      return require('fastify-duplex')
+    }
+    const copies = [load(), load(), load()]
+    async function main () {
+      for (const duplex of copies) {
+        const app = Fastify()
+        ${TAKEOVER}
+      }
+      const app = Fastify()
+      await app.register(async scope => { await scope.register(copies[0]) })
+      app.get('/echo', { duplex: true }, () => {})
+      await app.ready().catch(error => console.log(error.code))
+    }
+    main()`)
+  t.strictSame(printed, ['101 early', '101 early', '101 early', 'FST_ERR_DUPLEX_NOT_REGISTERED'])
+})
+
 t.test('Q41 import works too', async t => {
   t.strictSame(run('imported.mjs', MODULE), ['101 early'])
 })
@@ -136,7 +158,7 @@ t.test('CL3 the command that is published runs', async t => {
 })
 
 t.test('Q45 every relative link of what is published leads to something that is published', async t => {
-  const { stdout } = spawnSync('npm', ['pack', '--dry-run', '--json', '--ignore-scripts'], { cwd: root, encoding: 'utf8' })
+  const { stdout } = spawnSync('npm pack --dry-run --json --ignore-scripts', { cwd: root, encoding: 'utf8', shell: true })
   const [packed] = JSON.parse(stdout) as [{ files: { path: string }[] }]
   const files = new Set(packed.files.map(({ path }) => path))
   t.ok(files.has('README.md'))

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
-import { existsSync } from 'node:fs'
+import { existsSync, readdirSync } from 'node:fs'
 import http from 'node:http'
 import { dirname, join, normalize } from 'node:path'
 import { fileURLToPath, pathToFileURL } from 'node:url'
@@ -71,8 +71,9 @@ t.test('Q45 the pictures are what their texts say, and README has one', async t 
 t.test('Q39 every id in the title of a test is in docs/behaviours.md', async t => {
   const legend = new Set([...read('docs/behaviours.md').matchAll(/^\| ([A-Z]+\d+) \|/gm)].map(([, id]) => id))
   t.ok(legend.has('Q39'))
-  const { stdout } = spawnSync('grep', ['-rhoE', "test\\(['`]([A-Z]{1,2}[0-9]+ )+", join(root, 'test'), '--include=*.test.ts'], { encoding: 'utf8' })
-  const used = new Set(stdout.match(/\b[A-Z]{1,2}\d+\b/g))
+  const files = readdirSync(join(root, 'test'), { recursive: true, encoding: 'utf8' }).filter(name => name.endsWith('.test.ts'))
+  const titles = files.flatMap(name => read(join('test', name)).match(/test\(['`](?:[A-Z]{1,2}\d+ )+/g) ?? [])
+  const used = new Set(titles.join('').match(/\b[A-Z]{1,2}\d+\b/g))
   t.ok(used.size > 100)
   t.same([...used].filter(id => !legend.has(id)), [])
 })
@@ -135,6 +136,28 @@ t.test('Q39 the recipes of README work', async t => {
   const talk = ['--websocket', `ws://localhost:${served.port}/talk`]
   const said = spawnSync(process.execPath, [netcat, ...talk], { env, encoding: 'utf8', input: '{"text":"hi","more":1}\n', timeout: 30_000 })
   t.match(said, { status: 0, stdout: '{"text":"hi"}\n' }, said.stderr)
+})
+
+t.test('Q39 the chat of README ends its connections at shutdown, and nobody waits for a client that is left open', async t => {
+  const recipes = snippetsOf('README.md').find(({ source }) => source.includes("'/chat'"))?.source as string
+  const tried = `
+    const ada = await app.injectDuplex({ url: '/chat', protocol: 'chat' })
+    const from = performance.now()
+    await app.close()
+    console.log('closed after', Math.floor((performance.now() - from) / 1000), 's')
+    process.exit()`
+  const { served } = await run(t, 'recipes.mjs', strip(serverOf(recipes)) + tried)
+  await served.printed(/^closed after 0 s$/m)
+})
+
+t.test('Q39 the handler of docs/messages.md serves who speaks and who only listens', async t => {
+  const handler = snippetsOf('docs/messages.md').find(({ source }) => source.includes("'/rooms/:id'"))?.source as string
+  const { served } = await run(t, 'rooms.mjs', strip(serverOf(handler)))
+  const listener = (await served.connect()).send('GET /rooms/7 HTTP/1.1\r\nHost: a\r\nAccept: text/event-stream\r\n\r\n')
+  t.match(await listener.head(), { status: 200, headers: { 'content-type': /^text\/event-stream/ } })
+  const said = spawnSync(process.execPath, [netcat, `ws://localhost:${served.port}/rooms/7`], { env, encoding: 'utf8', input: '{"text":"hi"}\n', timeout: 30_000 })
+  t.match(said, { status: 0, stdout: '{"type":"said","text":"hi"}\n' }, said.stderr)
+  t.match(await listener.until('"hi"}'), 'data: {"type":"said","text":"hi"}')
 })
 
 t.test('Q39 the handlers of README end, fail and refuse as they say', async t => {

@@ -75,8 +75,8 @@ export interface DuplexGovernance {
    * Expiry follows the wall clock, as tokens do. If the clock is set, expiry moves with it. No other time limit does. It may
    * come up to 20 ms late, and up to a second late after the clock was set forward.
    *
-   * An error that it throws is answered like an error of a hook. If it returns anything but a moment, the client gets a 500,
-   * `FST_ERR_DUPLEX_INVALID_EXPIRY`.
+   * An error that it throws is answered like an error of a hook. If it returns anything but a moment, such as the seconds of a
+   * token, the client gets a 500, `FST_ERR_DUPLEX_INVALID_EXPIRY`.
    */
   expires?: DuplexExpiry | undefined
   /**
@@ -114,8 +114,9 @@ export interface GovernedDuplex {
   readonly labels: DuplexLabels
   /**
    * Moves the expiry of the connection, or sets one. Undefined removes it. During `expiryGrace` it saves the connection: from
-   * then on `draining` is a new signal, which has not aborted. A moment in the past ends the connection. Throws
-   * `FST_ERR_DUPLEX_INVALID_EXPIRY` for anything but a moment.
+   * then on `draining` is a new signal, which has not aborted. With a moment in the past the connection expires at once.
+   *
+   * Throws `FST_ERR_DUPLEX_INVALID_EXPIRY` for anything but a moment, such as the seconds of a token.
    *
    * @returns false if it comes too late: the connection is over, or is being ended for another reason
    */
@@ -150,7 +151,8 @@ export interface DuplexLabelled {
   find (label: string): (DuplexConnection | (PendingDuplex<DuplexKind> & { readonly accepted: false }))[]
   /**
    * Ends all connections with this label. `closed` says `revoked`. A request whose hooks still run is refused, if it turns out
-   * to have the label. The cost depends only on the number of matches.
+   * to have the label. The cost depends only on the number of matches. If a connection is closed twice, the earlier end counts.
+   * Throws `FST_ERR_DUPLEX_INVALID_OPTION` for unknown options.
    *
    * @returns how many connections were found, without the requests whose hooks still run
    */

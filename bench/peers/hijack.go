@@ -1,4 +1,4 @@
-// The echo of this benchmark with Go's net/http and its Hijacker. It prints its port.
+// The echo of this benchmark with Go's net/http and its Hijacker, and with a port as its argument a relay to that. It prints its own port.
 package main
 
 import (
@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 )
 
@@ -18,6 +19,10 @@ func main() {
 		}
 		defer conn.Close()
 		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		if len(os.Args) > 1 {
+			relay(conn, buffered)
+			return
+		}
 		chunk := make([]byte, 64*1024)
 		for {
 			n, err := buffered.Read(chunk)
@@ -37,4 +42,16 @@ func main() {
 	}
 	fmt.Println(listener.Addr().(*net.TCPAddr).Port)
 	panic(http.Serve(listener, nil))
+}
+
+func relay(client net.Conn, early io.Reader) {
+	upstream, err := net.Dial("tcp", "127.0.0.1:"+os.Args[1])
+	if err != nil {
+		return
+	}
+	defer upstream.Close()
+	done := make(chan bool, 2)
+	go func() { io.Copy(upstream, early); done <- true }()
+	go func() { io.Copy(client, upstream); done <- true }()
+	<-done
 }

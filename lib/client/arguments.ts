@@ -1,19 +1,21 @@
+import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
+import { isToken } from '../handshake/tokens.ts'
 import type { ClientHeaders, ConnectOptions } from '../../types/index.ts'
 
 export const HELP = `fastify-duplex - standard input and output as the two ends of an HTTP connection
 
   fastify-duplex [options] URL
 
-The URL is http:, https:, ws: or wss:. Without one of the first four options it is a plain GET: what comes is
-printed, and where the server takes the connection over, what is typed is sent.
+The URL is http: or https:, or ws: or wss: for a WebSocket. Without one of the first four options it is a plain GET:
+what comes is printed, and where the server takes the connection over, what is typed is sent.
 
   -u, --upgrade TOKEN      upgrade to this protocol; may be repeated, the most wanted first
   -c, --connect HOST:PORT  a tunnel to there, by CONNECT to the server of the URL
   -b, --body               standard input is the body of a POST, the answer is printed while it is sent
-  -w, --websocket          a WebSocket: each line of standard input is a message, each message a line
-                           of standard output; with --upgrade TOKEN, a subprotocol to offer
+  -w, --websocket          a WebSocket, as ws: and wss: are: each line of standard input is a message, each message
+                           a line of standard output; with --upgrade TOKEN, a subprotocol to offer
 
   -X, --method METHOD      another method
   -d, --data TEXT|@FILE    a body that is known, also in front of an upgrade; @- is standard input
@@ -60,7 +62,7 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
   const [url] = positionals
   if (url === undefined) throw new UsageError('a URL is missing')
   if (positionals.length > 1) throw new UsageError(`one URL is enough: ${positionals[1]}`)
-  const { upgrade = [], connect, body = false, websocket = false } = values
+  const { upgrade = [], connect, body = false, websocket = /^wss?:/i.test(url) } = values
   if ([connect !== undefined, body, websocket || upgrade.length > 0].filter(Boolean).length > 1) {
     throw new UsageError('--upgrade, --connect, --body and --websocket exclude one another')
   }
@@ -69,13 +71,13 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
   const timeout = Number(values.timeout ?? 30)
   if (!(timeout >= 0 && timeout <= 2_000_000)) throw new UsageError(`--timeout is a number of seconds: ${values.timeout}`)
   const given = { ...values.data === undefined ? {} : { body: dataOf(values.data) }, ...body ? { body: true as const } : {} }
-  const ca = values.ca === undefined ? {} : { ca: read(values.ca) }
+  const ca = values.ca === undefined ? {} : { ca: certificates(values.ca) }
   return {
     url,
     verbose: values.verbose === true,
     options: {
       ...given,
-      headers: headersOf([...values.header ?? [], ...(env.FASTIFY_DUPLEX_HEADERS ?? '').split('\n').filter(line => line.trim() !== '')]),
+      headers: headersOf(values.header ?? [], env.FASTIFY_DUPLEX_HEADERS ?? ''),
       method: values.method,
       target: connect,
       timeout: Math.round(timeout * 1000),
@@ -83,7 +85,7 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
       proxy: values.proxy ?? (env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
       socketPath: values.unix,
       tls: { ...values.insecure === true ? { rejectUnauthorized: false } : {}, ...ca },
-      ...websocket ? { websocket: { subprotocols: upgrade } } : { protocol: upgrade }
+      ...websocket ? { websocket: { subprotocols: upgrade } } : upgrade.length > 0 ? { protocol: upgrade } : {}
     }
   }
 }
@@ -118,15 +120,19 @@ function parse (argv: readonly string[]) {
   }
 }
 
-function headersOf (given: readonly string[]): ClientHeaders {
+/** A line, and how it is called. It may be a secret, so that it is not repeated. */
+type Line = readonly [line: string, called: string]
+
+function headersOf (given: readonly string[], ofEnvironment: string): ClientHeaders {
   const headers = new Map<string, { name: string, values: string[] }>()
-  const lines = given.flatMap(one => one.startsWith('@') ? read(one.slice(1)).toString('utf8').split('\n') : [one])
-  for (const line of lines) {
+  const lines = given.flatMap((one, at) => one.startsWith('@')
+    ? linesOf(read(one.slice(1)).toString('utf8'), one.slice(1))
+    : [[one, given.length === 1 ? '--header' : `--header number ${at + 1}`] as const])
+  for (const [line, called] of [...lines, ...linesOf(ofEnvironment, 'FASTIFY_DUPLEX_HEADERS')]) {
     const text = line.trim()
     if (text === '') continue
     const colon = text.indexOf(':')
-    // It may be a secret, so that it is not repeated.
-    if (colon < 1) throw new UsageError('a header has the form "name: value"')
+    if (colon < 1 || !isToken(text.slice(0, colon))) throw new UsageError(`a header has the form "name: value", and ${called} has not`)
     const name = text.slice(0, colon)
     const value = text.slice(colon + 1).trim()
     const known = headers.get(name.toLowerCase())
@@ -134,6 +140,19 @@ function headersOf (given: readonly string[]): ClientHeaders {
     else known.values.push(value)
   }
   return Object.fromEntries([...headers.values()].map(({ name, values }) => [name, values]))
+}
+
+function linesOf (text: string, of: string): Line[] {
+  return text.split('\n').map((line, at) => [line, `line ${at + 1} of ${of}`])
+}
+
+function certificates (file: string): Buffer {
+  const pem = read(file)
+  try {
+    // OpenSSL passes over what is none.
+    if (pem.includes('-----BEGIN ') && new X509Certificate(pem).raw.length > 0) return pem
+  } catch {}
+  throw new UsageError(`there is no certificate in ${file}`)
 }
 
 function dataOf (data: string): string | Buffer {

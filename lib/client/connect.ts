@@ -1,5 +1,6 @@
 import { FST_ERR_DUPLEX_UPSTREAM_TIMEOUT } from '../errors.ts'
 import { ByteConnection } from './connection.ts'
+import type { Answer } from './exchange.ts'
 import { open, type Opened } from './open.ts'
 import { planOf, type Plan } from './options.ts'
 import { DuplexRefused } from './refused.ts'
@@ -47,13 +48,17 @@ async function opened (plan: Plan, options: ConnectOptions): Promise<Opened> {
   signal?.addEventListener('abort', abort)
   try {
     const { exchange, answer } = await open(plan, options, { until: late.signal, always: signal })
-    const accepted = plan.method === 'CONNECT' || plan.protocol.length > 0
-      ? answer.kind !== 'body'
-      : answer.statusCode >= 200 && answer.statusCode < 300
-    if (!accepted) throw new DuplexRefused(exchange, answer)
+    if (!accepts(plan, answer)) throw new DuplexRefused(exchange, answer)
     return { exchange, answer }
   } finally {
     clearTimeout(timer)
     signal?.removeEventListener('abort', abort)
   }
+}
+
+/** A server that ignores `Upgrade` may answer 200 without a length, which would be a hijack for a plain request. */
+function accepts ({ method, protocol }: Plan, { kind, statusCode }: Answer): boolean {
+  if (protocol.length > 0) return kind === 'upgrade'
+  if (method === 'CONNECT') return kind === 'connect'
+  return statusCode >= 200 && statusCode < 300
 }

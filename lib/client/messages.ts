@@ -1,6 +1,7 @@
 import { randomBytes } from 'node:crypto'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../errors.ts'
 import { webPair } from '../connection/web-pair.ts'
+import { isToken } from '../handshake/tokens.ts'
 import { Codec } from '../messages/codec.ts'
 import { binary, frames, json, text } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
@@ -30,16 +31,17 @@ export interface Wordy {
 
 export async function wordy (plan: Plan, options: ConnectOptions): Promise<Wordy> {
   const given = options.messages === undefined || options.messages === true ? {} : options.messages
+  checkNames('messages', given, ['framing', 'encoding', 'maxLength', 'highWaterMark'])
   const settings = settingsOf(given, options)
   if (options.websocket === undefined) {
-    const framing = given.framing === undefined || given.framing === 'lines' ? lines : given.framing
+    const framing = framingOf(given.framing)
     return {
       plan: { ...plan, headers: withTypes(plan, framing) },
       connection: opened => new MessageConnection(opened, settings, { framing })
     }
   }
+  const subprotocols = subprotocolsOf(options.websocket)
   await loadParts()
-  const { subprotocols = [] } = options.websocket === true ? {} : options.websocket
   const key = randomBytes(16).toString('base64')
   const headers = [...plan.headers, 'Sec-WebSocket-Version', '13', 'Sec-WebSocket-Key', key]
   if (subprotocols.length > 0) headers.push('Sec-WebSocket-Protocol', subprotocols.join(', '))
@@ -55,10 +57,35 @@ export async function wordy (plan: Plan, options: ConnectOptions): Promise<Wordy
   }
 }
 
+function framingOf (given: unknown = 'lines'): MessageFraming {
+  if (given === 'lines') return lines
+  const { name, contentType, decoder, encode } = given as Partial<MessageFraming> | null ?? {}
+  const whole = typeof name === 'string' && typeof contentType === 'string' && typeof decoder === 'function' && typeof encode === 'function'
+  if (!whole) throw invalid('messages.framing must be "lines", or an object with name, contentType, decoder and encode')
+  return given as MessageFraming
+}
+
+function subprotocolsOf (given: NonNullable<ConnectOptions['websocket']>): readonly string[] {
+  if (given === true) return []
+  checkNames('websocket', given, ['subprotocols'])
+  const { subprotocols = [] } = given
+  const named = Array.isArray(subprotocols) && (subprotocols as unknown[]).every(name => typeof name === 'string' && isToken(name))
+  if (!named) throw invalid('websocket.subprotocols must be a list of names')
+  return subprotocols
+}
+
+function checkNames (option: string, given: unknown, known: readonly string[]): void {
+  if (typeof given !== 'object' || given === null) throw invalid(`${option} must be true or an object`)
+  for (const name of Object.keys(given)) if (!known.includes(name)) throw invalid(`there is no option ${option}.${name} of connect()`)
+}
+
 function settingsOf (given: ClientMessageOptions, { messages }: ConnectOptions): MessengerSettings {
   const { encoding, maxLength = 65_536, highWaterMark = 16 } = given
-  const known = typeof encoding === 'string' ? ENCODINGS[encoding] : encoding ?? (messages === undefined ? frames : json)
-  if (known === undefined) throw invalid('messages.encoding must be "json", "text", "binary" or an encoding')
+  const named = typeof encoding === 'string' && Object.hasOwn(ENCODINGS, encoding) ? ENCODINGS[encoding] : encoding
+  const known = named ?? (messages === undefined ? frames : json)
+  if (typeof known !== 'object' || typeof known.encode !== 'function' || typeof known.decode !== 'function') {
+    throw invalid('messages.encoding must be "json", "text", "binary", or an object with encode and decode')
+  }
   for (const [name, value] of Object.entries({ maxLength, highWaterMark })) {
     if (!Number.isInteger(value) || value < 1) throw invalid(`messages.${name} must be a whole number from 1`)
   }

@@ -5,6 +5,7 @@ import { commandOf, UsageError, type Command } from './arguments.ts'
 import { connect } from './connect.ts'
 import { feed } from './feed.ts'
 import { DuplexRefused } from './refused.ts'
+import { whatHappened, type Going } from './what-happened.ts'
 import type { ClientConnection, ClientMessageConnection } from '../../types/index.ts'
 
 /** The process, as far as the program needs it. */
@@ -29,26 +30,38 @@ export class Interrupted extends Error {
   }
 }
 
-class OutputClosed extends Error {}
+class OutputLost extends Error {
+  constructor (cause: Error & { code?: string }) {
+    // A pipe that nobody reads any more has nothing else to say.
+    super(cause.code === 'EPIPE' || cause.code?.startsWith('ERR_STREAM') === true
+      ? 'standard output was closed'
+      : `standard output cannot be written: ${cause.message}`)
+  }
+}
 
 /** @returns the exit code; never rejects, and all that was printed has left when it resolves */
 export async function netcat (terminal: Terminal): Promise<number> {
   const { argv, env, stdout, stderr, version } = terminal
   // What cannot be said there cannot be said.
   stderr.on('error', () => {})
+  let going: Going | undefined
   try {
     const command = commandOf(argv, env, version)
-    if (typeof command === 'string') await print(stdout, command)
-    else await join(terminal, command)
+    if (typeof command === 'string') {
+      await print(stdout, command)
+    } else {
+      going = { secure: /^(?:https|wss):/i.test(command.url), http2: command.options.http2 === true }
+      await join(terminal, command)
+    }
     return 0
   } catch (error) {
-    return await tell(stderr, error as Error)
+    return await tell(stderr, error as Error, going)
   }
 }
 
 async function join (terminal: Terminal, { url, options, verbose }: Command): Promise<void> {
   const { stdin, stdout, stderr, signal } = terminal
-  const broken = once(stdout, 'error').then(([error]) => { throw new OutputClosed((error as Error).message) })
+  const broken = once(stdout, 'error').then(([error]) => { throw new OutputLost(error as Error) })
   broken.catch(() => {})
   // A server may read all of a body before it answers.
   const given = options.body === true ? { ...options, body: stdin } : options
@@ -104,7 +117,7 @@ async function ended ({ closed }: Pick<ClientConnection, 'closed'>) {
 /** Resolves when it has left. */
 function print (stream: Writable, text: string | Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
-    stream.write(text, error => error == null ? resolve() : reject(new OutputClosed(error.message)))
+    stream.write(text, error => error == null ? resolve() : reject(new OutputLost(error)))
   })
 }
 
@@ -113,22 +126,14 @@ function headOf ({ httpVersion, statusCode, headers }: ClientConnection): string
   return oneLine(`HTTP/${httpVersion} ${statusCode}`) + `\n${fields.map(field => `${oneLine(field)}\n`).join('')}\n`
 }
 
-async function tell (stderr: Writable, error: Error & { code?: string }): Promise<number> {
+async function tell (stderr: Writable, error: Error & { code?: string }, going: Going | undefined): Promise<number> {
   if (error instanceof Interrupted) return error.exitCode
-  const lines = [`fastify-duplex: ${oneLine(whatHappened(error))}`]
+  const lines = [`fastify-duplex: ${oneLine(whatHappened(error, going))}`]
   if (error instanceof DuplexRefused) lines.push(...await bodyOf(error))
   const usage = error instanceof UsageError || error instanceof TypeError || error.code === 'FST_ERR_DUPLEX_INVALID_OPTION'
   if (usage) lines.push('fastify-duplex --help tells more')
   await print(stderr, `${lines.join('\n')}\n`).catch(() => {})
   return usage ? 2 : 1
-}
-
-function whatHappened (error: Error & { code?: string, cause?: unknown }): string {
-  if (error instanceof DuplexRefused) return `${error.by === 'proxy' ? 'the proxy' : 'the server'} refused: ${error.statusCode} ${error.statusMessage}`
-  if (error instanceof OutputClosed) return 'standard output was closed'
-  const { cause } = error
-  const why = cause instanceof AggregateError ? (cause.errors as Error[]).map(({ message }) => message).join(', ') : (cause as Error | undefined)?.message
-  return why === undefined || why === '' ? error.message : `${error.message}: ${why}`
 }
 
 async function bodyOf (refused: DuplexRefused): Promise<string[]> {

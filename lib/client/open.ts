@@ -10,7 +10,7 @@ import { ownErrors } from '../relay/stream-errors.ts'
 import { exchange, type Answer, type Exchange } from './exchange.ts'
 import { feed } from './feed.ts'
 import { openSession } from './http2.ts'
-import { basic, type Plan } from './options.ts'
+import { basic, invalid, type Plan } from './options.ts'
 import { breakConnection } from './own-socket.ts'
 import { DuplexRefused } from './refused.ts'
 import type { ConnectOptions, DialTlsOptions } from '../../types/index.ts'
@@ -29,7 +29,8 @@ export interface Signals {
 }
 
 /** Connects, sends the request, and waits for the answer. What fails leaves nothing. */
-export async function open (plan: Plan, options: ConnectOptions, signals: Signals): Promise<Opened> {
+export async function open (plan: Plan, given: ConnectOptions, signals: Signals): Promise<Opened> {
+  const options = { ...given, tls: secured(given.tls) }
   const { http2 } = options
   // An upgrade that is no GET has no form in HTTP/2.
   const http1Alone = http2 === false || (http2 === undefined && plan.protocol.length > 0 && (plan.method !== 'GET' || plan.protocol.length > 1))
@@ -41,9 +42,24 @@ export async function open (plan: Plan, options: ConnectOptions, signals: Signal
   }
 }
 
+/** What is wrong with a key or a certificate has no code that would tell it from what goes wrong on the wire. */
+function secured (given: DialTlsOptions = {}): DialTlsOptions {
+  if (Object.keys(given).length === 0 || given.secureContext !== undefined) return given
+  try {
+    return { ...given, secureContext: tls.createSecureContext(given) }
+  } catch (error) {
+    throw invalid(`tls: ${(error as Error).message}`)
+  }
+}
+
 async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, versions: string[]): Promise<Opened> {
   const connection = await connected(plan, { ...options.tls, ALPNProtocols: versions }, signals.until)
-  const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : versions[0] === 'h2' && versions.length === 1
+  const http2Alone = versions[0] === 'h2' && versions.length === 1
+  const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : http2Alone
+  if (http2Alone && !speaksHttp2) {
+    connection.destroy()
+    throw new FST_ERR_DUPLEX_DIAL_FAILED({ cause: new Error('the server does not offer HTTP/2') })
+  }
   const { method, target, headers, protocol, body, early } = plan
   const scheme = plan.secure ? 'https' : 'http'
   const request = { method, target, headers, protocol, body, early, scheme, signal: signals.always } as const
@@ -95,13 +111,20 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
   const secure = proxy.protocol === 'https:'
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   const port = Number(proxy.port) || (secure ? 443 : 80)
-  const connection = await dial({ host, port }, { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false })
+  const options = { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false }
+  const connection = await dial({ host, port }, options).catch((error: unknown) => { throw ofProxy(error) })
   const credentials = basic(proxy)
   const headers = ['Host', through, ...credentials === undefined ? [] : ['Proxy-Authorization', credentials]]
   const sent = exchange(connection, { method: 'CONNECT', target: through, headers })
   const answer = await waited(sent, signal)
   if (answer.kind !== 'connect') throw new DuplexRefused(sent, answer, 'proxy')
   return answer.readable as Duplex
+}
+
+/** It was not the server that could not be reached. */
+function ofProxy (error: unknown): unknown {
+  if (error instanceof FST_ERR_DUPLEX_DIAL_FAILED && typeof error.cause === 'object') Object.assign(error.cause as Error, { by: 'proxy' })
+  return error
 }
 
 /** TLS inside of a tunnel. */

@@ -1,12 +1,16 @@
+import { validateHeaderValue } from 'node:http'
 import { isIP } from 'node:net'
 import type { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import { checkDuration } from '../check-options.ts'
+import { isToken } from '../handshake/tokens.ts'
 import type { ClientHeaders, ConnectOptions, DialTarget } from '../../types/index.ts'
 
 const KNOWN = [
   'protocol', 'method', 'target', 'headers', 'body', 'early', 'http2', 'proxy', 'socketPath', 'tls', 'timeout', 'signal', 'messages', 'websocket'
 ]
+
+const OF_WEBSOCKET = ['sec-websocket-key', 'sec-websocket-version', 'sec-websocket-protocol', 'sec-websocket-extensions']
 
 /** Where to, and what to say. */
 export interface Plan {
@@ -38,16 +42,20 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
   if (secure === undefined) throw invalid(`a URL of http:, https:, ws: or wss: is needed, got ${url.protocol}`)
   const { target, socketPath, websocket } = options
   const body = bodyOf(options.body)
-  const protocol = websocket === undefined ? [options.protocol ?? []].flat() : ['websocket']
+  const protocol = websocket === undefined ? protocolOf(options.protocol) : ['websocket']
+  if (websocket === undefined && url.protocol.startsWith('ws')) throw invalid(`a URL of ${url.protocol} needs websocket: true`)
+  if (websocket !== undefined && options.protocol !== undefined) throw invalid('a WebSocket has websocket: { subprotocols } in place of protocol')
   if (target !== undefined && (protocol.length > 0 || body !== false)) throw invalid('a CONNECT has no protocol and no body')
-  if (target !== undefined && !/^[^\s/@?#]+:\d+$/.test(target)) throw invalid(`target must be host:port, got ${JSON.stringify(target)}`)
+  if (target !== undefined && !/^[!-"$-.0-9:-?A-~]+:\d+$/.test(target)) throw invalid(`target must be host:port, got ${JSON.stringify(target)}`)
   const { signal } = options
   if (signal !== undefined && !(signal instanceof AbortSignal)) throw invalid('signal is no AbortSignal')
   const method = options.method ?? (target !== undefined ? 'CONNECT' : body !== false && protocol.length === 0 ? 'POST' : 'GET')
+  if (!isToken(method) || method.includes('/')) throw invalid(`method is none: ${JSON.stringify(method)}`)
   if ((method === 'CONNECT') !== (target !== undefined)) throw invalid('a CONNECT needs a target, and only a CONNECT has one')
   const host = url.hostname.replace(/^\[|\]$/g, '')
   const port = Number(url.port) || (secure ? 443 : 80)
-  const early = options.early === undefined ? undefined : Buffer.from(options.early as Uint8Array)
+  const early = bytesOf(options.early)
+  if (early === undefined && options.early !== undefined) throw invalid('early must be a string or bytes')
   if (early !== undefined && body === true) throw invalid('early bytes of a body are written to writable')
   return {
     to: socketPath === undefined ? { host, port } : { path: socketPath },
@@ -56,7 +64,7 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
     host,
     method,
     target: target ?? url.pathname + url.search,
-    headers: headersOf(target ?? url.host, url, options.headers ?? {}),
+    headers: headersOf(target ?? url.host, url, options.headers ?? {}, protocol),
     protocol,
     body,
     source: isReadable(options.body) ? options.body : undefined,
@@ -83,9 +91,21 @@ function proxyOf (address: string | URL): URL {
 function bodyOf (body: unknown): boolean | Buffer {
   if (body === undefined) return false
   if (body === true || isReadable(body)) return true
-  if (typeof body === 'string') return Buffer.from(body)
-  if (body instanceof Uint8Array) return Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  throw invalid('body must be true, a string, bytes or a Readable')
+  const bytes = bytesOf(body)
+  if (bytes === undefined) throw invalid('body must be true, a string, bytes or a Readable')
+  return bytes
+}
+
+function bytesOf (given: unknown): Buffer | undefined {
+  if (typeof given === 'string') return Buffer.from(given)
+  return given instanceof Uint8Array ? Buffer.from(given.buffer, given.byteOffset, given.byteLength) : undefined
+}
+
+function protocolOf (given: unknown): string[] {
+  if (given === undefined) return []
+  const tokens = [given].flat()
+  if (tokens.length > 0 && tokens.every((token): token is string => typeof token === 'string' && isToken(token))) return tokens
+  throw invalid(`protocol must be an upgrade token or a list of them, got ${JSON.stringify(given)}`)
 }
 
 /** Of any make: it is read by events. */
@@ -93,16 +113,38 @@ function isReadable (body: unknown): body is Readable {
   return typeof (body as Readable | null | undefined)?.pipe === 'function' && typeof (body as Readable).pause === 'function'
 }
 
-function headersOf (host: string, url: URL, given: ClientHeaders): string[] {
+function headersOf (host: string, url: URL, given: ClientHeaders, protocol: readonly string[]): string[] {
   const headers: string[] = []
   for (const [name, value] of Object.entries(given)) {
-    if (value !== undefined) for (const one of [value].flat()) headers.push(name, String(one))
+    if (value === undefined) continue
+    checkName(name, protocol)
+    for (const one of [value].flat()) headers.push(name, checked(name, String(one)))
   }
   const names = Object.keys(given).map(name => name.toLowerCase())
   if (!names.includes('host')) headers.unshift('Host', host)
   const credentials = basic(url)
   if (credentials !== undefined && !names.includes('authorization')) headers.push('Authorization', credentials)
   return headers
+}
+
+/** What another option stands for cannot be said in another way beside it. */
+function checkName (name: string, protocol: readonly string[]): void {
+  if (!isToken(name) || name.includes('/')) throw invalid(`headers: ${JSON.stringify(name)} is no name of a field`)
+  const lower = name.toLowerCase()
+  if (lower === 'upgrade') throw invalid('headers: Upgrade is said by protocol')
+  if (protocol.length === 0) return
+  if (lower === 'connection') throw invalid('headers: Connection is said by protocol')
+  if (protocol[0] === 'websocket' && OF_WEBSOCKET.includes(lower)) throw invalid(`headers: ${name} is said by websocket`)
+}
+
+/** Its message does not tell the value, which may be a secret. */
+function checked (name: string, value: string): string {
+  try {
+    validateHeaderValue(name, value)
+    return value
+  } catch {
+    throw invalid(`headers: ${name} has characters that HTTP does not allow`)
+  }
 }
 
 /** RFC 7617. */

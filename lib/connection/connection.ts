@@ -1,8 +1,8 @@
 import { AsyncResource } from 'node:async_hooks'
-import type { FastifyBaseLogger, FastifyReply } from 'fastify'
+import type { FastifyReply } from 'fastify'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,
-  FST_ERR_DUPLEX_HANDLER_FAILED, FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
+  FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
 import { Governed, type Governable } from '../governance/governed.ts'
@@ -15,7 +15,9 @@ import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { offeredAs } from '../handshake/tokens.ts'
 import { logsRequest } from '../internals/fastify.ts'
+import { say } from '../say.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import { asError } from '../thrown.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
@@ -157,7 +159,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   }
 
   destroy (error?: Error): void {
-    this.#breakOff({ reason: 'destroyed', error: error ?? new FST_ERR_DUPLEX_DESTROYED() })
+    this.#breakOff({ reason: 'destroyed', error: error === undefined ? new FST_ERR_DUPLEX_DESTROYED() : asError(error) })
   }
 
   web (): DuplexWebPair {
@@ -267,8 +269,8 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
       say(log, 'debug', { err: error }, 'duplex handler failed after its connection was over')
       return
     }
-    // This comes first, because a logger or a hook may throw.
-    this.#breakOff({ reason: 'error', error: error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED() })
+    // This comes first, because a hook may throw.
+    this.#breakOff({ reason: 'error', error: asError(error) })
     say(log, 'error', { err: error }, 'duplex handler failed')
     try {
       runErrorHooks(this.#reply, error)
@@ -467,13 +469,4 @@ function byName (fields: HeadFields): Map<string, string | string[]> {
     values.set(name, before === undefined ? value : [before, value].flat())
   }
   return values
-}
-
-/** If the logger cannot serialise the error, the line is written without it. Nobody could catch what a logger throws here. */
-function say (log: FastifyBaseLogger, level: 'debug' | 'info' | 'error', facts: Record<string, unknown>, message: string): void {
-  try {
-    log[level](facts, message)
-  } catch {
-    log[level](message)
-  }
 }

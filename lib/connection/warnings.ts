@@ -1,5 +1,6 @@
 import type { FastifyReply } from 'fastify'
 import type { DuplexRoute } from '../routes/route.ts'
+import { say } from '../say.ts'
 import type { Carrier } from './carrier.ts'
 import { isRead } from './reading.ts'
 
@@ -30,7 +31,7 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
   const route = this[kRoute]
   if (route !== undefined && !late.has(route)) {
     late.add(route)
-    this.log.warn({ route: route.url }, `reply.${name}() comes too late: this connection was accepted before its handler was ` +
+    say(this.log, 'warn', { route: route.url }, `reply.${name}() comes too late: this connection was accepted before its handler was ` +
       'entered. Set it in a hook, with duplex: { headers }, or accept by hand with duplex: { accept: \'manual\' }')
   }
   for (const own of SETTERS) Reflect.deleteProperty(this, own)
@@ -41,6 +42,6 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
 export function warnOfReader (route: DuplexRoute, { readable, writable, inputEnded }: Carrier, reply: FastifyReply): void {
   if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
   unawaited.add(route)
-  reply.log.warn({ route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +
+  say(reply.log, 'warn', { route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +
     'still being read. Await what reads it, for instance with pipeline() of node:stream/promises, or return no promise')
 }

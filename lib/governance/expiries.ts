@@ -117,6 +117,9 @@ export class Expiries {
   }
 }
 
+/** In 1973 as milliseconds, and in the year 5138 as seconds. A clock that is faked for a test may be before it. */
+const SECONDS = 100_000_000_000
+
 /** What `expires` gave, or `extend()` got. Infinity is never, as undefined is. */
 export function momentOf (given: unknown): number {
   if (given === undefined) return Infinity
@@ -124,5 +127,6 @@ export function momentOf (given: unknown): number {
   if (typeof moment !== 'number' || Number.isNaN(moment)) {
     throw new FST_ERR_DUPLEX_INVALID_EXPIRY(given instanceof Date ? 'an invalid Date' : Number.isNaN(given) ? 'NaN' : shown(given))
   }
+  if (moment > 0 && moment < SECONDS && Date.now() >= SECONDS) throw new FST_ERR_DUPLEX_INVALID_EXPIRY('what seems to be seconds: a token needs exp * 1000')
   return moment
 }

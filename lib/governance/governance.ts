@@ -4,7 +4,7 @@ import { Expiries } from './expiries.ts'
 import type { Governed } from './governed.ts'
 import { KeySlots } from './key-slots.ts'
 import { checkLabel, LabelIndex } from './labels.ts'
-import type { GovernanceSettings } from './settings.ts'
+import { checkRevocation, type GovernanceSettings } from './settings.ts'
 import { SharedDelays } from './shared-delays.ts'
 import { Wheel } from './wheel.ts'
 import { closeCodeOf, isCloseCode, REVOKED } from '../messages/websocket/codes.ts'
@@ -30,6 +30,7 @@ export class Governance {
   }
 
   close (label: string, options: DuplexRevocation = {}): number {
+    checkRevocation(options)
     const { within = 0, code, error } = options
     if (code !== undefined && !isCloseCode(code)) throw new FST_ERR_DUPLEX_INVALID_OPTION(`code must be one of a WebSocket that may be sent, got ${code}`)
     if (error !== undefined && !(error instanceof Error)) throw new FST_ERR_DUPLEX_INVALID_OPTION('error must be an Error')

@@ -68,13 +68,13 @@ export class Labels<T extends object> implements DuplexLabels {
 }
 
 export function checkLabel (label: unknown): asserts label is string {
-  if (typeof label !== 'string') throw new FST_ERR_DUPLEX_INVALID_LABEL(shown(label))
+  if (typeof label !== 'string') throw new FST_ERR_DUPLEX_INVALID_LABEL('A label must be a string', shown(label))
 }
 
 /** What `labels` of a route gave. */
 export function labelsOf (given: unknown): string[] {
   const iterable = typeof given === 'object' && given !== null && Symbol.iterator in given
-  if (!iterable) throw new FST_ERR_DUPLEX_INVALID_LABEL(shown(given))
+  if (!iterable) throw new FST_ERR_DUPLEX_INVALID_LABEL('The function labels must give a list of strings', shown(given))
   const labels = [...given as Iterable<unknown>]
   for (const label of labels) checkLabel(label)
   return labels as string[]

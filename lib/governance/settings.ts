@@ -1,3 +1,4 @@
+import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import type { DuplexExpiry, DuplexKey, DuplexLabeller, DuplexMaxConnections, DuplexRate, Milliseconds } from '../../types/index.ts'
 
 /** How the connections of a route are governed. */
@@ -48,9 +49,9 @@ export function governanceSettings (given: Loose, invalid: Invalid): Partial<Gov
 export function connectionLimits (given: unknown, ofRoute: boolean, invalid: Invalid): Partial<ConnectionLimits> {
   if (given === undefined) return {}
   if (isLimit(given)) return { maxConnections: given, perKey: undefined }
-  if (!isObject(given) || !hasOnly(given, ['max', 'key', 'route'])) {
-    throw invalid('maxConnections', 'an integer of at least 0, Infinity, or an object { max, key, route }', given)
-  }
+  if (!isObject(given)) throw invalid('maxConnections', 'an integer of at least 0, Infinity, or an object { max, key, route }', given)
+  const other = otherThan(given, ['max', 'key', 'route'])
+  if (other !== undefined) throw invalid('maxConnections', `an object { max, key, route }, without ${other}`, given)
   const { max, key, route = Infinity } = given as unknown as DuplexMaxConnections
   if (!isLimit(max)) throw invalid('maxConnections.max', 'an integer of at least 0 or Infinity', max)
   if (!isLimit(route)) throw invalid('maxConnections.route', 'an integer of at least 0 or Infinity', route)
@@ -60,8 +61,18 @@ export function connectionLimits (given: unknown, ofRoute: boolean, invalid: Inv
   return { maxConnections: key === undefined ? Math.min(max, route) : route, perKey }
 }
 
+/** What was given to `app.duplex.close()`, by code that types may not have checked. */
+export function checkRevocation (given: unknown): void {
+  const expected = 'close(label, options) needs an object { within, code, error }'
+  if (!isObject(given)) throw new FST_ERR_DUPLEX_INVALID_OPTION(`${expected}, got ${given === null ? 'null' : typeof given}`)
+  const other = otherThan(given, ['within', 'code', 'error'])
+  if (other !== undefined) throw new FST_ERR_DUPLEX_INVALID_OPTION(`${expected}, without ${other}`)
+}
+
 function rateOf (given: unknown, invalid: Invalid): DuplexRate | undefined {
-  if (!isObject(given) || !hasOnly(given, ['bytesIn', 'bytesOut'])) throw invalid('rate', 'an object { bytesIn, bytesOut }', given)
+  if (!isObject(given)) throw invalid('rate', 'an object { bytesIn, bytesOut }', given)
+  const other = otherThan(given, ['bytesIn', 'bytesOut'])
+  if (other !== undefined) throw invalid('rate', `an object { bytesIn, bytesOut }, without ${other}`, given)
   for (const name of ['bytesIn', 'bytesOut'] as const) {
     const value = given[name]
     if (value !== undefined && !(Number.isSafeInteger(value) && value as number > 0)) {
@@ -80,6 +91,6 @@ function isObject (value: unknown): value is Loose {
   return typeof value === 'object' && value !== null && !Array.isArray(value)
 }
 
-function hasOnly (object: Loose, names: readonly string[]): boolean {
-  return Object.keys(object).every(name => names.includes(name))
+function otherThan (names: Loose, known: readonly string[]): string | undefined {
+  return Object.keys(names).find(name => !known.includes(name))
 }

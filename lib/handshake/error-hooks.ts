@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { FST_ERR_DUPLEX_HANDLER_FAILED } from '../errors.ts'
 import { muteResponse } from '../internals/http-messages.ts'
+import { asError } from '../thrown.ts'
 
 /**
  * Runs the onError hooks of the route, without the error handler, which would answer. Fastify runs them for a reply that
@@ -11,5 +11,5 @@ export function runErrorHooks (reply: FastifyReply, error: unknown): void {
   const raw = Object.create(reply.raw) as ServerResponse
   muteResponse(raw)
   const shadow = Object.create(reply, { sent: { value: false }, raw: { value: raw } }) as FastifyReply
-  shadow.send(error instanceof Error ? error : new FST_ERR_DUPLEX_HANDLER_FAILED())
+  shadow.send(asError(error))
 }

@@ -6,6 +6,7 @@ import {
 } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import { codeOf } from '../thrown.ts'
 import { claimOf, type Claim } from './claim.ts'
 import type { RefusalError } from './refusal.ts'
 import { RETRY_AFTER, shutdownError } from './run-handler.ts'
@@ -132,7 +133,7 @@ function hijack (this: FastifyReply): FastifyReply {
 }
 
 function isHandlerTimeout ({ request }: FastifyReply, payload: unknown): payload is RefusalError {
-  return (payload as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT' && request.signal.reason === payload
+  return codeOf(payload) === 'FST_ERR_HANDLER_TIMEOUT' && request.signal.reason === payload
 }
 
 function usual (reply: FastifyReply): FastifyReply {

@@ -4,6 +4,7 @@ import { kAcceptNow, kDeciding, kGoverned, kHandlerDone, kHandlerFailed, kHandle
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import type { Terms } from '../governance/terms.ts'
 import { takeSlots } from '../governance/slots.ts'
+import { say } from '../say.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from './claim.ts'
 import { addConnectionClose } from './refusal.ts'
@@ -125,7 +126,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
       return undefined
     }
     if (claim.undecided) throw refused(claim, error)
-    connection.reply.log.debug({ err: error }, 'duplex handler failed after its request was answered')
+    say(connection.reply.log, 'debug', { err: error }, 'duplex handler failed after its request was answered')
     return elsewhere(claim)
   }
   let result: unknown

@@ -10,13 +10,14 @@ import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { abortRequest, clearFields, destroyOnlyRequest, outliveResponse, tellFinish } from '../internals/http-messages.ts'
+import { abortRequest, clearFields, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, outliveResponse, tellFinish } from '../internals/http-messages.ts'
 import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
-import { closeUnlessRead } from './lingering-close.ts'
+import { closeBehindAnswers, closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
+import { letGo, writeAtOnce } from './one-write.ts'
 import { discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -77,6 +78,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #dropped = 0
   #destroyedHere = false
   #arrived: (() => void) | undefined
+  /** Other responses were sent on the connection before this one, or will be. Whether they have arrived is not known. */
+  #isBehind = false
+  #awaitsTurn = false
   /** Node's own listeners for the end of the response. */
   #nodes: readonly unknown[] = []
   /** The timeout of the socket, while it does not apply. */
@@ -102,6 +106,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       // After a refusal Node would read the rest of the body without bound, or reset the connection.
       this.#arrived = outliveResponse(req, res, this.#socket, () => this.#accepted || !isRead(this.readable), this.#onFinish)
     }
+    this.#isBehind = res.socket == null || this.#socket.bytesWritten > 0
+    if (this.#isBehind) this.#keepAnswersBefore()
     ;(req as Carried)[kBody] = this
     this.inputEnded = req.complete
     if (!this.inputEnded) {
@@ -115,6 +121,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.#arrived === undefined) res.on('finish', this.#onFinish)
     res.on('close', this.#onResponseClose)
     if (this.inputEnded) this.#watchPeer()
+    // Somebody has held the request back until the connection was gone.
+    if (this.#socket.closed) process.nextTick(() => this.linkClosed())
   }
 
   get takes (): boolean { return this.#settings.takes }
@@ -175,6 +183,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     // Not as an argument of writeHead(), where on Node 20 the last of several fields with one name wins.
     for (const [name, value] of fields) res.appendHeader(name, value)
     for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
+    // Behind another response it has no socket yet.
+    if (res.socket === this.#socket) writeAtOnce(this.link.socket)
     res.writeHead(status)
     res.flushHeaders()
   }
@@ -198,6 +208,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
     const { res } = this
     const start = (): void => {
+      // The accept head does not count.
+      letGo(this.link.socket)
       const meter = make(this.#socket)
       res.once('finish', () => meter?.stop())
     }
@@ -242,8 +254,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
+    letGo(this.link.socket)
     res.destroy(error)
-    if (isNext && !this.#socket.destroyed) this.#socket.destroy()
+    if (isNext) this.#cut()
     this.closed = true
     this.#check()
   }
@@ -368,16 +381,45 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#check()
   }
 
-  /** Behind other responses it has no socket yet. Up to Node 22 Node itself destroys the socket then. */
+  /** Behind other responses it has no socket yet. */
   #cutInItsTurn (): void {
-    this.res.once('socket', () => this.#socket.destroy())
+    if (this.#awaitsTurn) return
+    this.#awaitsTurn = true
+    onTurnOfDestroyed(this.res, () => this.#cut())
+  }
+
+  /** Closes the connection behind what there is of the response. */
+  #cut (): void {
+    const { res } = this
+    const socket = this.#socket
+    if (socket.destroyed || socket.writableEnded) return
+    // Without a length or chunks, the end of the connection would be the end of the response.
+    const isSeen = !res.headersSent || res.chunkedEncoding || res.hasHeader('content-length')
+    if (this.#isBehind && isSeen) closeBehindAnswers(this.link.socket)
+    else socket.destroy()
+  }
+
+  /** Who destroys the response destroys the connection with it. */
+  #keepAnswersBefore (): void {
+    const { res } = this
+    const { destroy } = res
+    res.destroy = (error?: Error) => {
+      if (res.destroyed) return res
+      if (res.socket == null) {
+        if (!this.outputFlushed) this.#cutInItsTurn()
+        return destroy.call(res, error)
+      }
+      destroyOnlyResponse(this.#socket, () => destroy.call(res, error))
+      this.#cut()
+      return res
+    }
   }
 
   readonly #onResponseClose = (): void => {
     if (!this.outputFlushed && !this.closed && !this.gone) {
       if (this.res.socket == null) this.#cutInItsTurn()
       // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
-      else if (this.res.destroyed) this.#socket.destroy()
+      else if (this.res.destroyed) this.#cut()
     }
     if (!this.outputFlushed) this.#lose()
     this.#check()
@@ -413,8 +455,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
           this.localError ??= error
         }
         // The connection is still that of the responses before this one.
-        if (stream !== this.req || res.socket != null || this.outputFlushed) return proceed()
-        if (!this.closed) this.#cutInItsTurn()
+        if (stream !== this.req || this.outputFlushed || (res.socket != null && !this.#isBehind)) return proceed()
+        if (!this.closed) {
+          if (res.socket == null) this.#cutInItsTurn()
+          else this.#cut()
+        }
         return destroyOnlyRequest(this.req, proceed)
       }
     }

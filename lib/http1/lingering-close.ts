@@ -1,6 +1,6 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
+import { bytesInFlight, goOnReading, type HttpSocket } from '../internals/sockets.ts'
 import { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../connection/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -20,6 +20,17 @@ export function lingeringClose (socket: Duplex): void {
   })
   socket.resume()
   socket.end()
+}
+
+/**
+ * The same behind a response that is cut: those before it may still be on their way, and a reset would cost the client what it
+ * has not read of them.
+ */
+export function closeBehindAnswers (socket: HttpSocket): void {
+  // Node's parser would take what still arrives for requests.
+  socket.removeAllListeners('data')
+  goOnReading(socket)
+  lingeringClose(socket)
 }
 
 /**

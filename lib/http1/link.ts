@@ -18,6 +18,13 @@ export interface Waiting {
   linkClosed (): void
 }
 
+/** One of the apps of a server. Each has a link for each connection. */
+export interface LinkHost {
+  readonly server: object
+  /** Another parser reads the connection from now on. */
+  watch (link: Link): void
+}
+
 /**
  * A link stands for one connection of an HTTP/1 server, from its arrival until it closes, with everything that the plugin has on it.
  * When a connection closes, Node tells only the response whose turn it is. A link tells all of them.
@@ -41,12 +48,14 @@ export class Link {
   onReleased: (() => void) | undefined
   /** Set if another owner has the socket: the number of bytes that had been written to it by then. */
   handedOver: number | undefined
+  readonly host: LinkHost | undefined
   readonly #closed: (link: Link) => void
   #waiting: Waiting[] | undefined
 
   /** @param closed called when the connection has closed */
-  constructor (socket: HttpSocket, closed: (link: Link) => void) {
+  constructor (socket: HttpSocket, closed: (link: Link) => void, host?: LinkHost) {
     this.socket = socket
+    this.host = host
     this.#closed = closed
     this.below = (socket as Linked)[kLink]
     if (this.below === undefined) socket.on('close', onClose)
@@ -58,9 +67,38 @@ export class Link {
     return (socket as Linked)[kLink]
   }
 
+  /** The link that one host has of this connection. */
+  static at (socket: object, host: LinkHost): Link | undefined {
+    let link = Link.of(socket)
+    while (link !== undefined && link.host !== host) link = link.below
+    return link
+  }
+
+  /** Whether another app of the same server sees each request of this connection after this one. */
+  get hasNext (): boolean {
+    return this.below?.host !== undefined && this.below.host.server === this.host?.server
+  }
+
+  /** All apps of the server watch its new parser. The first that watches is the last that is asked. */
+  watchAgain (): void {
+    const links: Link[] = []
+    for (let link = Link.of(this.socket); link !== undefined; link = link.below) {
+      if (link.host?.server === this.host?.server) links.push(link)
+    }
+    for (const link of links.reverse()) link.host?.watch(link)
+  }
+
   /** Whether a duplex route uses the connection, so that it must not be cut. */
   get live (): boolean {
     return this.takeover !== undefined || (this.#waiting !== undefined && this.#waiting.length > 0)
+  }
+
+  /** Whether a duplex route of another app of the server uses the connection. */
+  get liveElsewhere (): boolean {
+    for (let link = Link.of(this.socket); link !== undefined; link = link.below) {
+      if (link !== this && link.host?.server === this.host?.server && link.live) return true
+    }
+    return false
   }
 
   /** Whether the body of a duplex route is not over yet. */

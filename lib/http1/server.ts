@@ -2,7 +2,7 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
+import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf, type ClaimFacts, type ClaimWatcher } from '../handshake/claim.ts'
 import { sendRefusal, type RefusalError } from '../handshake/refusal.ts'
 import { publishStart, responseClass, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
@@ -17,10 +17,11 @@ import { BodyCarrier } from './body-carrier.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
 import { headWithoutUpgrade, originalHead, returnToHttp, waitToReturn } from './return-to-http.ts'
 import { UNREAD_FOR } from '../connection/unread-limits.ts'
-import { Link } from './link.ts'
+import { Link, type LinkHost } from './link.ts'
+import { say } from '../say.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { SocketCarrier } from './socket-carrier.ts'
+import { leaveErrors, ownErrors, SocketCarrier } from './socket-carrier.ts'
 
 /** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
@@ -30,11 +31,14 @@ const kJudgement = Symbol('fastify-duplex.judgement')
  * memory.
  */
 class Judgement {
+  /** The app that has decided it. */
+  readonly host: LinkHost | undefined
   readonly verdict: Verdict
   readonly claim: Claim | undefined
   readonly nodes: NodesListeners | undefined
 
-  constructor (verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined) {
+  constructor (host: LinkHost | undefined, verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined) {
+    this.host = host
     this.verdict = verdict
     this.claim = claim
     this.nodes = nodes
@@ -42,7 +46,7 @@ class Judgement {
 }
 
 /** The decision was carried out. If somebody emits the event once more, it is for other listeners. */
-const ACTED_ON = new Judgement({ then: 'http' }, undefined, undefined)
+const ACTED_ON = new Judgement(undefined, { then: 'http' }, undefined, undefined)
 
 interface JudgedRequest extends IncomingMessage {
   [kJudgement]?: Judgement | undefined
@@ -64,8 +68,8 @@ type TakeoverEvent = 'upgrade' | 'connect'
 const REREADS = 32
 
 /** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
-export class Http1Server implements ClaimWatcher {
-  readonly #server: Server
+export class Http1Server implements ClaimWatcher, LinkHost {
+  readonly server: Server
   /** The second server of `localhost` passes 'upgrade' on to this one, the first. Other owners of 'upgrade' listen here alone. */
   readonly #main: Server
   readonly #app: FastifyInstance
@@ -90,7 +94,7 @@ export class Http1Server implements ClaimWatcher {
   constructor (
     server: Server, main: Server, app: FastifyInstance, gate: Http1Gate, registry: Registry, ignoredUpgrades: 'close' | 'keep', others: Interceptors
   ) {
-    this.#server = server
+    this.server = server
     this.#main = main
     this.#app = app
     this.#responseClass = responseClass(server)
@@ -132,7 +136,7 @@ export class Http1Server implements ClaimWatcher {
   /** The drain is over. */
   cut (): void {
     for (const link of this.#links) {
-      const waits = unfinishedResponse(link.socket) !== undefined && !link.parked
+      const waits = (unfinishedResponse(link.socket) !== undefined && !link.parked) || link.liveElsewhere
       if (link.live || !(waits || isOthers(link))) link.socket.destroy()
     }
   }
@@ -149,7 +153,7 @@ export class Http1Server implements ClaimWatcher {
   ended (claim: Claim): void {
     this.#registry.ended(claim)
     const { carrier } = claim
-    if (!(carrier instanceof BodyCarrier) || !this.#registry.draining || this.#server.listening) return
+    if (!(carrier instanceof BodyCarrier) || !this.#registry.draining || this.server.listening) return
     // A closing server ends idle connections once, and not those that become idle later.
     const { socket } = carrier.link
     if (unfinishedResponse(socket) === undefined) (socket as unknown as Socket).destroySoon?.()
@@ -158,13 +162,13 @@ export class Http1Server implements ClaimWatcher {
   /** @param forced also ends connections that wait for the answer of a plain route */
   #endIdle (forced: boolean): void {
     for (const link of this.#links) {
-      if (link.live || isOthers(link)) continue
+      if (link.live || link.liveElsewhere || isOthers(link)) continue
       if (forced || isUnused(link)) link.socket.destroy()
     }
   }
 
   #hasOthers (event: TakeoverEvent): boolean {
-    return (event === 'upgrade' ? this.#main : this.#server).listenerCount(event) > 0
+    return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
   }
 
   #onHandshake (socket: HttpSocket): void {
@@ -180,12 +184,12 @@ export class Http1Server implements ClaimWatcher {
     const link = new Link(socket, link => {
       this.#links.delete(link)
       this.#registry.removeLink(link)
-    })
+    }, this)
     this.#links.add(link)
-    this.#watch(link)
+    this.watch(link)
   }
 
-  #watch (link: Link): void {
+  watch (link: Link): void {
     onRequestHead(link.socket, req => this.#decide(link, req))
   }
 
@@ -202,22 +206,24 @@ export class Http1Server implements ClaimWatcher {
       const takes = verdict.facts.kind === 'body'
       const { finTimeout } = verdict.facts.route.settings
       this.#claim(verdict.facts, new BodyCarrier(link, req, { inactivityLimit: finTimeout, takes, ofNode: true }))
-      if (takes) link.toleratesHalfClose ??= tolerateHalfClose(socket, this.#server, () => isAnswering(link))
+      if (takes) link.toleratesHalfClose ??= tolerateHalfClose(socket, this.server, () => isAnswering(link))
       return undefined
     }
+    if (link.hasNext && isNobodys(verdict)) return undefined
     // Node takes its own listeners off after this.
     link.toleratesHalfClose?.()
     link.toleratesHalfClose = undefined
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
       const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
-      ;(req as JudgedRequest)[kJudgement] = new Judgement(verdict, claim, nodes)
+      ;(req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, claim, nodes)
       this.#registry.addLink(link)
       claim.startTimer()
       if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
     } else {
-      (req as JudgedRequest)[kJudgement] = new Judgement(verdict, undefined, nodes)
+      (req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, undefined, nodes)
     }
+    ownErrors(socket)
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
   }
@@ -232,7 +238,7 @@ export class Http1Server implements ClaimWatcher {
       return this.#gate.judge(req, event => this.#hasOthers(event), before)
     } catch (err) {
       // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
-      this.#app.log.error({ err }, 'routing of a request head failed')
+      say(this.#app.log, 'error', { err }, 'routing of a request head failed')
       return sawUpgrade(req) ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
   }
@@ -241,6 +247,7 @@ export class Http1Server implements ClaimWatcher {
   #onRequest (req: IncomingMessage, res: ServerResponse): boolean | undefined {
     const claim = claimOf(req)
     if (claim === undefined || claim.res !== undefined || !(claim.carrier instanceof BodyCarrier)) return undefined
+    if (claim.carrier.link.host !== this) return undefined
     this.#registry.addClaim(claim)
     claim.carrier.attach(res)
     // Not before, because Node answers some requests itself, and then nothing would stop the timer.
@@ -256,8 +263,8 @@ export class Http1Server implements ClaimWatcher {
    * take it for the next response.
    */
   #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
-    const link = Link.of(socket)
-    if (link === undefined || !this.#links.has(link)) return undefined
+    const link = Link.at(socket, this)
+    if (link === undefined) return undefined
     // Bytes after the last request are no error here. Fastify would answer them in the middle of the response.
     if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
@@ -275,9 +282,13 @@ export class Http1Server implements ClaimWatcher {
       this.#others.add(req)
       return undefined
     }
+    const { host, verdict, claim, nodes } = judgement
+    // Another app of this server has decided it.
+    if (host !== this) return undefined
     req[kJudgement] = ACTED_ON
-    const link = Link.of(socket) as Link
-    const { verdict, claim, nodes } = judgement
+    const link = Link.at(socket, this)
+    // Somebody has held the event back until the connection was gone.
+    if (link === undefined) return verdict.then === 'hand-over' ? undefined : true
     switch (verdict.then) {
       case 'take': {
         const carrier = (claim as Claim).carrier as SocketCarrier
@@ -303,11 +314,10 @@ export class Http1Server implements ClaimWatcher {
         return true
       }
       case 'ignore-upgrade':
+        leaveErrors(socket)
         this.#ignoreUpgrade(link, req, verdict.isBody, head, nodes)
         return true
       case 'hand-over':
-        // The new owner may not listen yet, or never. A reset must not end the process meanwhile.
-        socket.on('error', () => {})
         link.handedOver = (socket as unknown as Socket).bytesWritten
     }
     return undefined
@@ -317,7 +327,7 @@ export class Http1Server implements ClaimWatcher {
   #enter (link: Link, claim: Claim): void {
     const carrier = claim.carrier as SocketCarrier
     const res = carrier.respond(this.#responseClass)
-    publishStart(res, this.#server)
+    publishStart(res, this.server)
     if (claim.refusal !== undefined) {
       sendRefusal(res, claim.refusal)
       return
@@ -329,10 +339,10 @@ export class Http1Server implements ClaimWatcher {
   /** Hands the request to Fastify, by the event that tracers and the app listen to. */
   #lifecycle (req: IncomingMessage, res: ServerResponse): boolean {
     try {
-      this.#server.emit('request', req, res)
+      this.server.emit('request', req, res)
       return true
     } catch (err) {
-      this.#app.log.error({ err }, 'routing of a takeover failed')
+      say(this.#app.log, 'error', { err }, 'routing of a takeover failed')
       return res.headersSent || res.socket?.destroyed !== false
     }
   }
@@ -342,7 +352,7 @@ export class Http1Server implements ClaimWatcher {
     const { req } = carrier
     carrier.releaseEnd()
     const res = carrier.respond(this.#responseClass)
-    publishStart(res, this.#server)
+    publishStart(res, this.server)
     carrier.handshake = {
       answerBegins () {},
       answerEnds: () => { this.#registry.refusedUnclaimed(req, res.statusCode) },
@@ -350,7 +360,7 @@ export class Http1Server implements ClaimWatcher {
     }
     if (error !== undefined) {
       sendRefusal(res, error)
-      this.#app.log.info({ req, res, err: error }, 'duplex request refused')
+      say(this.#app.log, 'info', { req, res, err: error }, 'duplex request refused')
     } else if (!this.#lifecycle(req, res)) {
       sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
     }
@@ -366,8 +376,8 @@ export class Http1Server implements ClaimWatcher {
     socket.unshift(headWithoutUpgrade(req, close))
     const again = (): void => {
       (link as Rereading)[kIgnored] = req
-      returnToHttp(this.#server, link)
-      this.#watch(link)
+      returnToHttp(this.server, link)
+      link.watchAgain()
     }
     const isNext = unfinishedResponse(socket) === undefined
     if (isNext && this.#rereading.take()) {
@@ -389,11 +399,14 @@ export class Http1Server implements ClaimWatcher {
   /** An upgrade with a body: Fastify starts with it now, and Node goes on to parse until the body ends. */
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
-    const code = takeOverAfterBody(claim.req, () => this.#expect('upgrade'))
+    const code = takeOverAfterBody(claim.req, () => {
+      ownErrors(link.socket)
+      this.#expect('upgrade')
+    })
     link.onReleased = afterEarlierResponses(link, nodes, true, () => {
       const { socket } = link
       // Node takes the connection for idle, and has set the timeout for that.
-      ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).leftHttp ? 0 : this.#server.timeout)
+      ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).leftHttp ? 0 : this.server.timeout)
       this.#enter(link, claim)
     })
     return code
@@ -433,9 +446,18 @@ export class Http1Server implements ClaimWatcher {
     }
     if (head.length > 0) socket.unshift(head)
     socket.unshift(originalHead(req))
-    speakHttp(this.#server, socket)
+    speakHttp(this.server, socket)
     this.#onConnection(socket)
     return true
+  }
+}
+
+/** Whether the app has no route for the request. Another app of the server may have one. */
+function isNobodys (verdict: Verdict): boolean {
+  switch (verdict.then) {
+    case 'ignore-upgrade': return !verdict.isBody
+    case 'refuse': return verdict.error instanceof FST_ERR_DUPLEX_NO_ROUTE
+    default: return verdict.then === 'hand-over' || verdict.then === 'unroutable'
   }
 }
 

@@ -14,12 +14,14 @@ import {
   allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, unwatchReset,
   watchReset, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
+import { readThroughShared } from '../internals/read-buffer.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import { breakOff } from './break-off.ts'
 import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import { Link } from './link.ts'
+import { letGo, writeAtOnce } from './one-write.ts'
 import { takeoverResponse, type TakeoverResponse } from './response.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -164,6 +166,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
+    writeAtOnce(this.socket)
     this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
   }
 
@@ -179,6 +182,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
+    readThroughShared(socket)
     goOnReading(socket)
     if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
@@ -192,6 +196,8 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
+    // The accept head does not count.
+    letGo(this.socket)
     make(this.socket)
   }
 
@@ -222,6 +228,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     if (socket.destroyed) return
     this.#breaking = { error }
+    letGo(socket)
     breakOff(socket, error)
   }
 
@@ -341,9 +348,21 @@ function listen (link: Link): void {
   // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
+  ownErrors(socket)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
+}
+
+/**
+ * Node has taken its own listener off by the time that it tells of a socket that leaves HTTP. Who gets the event may hold it back, or
+ * never listen, and a reset must not end the process.
+ */
+export function ownErrors (socket: HttpSocket): void {
+  if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
+}
+
+export function leaveErrors (socket: HttpSocket): void {
+  socket.removeListener('error', onError)
 }
 
 /** The carrier that has the socket now. None has it once it has closed. */

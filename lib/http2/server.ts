@@ -6,6 +6,7 @@ import { FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf } from '../handshake/claim.ts'
 import { sendRefusal } from '../handshake/refusal.ts'
 import type { Interceptors } from '../internals/server-events.ts'
+import { say } from '../say.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
 import { Http2Sessions, type Http2Session } from './sessions.ts'
@@ -81,7 +82,7 @@ export class Http2Streams {
       return this.#gate.judge(req, this.#server.listenerCount('connect') > 0)
     } catch (err) {
       // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
-      this.#app.log.error({ err }, 'routing of a request head failed')
+      say(this.#app.log, 'error', { err }, 'routing of a request head failed')
       return req.method === 'CONNECT' ? { then: 'refuse', error: new FST_ERR_DUPLEX_ROUTING_FAILED() } : { then: 'http' }
     }
   }
@@ -97,7 +98,7 @@ export class Http2Streams {
     try {
       this.#server.emit('request', facts.req as never, res as never)
     } catch (err) {
-      this.#app.log.error({ err }, 'routing of a stream failed')
+      say(this.#app.log, 'error', { err }, 'routing of a stream failed')
       if (!stream.headersSent && !stream.destroyed) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
     }
     claim.routed()

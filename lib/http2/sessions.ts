@@ -1,7 +1,8 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import { InactivityWatch } from '../connection/inactivity-watch.ts'
-import { closeBetweenReads, isOverOnTheWire } from '../internals/http2.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
+import { closeBetweenReads, isOverOnTheWire, readOn, STOPS_READING } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { LiveSet } from '../connection/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -30,13 +31,15 @@ interface OpenStream { readonly stream: ServerHttp2Stream }
 interface Handshake { readonly socket: Socket }
 
 /** One HTTP/2 connection. A session does not give access to its socket; this does. */
-export class Http2Session {
+export class Http2Session implements Watched {
   readonly socket: Socket
   /** How long a client may take nothing of what waits for it, if there is no route with a finTimeout. 0 is no limit. */
   readonly unreadFor: Milliseconds
   readonly #session: ServerHttp2Session
   readonly #open = new LiveSet<OpenStream>()
   #takeovers = 0
+  /** How many bytes had come at the latest look for the peer. */
+  #readBefore = -1
   /** What the session's timeout was before the first takeover. */
   #timeout = 0
   /** How long the client may take nothing when its streams are over. Undefined until a stream was a duplex route's. */
@@ -137,8 +140,10 @@ export class Http2Session {
   readonly #onStream = (stream: ServerHttp2Stream): void => {
     const open = { stream }
     this.#open.add(open)
+    if (STOPS_READING && this.#open.size === 1) watchPeer(this)
     stream.once('close', () => {
       this.#open.delete(open)
+      if (this.#open.size === 0) unwatchPeer(this)
       this.#endIfOver()
       this.#watchTaking()
     })
@@ -218,7 +223,15 @@ export class Http2Session {
     this.#taking = watch
   }
 
+  lookForPeer (): void {
+    const { bytesRead } = this.socket
+    // While a write is on its way, Node does not read either.
+    if (bytesRead === this.#readBefore && this.#inFlight === 0 && !this.socket.destroyed) readOn(this.socket as unknown as HttpSocket)
+    this.#readBefore = bytesRead
+  }
+
   readonly #onSocketClose = (): void => {
+    unwatchPeer(this)
     this.#taking?.stop()
     clearTimeout(this.#grace)
     clearTimeout(this.#soon)

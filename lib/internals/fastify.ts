@@ -58,7 +58,8 @@ function watch (root: FastifyInstance, late: boolean): Seen {
   for (const scope of scopesOf(root)) scope.addHook('onRoute', onRoute)
   // One for all, and the first of the app: when a hook takes too long, Fastify's error has the name of the last one.
   root.addHook('onReady', done => {
-    const [route] = entry.unseen.values()
+    const known = seenByAny(root)
+    const [, route] = [...entry.unseen].find(([options]) => !known.has(options)) ?? []
     if (route === undefined) entry.ready()
     done(route === undefined ? undefined : new FST_ERR_DUPLEX_NOT_REGISTERED(route))
   })
@@ -69,6 +70,18 @@ function watch (root: FastifyInstance, late: boolean): Seen {
     return result
   }
   return entry
+}
+
+const SEEN = Symbol.for('fastify-duplex.seen')
+
+/**
+ * The duplex routes of an app that the plugin has seen, whichever copy of it: in a process may be several, each of which hears of
+ * every app. Jest loads one for each test file, and all of them in one realm have the channels of diagnostics in common, but no global.
+ */
+function seenByAny (root: FastifyInstance): WeakSet<object> {
+  const marked = root as FastifyInstance & { [SEEN]?: WeakSet<object> }
+  if (marked[SEEN] === undefined) Object.defineProperty(root, SEEN, { value: new WeakSet() })
+  return marked[SEEN] as WeakSet<object>
 }
 
 const SCOPES = 'fastify.children'
@@ -102,6 +115,7 @@ export function markRegistered (app: FastifyInstance, ready: () => void): { agai
 /** The plugin's hook has seen this route. */
 export function markSeen (app: FastifyInstance, route: RouteOptions): void {
   seenOf(app).unseen.delete(route)
+  seenByAny(rootOf(app)).add(route)
 }
 
 /** Whether the app may have added strategies that are not known here. */

@@ -21,13 +21,18 @@ export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefi
 
 type Handler = (this: unknown, ...args: unknown[]) => void
 
+/** Whether a message has begun to arrive that is not whole yet. */
+function isCutShort (socket: Duplex): boolean {
+  return (socket as { parser?: { incoming?: { complete: boolean } | null } | null }).parser?.incoming?.complete === false
+}
+
 /** Node's own listener for the end of a connection that speaks HTTP. */
 const SOCKET_ON_END = 'bound socketOnEnd'
 
 /**
  * Node ends the connection, and with it the response, when a client half-closes. With this Node goes on to send as long as
  * `applies` returns true. The server has an undocumented switch for that, but it would change all routes. So it is on only
- * while Node's listener runs.
+ * while Node's listener runs. In the middle of a message an end is always an error. Deno reports that error only with the switch off.
  *
  * @returns a function that undoes it. If the client has half-closed meanwhile, Node then does what it does for others, and
  * tells the requests that still wait
@@ -40,7 +45,7 @@ export function tolerateHalfClose (socket: Duplex, server: object, applies: () =
   let tolerated = false
   const ours: Handler = function (...args) {
     const before = switches.httpAllowHalfOpen
-    tolerated = applies()
+    tolerated = applies() && !isCutShort(socket)
     if (tolerated) switches.httpAllowHalfOpen = true
     try {
       Reflect.apply(nodes, this, args)
@@ -241,6 +246,34 @@ export function destroyOnlyRequest<T> (req: IncomingMessage, destroy: () => T): 
   } finally {
     request.socket = socket
   }
+}
+
+/** Puts a `destroy()` that does nothing on a socket. @returns a function that takes it off */
+function spare (socket: Duplex): () => void {
+  const before = Object.getOwnPropertyDescriptor(socket, 'destroy')
+  socket.destroy = () => socket
+  return () => {
+    if (before === undefined) Reflect.deleteProperty(socket, 'destroy')
+    else Object.defineProperty(socket, 'destroy', before)
+  }
+}
+
+/** Destroys a response and not its connection. Node destroys both. */
+export function destroyOnlyResponse<T> (socket: Duplex, destroy: () => T): T {
+  const restore = spare(socket)
+  try {
+    return destroy()
+  } finally {
+    restore()
+  }
+}
+
+/** Tells when it is the turn of a response that was destroyed before that. Node up to 22 would destroy the connection then. */
+export function onTurnOfDestroyed (res: ServerResponse, turn: () => void): void {
+  res.prependOnceListener('socket', (socket: Socket) => {
+    process.nextTick(spare(socket))
+    turn()
+  })
 }
 
 /**

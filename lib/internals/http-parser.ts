@@ -108,6 +108,11 @@ export function speakHttp (server: Server, socket: HttpSocket): void {
   (http as unknown as ConnectionListener)._connectionListener.call(server, socket)
 }
 
+/** Bun has a server of HTTP that is not made of sockets. */
+export function canSpeakHttp (): boolean {
+  return typeof (http as unknown as Partial<ConnectionListener>)._connectionListener === 'function'
+}
+
 type Handler = (...args: unknown[]) => void
 
 /** Node's own listeners on a socket that speaks HTTP. */

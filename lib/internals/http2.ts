@@ -48,6 +48,17 @@ export function closeBetweenReads (
   })
 }
 
+/**
+ * Whether Node stops reading for good where nghttp2 wants nothing more, because the peer has broken the protocol. While
+ * streams are open, it then never hears that the peer has left. Later versions end such a session.
+ */
+export const STOPS_READING = Number.parseInt(process.versions.node, 10) < 22
+
+/** Reads on. What comes is thrown away, but for its end. */
+export function readOn (socket: HttpSocket): void {
+  socket._handle?.readStart?.()
+}
+
 /** Sends RST_STREAM only. Node would end the output first, and send END_STREAM, which the peer could take for the end. */
 export function resetStream (stream: Http2Stream, code: number): void {
   if (stream.destroyed) return

@@ -1,7 +1,7 @@
 // Tries at registration whether this Node does what the plugin depends on. An error at boot is better than a lost byte.
 import { Server, type IncomingMessage } from 'node:http'
 import { Duplex } from 'node:stream'
-import { onRequestHead, speakHttp, takeOver } from './http-parser.ts'
+import { canSpeakHttp, onRequestHead, speakHttp, takeOver } from './http-parser.ts'
 import { intercept } from './server-events.ts'
 
 const HEAD = 'GET / HTTP/1.1\r\nHost: a\r\n\r\n'
@@ -14,6 +14,7 @@ const TAIL = 'TAIL'
  * @returns what is wrong, or undefined
  */
 export function probeTakeover (): string | undefined {
+  if (!canSpeakHttp()) return 'its node:http has no _connectionListener'
   const server = new Server()
   const socket = new Duplex({ read () {}, write (_chunk, _encoding, done) { done() } })
   socket.on('error', () => {})

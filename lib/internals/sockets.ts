@@ -52,6 +52,16 @@ export function peerIsGone (socket: HttpSocket): boolean {
 const kChunk = Symbol('fastify-duplex.chunk')
 let chunks = 0
 
+/** A chunk has been read past `push()`. */
+export function countChunk (socket: HttpSocket): void {
+  (socket as ResetWatched)[kChunk] = nextChunk()
+}
+
+/** Whether another push stands in place of the usual one. */
+export function hasOtherPush (socket: HttpSocket): boolean {
+  return (socket as ResetWatched)[kBeneath] !== undefined
+}
+
 /** The number stays small, because V8 stores small integers without memory of their own. */
 function nextChunk (): number {
   chunks = (chunks + 1) & 0x3fffffff
@@ -100,7 +110,7 @@ export function watchReset (socket: HttpSocket, onReset: (this: HttpSocket) => v
   if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
   ;(socket as ResetWatched)[kOnReset] = onReset
   // HTTP's own reads do not call push(), and the end may be in the same poll as the last of them.
-  ;(socket as ResetWatched)[kChunk] = nextChunk()
+  countChunk(socket)
 }
 
 /** Undoes watchReset(), unless another function is told meanwhile. */
@@ -118,7 +128,7 @@ function pushUnlessReset (this: ResetWatched, chunk: unknown, encoding?: BufferE
     this[kOnReset]()
     return false
   }
-  if (chunk !== null) this[kChunk] = nextChunk()
+  if (chunk !== null) countChunk(this)
   return (this[kBeneath] ?? usualPush(this)).call(this, chunk, encoding)
 }
 
@@ -153,6 +163,8 @@ export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   const handle = socket._handle?.getAsyncId?.()
   // A connection in memory has no errors of the system.
   if (handle === undefined) return 'errno' in error
+  // Deno runs the callbacks of its handles in no context that would tell them: what may be the socket's own is taken for that.
+  if ('deno' in process.versions) return false
   return handle !== executionAsyncId() && socket.errored !== error
 }
 

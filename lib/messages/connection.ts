@@ -7,9 +7,11 @@ import {
   FST_ERR_DUPLEX_MESSAGE_NOT_SENT, FST_ERR_DUPLEX_NOT_ACCEPTED
 } from '../errors.ts'
 import type { Claim } from '../handshake/claim.ts'
+import { say } from '../say.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
 import { MessageCarrier } from './carrier.ts'
+import type { Codec } from './codec.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
@@ -31,6 +33,8 @@ export class MessageConnection extends Connection {
   readonly #request: FastifyRequest
   readonly #messages: MessageCarrier
   readonly #closeTimeout: number
+  /** Set at acceptance. */
+  #codec: Codec | undefined
   /** Messages that were read before acceptance. */
   #before: unknown[] = []
   #closing: CloseFrame | undefined
@@ -93,6 +97,8 @@ export class MessageConnection extends Connection {
 
   override [kAcceptNow] (options: DuplexAcceptOptions): void | Promise<void> {
     const { reply } = this
+    // A function that gives a schema may throw, and that can still be answered.
+    this.#codec ??= this.#plan.codecFor(this.#request)
     if (this.#travel.by === 'websocket') {
       reply.headers(this.#travel.opening.fields)
       return super[kAcceptNow](options)
@@ -119,7 +125,7 @@ export class MessageConnection extends Connection {
 
   async #readWhole (): Promise<unknown[]> {
     const { maxLength } = this.#plan.settings
-    const codec = this.#plan.codecFor(this.#request)
+    const codec = this.#codec as Codec
     const decoder = single.decoder?.({ maxLength })
     if (decoder === undefined) return []
     for await (const chunk of this.#messages.inner.readable.iterator({ destroyOnReturn: false })) decoder.decode(chunk as Buffer)
@@ -135,7 +141,7 @@ export class MessageConnection extends Connection {
       failed: (reason, error) => this.#failed(reason, error),
       closing: () => this.#closeFrame()
     }
-    const settings = { codec: this.#plan.codecFor(this.#request), maxLength, highWaterMark }
+    const settings = { codec: this.#codec as Codec, maxLength, highWaterMark }
     if (this.#travel.by === 'websocket') {
       const { opening } = this.#travel
       return new WebSocketMessenger(bytes, owner, settings, { ...opening, closeTimeout: this.#closeTimeout })
@@ -172,9 +178,9 @@ export class MessageConnection extends Connection {
     const { messenger } = this.#messages
     // The peer is at fault, and `closed` tells that. The handler has only passed the same error on.
     if (error === this.#failure && error !== undefined) {
-      this.reply.log.debug({ err: error }, 'duplex handler failed after its messages had')
+      say(this.reply.log, 'debug', { err: error }, 'duplex handler failed after its messages had')
     } else if (error instanceof FST_ERR_DUPLEX_MESSAGE_NOT_SENT && messenger?.websocket !== undefined && messenger.writable.writableEnded) {
-      this.reply.log.debug({ err: error }, 'duplex handler wrote to a WebSocket that was closed')
+      say(this.reply.log, 'debug', { err: error }, 'duplex handler wrote to a WebSocket that was closed')
       this[kHandlerDone]()
     } else {
       super[kHandlerFailed](error)

@@ -1,3 +1,6 @@
+import { receiveFrom, readOn, type Receiver } from '../internals/read-buffer.ts'
+import type { HttpSocket } from '../internals/sockets.ts'
+import { socketToRelay } from './past-streams.ts'
 import { closedEarly } from './stream-errors.ts'
 import type { TunnelSide, TunnelSideOwner } from './tunnel-side.ts'
 import type { TunnelResult } from '../../types/index.ts'
@@ -69,7 +72,7 @@ class JoinedSides implements TunnelSideOwner {
 }
 
 /** One direction of a tunnel. It is over when the destination has taken everything, including the end. */
-class Direction {
+class Direction implements Receiver {
   bytes = 0
   over = false
   readonly from: TunnelSide
@@ -77,6 +80,12 @@ class Direction {
   readonly #joined: JoinedSides
   /** The destination was ended before the tunnel began. So any byte for it is an error. */
   #shut = false
+  /** The socket that is read past its stream. */
+  #direct: HttpSocket | undefined
+  /** It is not read for now, because of the destination. */
+  #stopped = false
+  /** How many writes have chunks that are lent, and are not done. */
+  #lent = 0
 
   constructor (from: TunnelSide, to: TunnelSide, joined: JoinedSides) {
     this.from = from
@@ -101,10 +110,13 @@ class Direction {
     // The source may be paused, because it had to wait for the upstream.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
+    this.#direct = socketToRelay(from.readable, to.writable)
+    if (this.#direct !== undefined) receiveFrom(this.#direct, this)
   }
 
   stop (): void {
     const { readable } = this.from
+    this.#leaveDirect()
     readable.removeListener('data', this.#onData)
     readable.removeListener('end', this.#onEnd)
     this.to.writable.removeListener('drain', this.#onDrain)
@@ -119,8 +131,45 @@ class Direction {
   /** Reads the rest and throws it away, so that the end is seen. */
   readerHasGone (): void {
     this.from.readable.removeListener('data', this.#onData)
+    this.#leaveDirect()
     if (!this.from.ended) this.from.readable.resume()
     this.#done()
+  }
+
+  receive (chunk: Buffer): boolean {
+    // After a write that the kernel took at once, 'drain' is still to come, and nothing has to wait for it.
+    this.#stopped = !this.#pass(chunk) && this.to.writable.writableLength > 0
+    return !this.#stopped
+  }
+
+  borrow (chunk: Buffer): boolean {
+    this.#lent++
+    this.#pass(chunk, this.#onTaken)
+    this.#stopped = this.to.writable.writableLength > 0
+    return !this.#stopped
+  }
+
+  /** @returns whether the destination wants more */
+  #pass (chunk: Buffer, taken?: () => void): boolean {
+    this.bytes += chunk.length
+    if (!this.#shut) return this.to.writable.write(chunk, taken as () => void)
+    this.#joined.failed(closedEarly())
+    return false
+  }
+
+  /** Goes on with reading past the stream. */
+  #readOn (): void {
+    if (!this.#stopped || this.#lent > 0 || this.#direct === undefined) return
+    this.#stopped = false
+    readOn(this.#direct)
+  }
+
+  #leaveDirect (): void {
+    const socket = this.#direct
+    if (socket === undefined) return
+    this.#direct = undefined
+    receiveFrom(socket, undefined)
+    if (this.#stopped) readOn(socket)
   }
 
   #done (): void {
@@ -129,13 +178,17 @@ class Direction {
   }
 
   readonly #onData = (chunk: Buffer): void => {
-    this.bytes += chunk.length
-    if (this.#shut) this.#joined.failed(closedEarly())
-    else if (!this.to.writable.write(chunk)) this.from.readable.pause()
+    if (!this.#pass(chunk) && !this.#shut) this.from.readable.pause()
   }
 
   readonly #onDrain = (): void => {
+    this.#readOn()
     this.from.readable.resume()
+  }
+
+  readonly #onTaken = (): void => {
+    this.#lent--
+    this.#readOn()
   }
 
   readonly #onEnd = (): void => {

@@ -4,12 +4,14 @@ import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX
 import { RouteTerms } from '../governance/terms.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
+import type { RefusalError } from '../handshake/refusal.ts'
 import { runHandler, type Handler } from '../handshake/run-handler.ts'
 import { dropPayload } from '../handshake/send-hooks.ts'
 import { invalidOption } from '../check-options.ts'
 import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
 import { MessagePlan } from '../messages/plan.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import { asError, codeOf } from '../thrown.ts'
 import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
 import { logTarget } from './log-target.ts'
@@ -117,8 +119,13 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
     // After acceptance nothing is sent here. Fastify only runs the hooks.
     if (claim?.accepted === true) return
     if (claim?.hooks !== undefined) {
-      if (error.code === 'FST_ERR_HANDLER_TIMEOUT') {
+      if (codeOf(error) === 'FST_ERR_HANDLER_TIMEOUT') {
         claim.interrupt(error)
+        return
+      }
+      // Fastify cannot answer with what is no error, or cannot be read.
+      if (asError(error) !== error) {
+        claim.interrupt(asError(error) as RefusalError)
         return
       }
       claim.hooks.fail(error)
