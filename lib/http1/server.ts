@@ -287,7 +287,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     if (host !== this) return undefined
     req[kJudgement] = ACTED_ON
     const link = Link.at(socket, this)
-    // Somebody has held the event back until the connection was gone.
+    // Somebody has held the event back, and the connection has closed meanwhile.
     if (link === undefined) return verdict.then === 'hand-over' ? undefined : true
     switch (verdict.then) {
       case 'take': {

@@ -21,7 +21,7 @@ export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefi
 
 type Handler = (this: unknown, ...args: unknown[]) => void
 
-/** Whether a message has begun to arrive that is not whole yet. */
+/** Whether a message has begun to arrive, and is not complete. */
 function isCutShort (socket: Duplex): boolean {
   return (socket as { parser?: { incoming?: { complete: boolean } | null } | null }).parser?.incoming?.complete === false
 }
@@ -248,7 +248,11 @@ export function destroyOnlyRequest<T> (req: IncomingMessage, destroy: () => T): 
   }
 }
 
-/** Puts a `destroy()` that does nothing on a socket. @returns a function that takes it off */
+/**
+ * Replaces the `destroy()` of a socket by one that does nothing.
+ *
+ * @returns a function that undoes it
+ */
 function spare (socket: Duplex): () => void {
   const before = Object.getOwnPropertyDescriptor(socket, 'destroy')
   socket.destroy = () => socket
@@ -268,7 +272,10 @@ export function destroyOnlyResponse<T> (socket: Duplex, destroy: () => T): T {
   }
 }
 
-/** Tells when it is the turn of a response that was destroyed before that. Node up to 22 would destroy the connection then. */
+/**
+ * Calls back when it is the turn of a response that was destroyed before its turn. Up to Node 22 Node would destroy the
+ * connection then.
+ */
 export function onTurnOfDestroyed (res: ServerResponse, turn: () => void): void {
   res.prependOnceListener('socket', (socket: Socket) => {
     process.nextTick(spare(socket))

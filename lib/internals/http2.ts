@@ -49,12 +49,12 @@ export function closeBetweenReads (
 }
 
 /**
- * Whether Node stops reading for good where nghttp2 wants nothing more, because the peer has broken the protocol. While
- * streams are open, it then never hears that the peer has left. Later versions end such a session.
+ * Whether this Node stops reading for good after the peer has broken the protocol, because nghttp2 wants nothing more. While
+ * streams are open, it then never notices that the peer has left. Later versions end such a session.
  */
 export const STOPS_READING = Number.parseInt(process.versions.node, 10) < 22
 
-/** Reads on. What comes is thrown away, but for its end. */
+/** Reads on, and throws everything away until the end. */
 export function readOn (socket: HttpSocket): void {
   socket._handle?.readStart?.()
 }

@@ -80,11 +80,11 @@ class Direction implements Receiver {
   readonly #joined: JoinedSides
   /** The destination was ended before the tunnel began. So any byte for it is an error. */
   #shut = false
-  /** The socket that is read past its stream. */
+  /** The socket that is read without its stream. */
   #direct: HttpSocket | undefined
-  /** It is not read for now, because of the destination. */
+  /** Reading has stopped until the destination takes more. */
   #stopped = false
-  /** How many writes have chunks that are lent, and are not done. */
+  /** How many writes are under way whose chunks will be overwritten. */
   #lent = 0
 
   constructor (from: TunnelSide, to: TunnelSide, joined: JoinedSides) {
@@ -137,7 +137,7 @@ class Direction implements Receiver {
   }
 
   receive (chunk: Buffer): boolean {
-    // After a write that the kernel took at once, 'drain' is still to come, and nothing has to wait for it.
+    // If the kernel took the write at once, 'drain' still follows. But nothing has to wait for it.
     this.#stopped = !this.#pass(chunk) && this.to.writable.writableLength > 0
     return !this.#stopped
   }
@@ -157,7 +157,7 @@ class Direction implements Receiver {
     return false
   }
 
-  /** Goes on with reading past the stream. */
+  /** Reads on without the stream. */
   #readOn (): void {
     if (!this.#stopped || this.#lent > 0 || this.#direct === undefined) return
     this.#stopped = false
