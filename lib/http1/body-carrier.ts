@@ -399,7 +399,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     else socket.destroy()
   }
 
-  /** Destroying a response also destroys its connection. This keeps the connection while earlier responses need it. */
+  /** Node destroys the connection together with the response. This does not, because earlier responses may still be on their way. */
   #keepAnswersBefore (): void {
     const { res } = this
     const { destroy } = res
