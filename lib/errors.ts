@@ -86,7 +86,10 @@ export const FST_ERR_DUPLEX_CANNOT_DETACH = createError(
 export const FST_ERR_DUPLEX_NOT_ADOPTED = createError<[string]>(
   'FST_ERR_DUPLEX_NOT_ADOPTED', 'This request was read by another server, and its "%s" cannot be served here any more', 501)
 
-/** Of messages: `readable` fails with these, `send()` rejects with them, and a request whose body is one message is answered with them. */
+/**
+ * Errors of messages. `readable` fails with them, `send()` rejects with them, and a client whose body is one message is
+ * answered with them.
+ */
 export const FST_ERR_DUPLEX_MESSAGE_INVALID = createError<[string, ErrorOptions?]>(
   'FST_ERR_DUPLEX_MESSAGE_INVALID', 'Invalid message: %s', 400)
 export const FST_ERR_DUPLEX_MESSAGE_TOO_LONG = createError<[number]>(
@@ -102,7 +105,7 @@ export const FST_ERR_DUPLEX_MESSAGE_TYPE = createError<[string]>(
 export const FST_ERR_DUPLEX_HEARTBEAT = createError<[number]>(
   'FST_ERR_DUPLEX_HEARTBEAT', 'The peer was silent for two heartbeats of %d ms', 408)
 
-/** Of WebSocket. */
+/** Errors of WebSocket. */
 export const FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE = createError<[string]>(
   'FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE', 'Not a WebSocket handshake: %s', 400)
 export const FST_ERR_DUPLEX_WEBSOCKET_VERSION = createError(
@@ -137,7 +140,7 @@ export const FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT', 'The peer ended its side and nothing was written for %d ms', 408)
 export const FST_ERR_DUPLEX_MAX_LIFETIME = createError<[number]>(
   'FST_ERR_DUPLEX_MAX_LIFETIME', 'The connection reached its lifetime of %d ms', 408)
-/** Both are answers as well, before acceptance. */
+/** Pending connections are answered with these, too. */
 export const FST_ERR_DUPLEX_EXPIRED = createError(
   'FST_ERR_DUPLEX_EXPIRED', 'The time of the connection is over', 401)
 export const FST_ERR_DUPLEX_REVOKED = createError(
@@ -155,7 +158,7 @@ export const FST_ERR_DUPLEX_DIAL_FAILED = createError<[ErrorOptions?]>(
 export const FST_ERR_DUPLEX_DIAL_TIMEOUT = createError<[number]>(
   'FST_ERR_DUPLEX_DIAL_TIMEOUT', 'The upstream was not reached within %d ms', 504)
 
-/** The other end of a connection of ours: what `forward` answers with, and the client rejects with. */
+/** Errors of an upstream. `forward` answers with them, and the client rejects with them. */
 export const FST_ERR_DUPLEX_UPSTREAM_INVALID = createError<[string, ErrorOptions?]>(
   'FST_ERR_DUPLEX_UPSTREAM_INVALID', 'The answer of the server is invalid: %s', 502)
 export const FST_ERR_DUPLEX_UPSTREAM_LOST = createError<[ErrorOptions?]>(
@@ -165,7 +168,7 @@ export const FST_ERR_DUPLEX_UPSTREAM_TIMEOUT = createError<[number]>(
 export const FST_ERR_DUPLEX_NO_EXTENDED_CONNECT = createError(
   'FST_ERR_DUPLEX_NO_EXTENDED_CONNECT', 'The server does not offer extended CONNECT, by which HTTP/2 upgrades', 502)
 
-/** `forward` answers with these, and with those of a server above. */
+/** `forward` answers with these, and with the errors of an upstream above. */
 export const FST_ERR_DUPLEX_NO_UPSTREAM = createError(
   'FST_ERR_DUPLEX_NO_UPSTREAM', 'There is no upstream for this request', 404)
 export const FST_ERR_DUPLEX_BAD_PATH = createError(

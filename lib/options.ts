@@ -10,7 +10,7 @@ import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOpt
 
 export const KINDS: readonly DuplexKind[] = ['upgrade', 'connect', 'hijack', 'body']
 
-/** The limits of one connection, every one of them set. */
+/** The limits of one connection, with defaults filled in. */
 export interface Limits extends GovernanceSettings {
   handshakeTimeout: Milliseconds | undefined
   idleTimeout: Milliseconds
@@ -26,7 +26,7 @@ export interface Limits extends GovernanceSettings {
 
 export interface PluginSettings extends Limits {
   kinds: readonly DuplexKind[]
-  /** Of routes that say nothing themselves. */
+  /** The limit of a route that sets none. */
   maxPerRoute: number
   drainTimeout: Milliseconds
   drainSpread: Milliseconds
@@ -36,7 +36,7 @@ export interface PluginSettings extends Limits {
 
 export interface RouteSettings extends Limits {
   kinds: readonly DuplexKind[]
-  /** The kinds were named on the route itself. */
+  /** Whether the route itself has `kinds`. */
   kindsNamed: boolean
   protocols: readonly string[] | undefined
   /** The same protocols, as a map to look up the client's offer. */
@@ -44,9 +44,9 @@ export interface RouteSettings extends Limits {
   chooser: DuplexProtocolChooser<string> | undefined
   headers: DuplexHeaders | undefined
   manual: boolean
-  /** Its requests go to another server, all of them: see `forwardKinds()`. */
+  /** The upstream of the route. Then it has no handler, and takes what `forwarding()` in routes/ says. */
   forward: ForwardRoute | undefined
-  /** Nobody parses the body of an upgrade. */
+  /** Whether the body of an upgrade stays unparsed. */
   rawBody: boolean
   messages: MessageSettings | undefined
 }
@@ -148,7 +148,7 @@ export function routeSettings (duplex: unknown, plugin: PluginSettings, route: s
   }
 }
 
-/** What messages are taken on, where the route does not say. No method has all of these. */
+/** The kinds of a route with messages that has no `kinds`. No method allows all of these. */
 function kindsOf (messages: MessageSettings | undefined): readonly DuplexKind[] | undefined {
   if (messages === undefined) return undefined
   const { streams, sse } = messages

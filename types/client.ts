@@ -4,58 +4,65 @@ import type { DuplexKind, DuplexWebPair, Milliseconds } from './connection.ts'
 import type { DialTlsOptions } from './dial.ts'
 import type { MessageEncoding, MessageFraming, WebSocketClosed } from './messages.ts'
 
-/** The fields of a request: one value, or one for each line of a field that is repeated. */
+/** The fields of a request by name. An array sends one field for each value. */
 export type ClientHeaders = Readonly<Record<string, string | number | readonly string[] | undefined>>
 
 /** What `connect()` sends, and how. */
 export interface ConnectOptions {
   /**
-   * What to upgrade to, the most wanted first; over HTTP/2, by an extended CONNECT, one. Without it, and without `target`, the
-   * request is plain.
+   * The protocols to upgrade to, the most wanted first. Over HTTP/2 there can be only one (extended CONNECT). Without
+   * `protocol` and `target` the request is a plain one.
    */
   protocol?: string | readonly string[] | undefined
   /** @default 'CONNECT' with `target`, 'POST' with `body`, else 'GET' */
   method?: string | undefined
-  /** `host:port`, for a CONNECT to it through the server of the URL. */
+  /** `host:port`. The server of the URL is asked for a tunnel to it, by CONNECT. */
   target?: string | undefined
-  /** `Host`, and what the other options stand for, are added. Credentials in the URL become `Authorization: Basic`. */
+  /**
+   * Further fields. `Host`, and the fields that other options need, are added. Credentials in the URL become `Authorization:
+   * Basic`.
+   */
   headers?: ClientHeaders | undefined
   /**
-   * The body of the request: these bytes, what this stream yields, or `true` for what is written to `writable`. A server that reads
-   * the whole body before it answers needs one of the former: with `true` there is a `writable` only when it has answered.
+   * The body of the request. Give text or bytes, a stream to send, or `true` to write it yourself to `writable`. `writable`
+   * exists only after the server has answered. So if the server reads the whole body first, do not use `true`.
    */
   body?: true | string | Uint8Array | Readable | undefined
-  /** Bytes that leave with the head of the request, before there is an answer. Not with HTTP/1 and `body: true`. */
+  /** Bytes to send together with the head of the request, before there is an answer. Not possible over HTTP/1 with `body: true`. */
   early?: string | Uint8Array | undefined
   /**
-   * `true`: HTTP/2 alone, on `http:` by prior knowledge. `false`: HTTP/1.1 alone. By default, over TLS, what the server
-   * chooses (ALPN), and HTTP/1.1 where an upgrade is not possible over its HTTP/2.
+   * `true`: HTTP/2 only; for `http:` URLs without negotiation ("prior knowledge"). `false`: HTTP/1.1 only. By default the
+   * server chooses over TLS (ALPN), and `http:` is HTTP/1.1. An upgrade that the server's HTTP/2 cannot take uses HTTP/1.1.
    */
   http2?: boolean | undefined
-  /** A proxy that is asked with CONNECT: `http://` or `https://`, with credentials if it wants any (`Proxy-Authorization: Basic`). */
+  /**
+   * A proxy, as an `http://` or `https://` URL. It is asked for a tunnel by CONNECT. Credentials in the URL become
+   * `Proxy-Authorization: Basic`.
+   */
   proxy?: string | URL | undefined
-  /** Connects to this Unix socket, whatever host the URL says. */
+  /** Connects to this Unix socket, and not to the host of the URL. */
   socketPath?: string | undefined
   /** Options of `tls.connect()`, for `https:`. */
   tls?: DialTlsOptions | undefined
   /**
-   * How long everything up to the answer may take; 0 is for ever.
+   * How long everything may take until the answer is there. 0 switches it off.
    *
    * @default 30_000
    */
   timeout?: Milliseconds | undefined
-  /** Calls it off, before and after the answer. */
+  /** Aborts the request, or the connection when there is one. */
   signal?: AbortSignal | undefined
-  /** Messages in place of bytes, in both directions. */
+  /** The pair carries messages in place of bytes. */
   messages?: true | ClientMessageOptions | undefined
-  /** A WebSocket: its frames are the messages, strings and bytes, or what `messages` says they hold. */
+  /** Opens a WebSocket. Its messages are strings and Buffers, unless `messages` sets another encoding. */
   websocket?: true | ClientWebSocketOptions | undefined
 }
 
-/** What the messages of a connection are, as of a route's. */
+/** How the messages of a connection are written. The route must have the same options. */
 export interface ClientMessageOptions {
   /**
-   * Of a connection that is no WebSocket. What comes as `text/event-stream` is read as such.
+   * The framing of what is sent, if this is no WebSocket. It is also used for reading, unless the answer is
+   * `text/event-stream`.
    *
    * @default 'lines'
    */
@@ -63,7 +70,7 @@ export interface ClientMessageOptions {
   /** @default 'json' */
   encoding?: 'json' | 'text' | 'binary' | MessageEncoding | undefined
   /**
-   * Of one message, in bytes.
+   * The longest message, in bytes.
    *
    * @default 65_536
    */
@@ -77,7 +84,7 @@ export interface ClientMessageOptions {
 }
 
 export interface ClientWebSocketOptions {
-  /** Offered to the server, the most wanted first. */
+  /** The subprotocols that are offered to the server, the most wanted first. */
   subprotocols?: readonly string[] | undefined
 }
 
@@ -87,56 +94,57 @@ export type ClientCloseReason = 'end' | 'abort' | 'error' | 'destroyed'
 export interface ClientClosed {
   /**
    * - `end`: both sides ended, and everything was sent.
-   * - `abort`: the server went away: reset, or closed in the middle of a body or without the close of a WebSocket.
-   * - `error`: a stream was destroyed with an error, a message did not fit, or `signal` aborted.
+   * - `abort`: the server went away. It reset the connection, or closed it in the middle of a body, or closed a WebSocket
+   *   without a close frame.
+   * - `error`: a stream was destroyed with an error, a message was invalid, or `signal` aborted.
    * - `destroyed`: `destroy()` was called.
    */
   readonly reason: ClientCloseReason
   readonly error?: Error
-  /** From the head of the request on, until the end. */
+  /** From the head of the request to the end. */
   readonly duration: Milliseconds
   readonly websocket?: WebSocketClosed
 }
 
-/** A connection that the server has accepted: the shape that it has at the other end. */
+/** A connection that the server has accepted. It has the same shape as a `DuplexConnection` on the server. */
 export interface ClientConnection {
   /**
-   * What the server made of the request. `hijack` is an answer of HTTP/1 to a plain request that nothing but its connection ends; `body` is
-   * an answer that says where it ends, and every answer to a plain request of HTTP/2.
+   * How the server answered. `hijack`: an HTTP/1 answer to a plain request that only the end of the connection ends. `body`: an
+   * answer with an end of its own, and every HTTP/2 answer to a plain request.
    */
   readonly kind: DuplexKind
-  /** Every byte that the server sent behind its head. A connection that breaks is an error, and never the end. */
+  /** Every byte that the server sends after its head. If the connection breaks, this stream fails. It never ends then. */
   readonly readable: Readable
-  /** Half of a close is its `end()`. It has ended where a plain request without a body was answered with a `body`. */
+  /** What the server receives. `end()` is a half-close. It has ended already if the request had no body and the answer is a `body`. */
   readonly writable: Writable
   readonly statusCode: number
   readonly headers: IncomingHttpHeaders
   readonly httpVersion: '1.0' | '1.1' | '2.0'
-  /** Of an upgrade, as the server spells it. */
+  /** The protocol of an upgrade, as the server spells it. Undefined on other kinds. */
   readonly protocol: string | undefined
-  /** What came with the head of the answer, for information: `readable` begins with it. */
+  /** The bytes that came together with the head of the answer. They are for information: `readable` begins with them. */
   readonly head: Buffer
-  /** Aborts when the connection is over and did not end in order. */
+  /** Aborts when the connection is over without an orderly end. */
   readonly signal: AbortSignal
-  /** Never rejects. */
+  /** Resolves when the connection is over. It never rejects. */
   readonly closed: Promise<ClientClosed>
   /**
-   * Sends what was written, ends, and waits up to 30 seconds for the server to end. What still comes is thrown away unless somebody
-   * reads. `code` and `reason` are those of a WebSocket.
+   * Sends what was written, ends our side, and waits up to 30 seconds until the server ends its side. Input that nobody reads
+   * is thrown away. `code` and `reason` are for the close frame of a WebSocket.
    */
   close (options?: { code?: number | undefined, reason?: string | undefined }): Promise<ClientClosed>
-  /** At once, and so that the server cannot take it for an end. */
+  /** Breaks the connection off at once. The server never sees a clean end. */
   destroy (error?: Error): void
   web (): DuplexWebPair
   [Symbol.asyncDispose] (): Promise<void>
 }
 
-/** A connection whose pair is one of messages. */
+/** A connection whose pair carries messages. */
 export interface ClientMessageConnection<In = unknown, Out = unknown> extends Omit<ClientConnection, 'readable'> {
-  /** In object mode: `In`. */
+  /** The messages from the server, in object mode. */
   readonly readable: Readable & AsyncIterable<In>
-  /** Resolves when there is room for the next one. */
+  /** Sends a message, and resolves when there is room for the next one. */
   send (message: Out): Promise<void>
-  /** Of a WebSocket. */
+  /** The subprotocol of a WebSocket. Undefined if there is none. */
   readonly subprotocol: string | undefined
 }

@@ -4,7 +4,7 @@ import type { Milliseconds } from './connection.ts'
 /** Where `dial()` connects to: `pending.authority`, or any host and port, or the path of a Unix socket. */
 export type DialTarget = DialHost | DialPath
 
-/** A target that TCP leads to. */
+/** A target that is reached by TCP. */
 export interface DialHost {
   /** A name, or an IP address without brackets. */
   readonly host: string
@@ -31,14 +31,14 @@ export interface DialOptions {
   /** Ends the attempt: `dial()` rejects with its reason. It has no effect once there is a socket. */
   signal?: AbortSignal | undefined
   /**
-   * How long resolving, `check`, connecting and the TLS handshake may take together. 0 is for ever.
+   * How long resolving, `check`, connecting and the TLS handshake may take together. 0 switches it off.
    *
    * @default 10_000
    */
   timeout?: Milliseconds | undefined
   /**
-   * It is asked for every resolved address. Only addresses that pass are dialled, and the name is not resolved again. For
-   * a `path` it gets the path in place of address and host: `publicOnly` refuses that.
+   * Called for every resolved address. Only addresses that pass are dialled, and the name is not resolved again. For a `path`
+   * both arguments are the path: `publicOnly` refuses that.
    *
    * @default every address passes
    */

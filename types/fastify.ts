@@ -143,20 +143,20 @@ export interface FastifyDuplex extends DuplexLabelled {
   asyncapi (options: AsyncApiOptions): AsyncApiDocument
 }
 
-/** Who accepts: the plugin, before the handler is entered, or the handler. */
+/** Who accepts: the plugin, before it enters the handler, or the handler itself. */
 type Acceptance = 'auto' | 'manual'
 
-/** What `duplex` is on a route of bytes. */
+/** The type of `duplex` on a route of bytes. */
 type SettingsOf<A extends Acceptance, K extends DuplexKind, P extends string> =
   A extends 'manual' ? ManualDuplexRouteSettings<K, P> : true | DuplexRouteSettings<K, P>
 
-/** What it is on a route of messages. */
+/** The type of `duplex` on a route of messages. */
 type MessageSettingsOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket> =
   (A extends 'manual' ? ManualDuplexRouteSettings<K, P> : DuplexRouteSettings<K, P>) & InferredMessages<Messages, Socket>
 
 /**
- * What `duplex` may be, by the names that are in it: so the error of a misspelt name shows the settings that were meant, and
- * nothing else. The first branch is never chosen: the compiler infers `Names` from it.
+ * The type of `duplex`, chosen by the names of its properties. So the error of a misspelt name shows only the settings that
+ * were meant. The first branch is never chosen: the compiler infers `Names` from it.
  */
 type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Messages, Socket, Names extends string> =
   [symbol] extends [Names]
@@ -166,27 +166,28 @@ type DuplexOf<A extends Acceptance, K extends DuplexKind, P extends string, Mess
         : MessageSettingsOf<A, K, P, Messages, Socket>
 
 /**
- * All options of a route, by the names in `duplex`: `Forwarded` where `forward` is among them, else `Handled`. The names are not known
- * where type arguments are written out. It is not an overload of its own: with a fourth one TypeScript reports only the last.
+ * All options of a route, chosen by the names in `duplex`: `Forwarded` if `forward` is among them, else `Handled`. If type
+ * arguments are written out, the names are not known. An overload in place of this would be the fourth one, and then TypeScript
+ * reports only the last.
  */
 type EitherOf<A extends Acceptance, Names extends string, Handled, Forwarded> =
   A extends 'manual' ? Handled : string extends Names ? Handled | Forwarded : 'forward' extends Names ? Forwarded : Handled
 
-/** What a handler gets, once it is accepted. */
+/** The argument of a handler after acceptance. */
 type ConnectionOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
   [Messages] extends [undefined]
     ? [Socket] extends [undefined] ? DuplexConnection<K, P, Reply> : DuplexMessages<string | Buffer, string | Uint8Array, K, P, Reply>
     : DuplexMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
 
-/** What it gets before. */
+/** The argument of a handler before acceptance. */
 type PendingOf<K extends DuplexKind, P extends string, Reply, Messages, Socket, TypeProvider extends FastifyTypeProvider> =
   [Messages] extends [undefined]
     ? [Socket] extends [undefined] ? PendingDuplex<K, P, Reply> : PendingMessages<string | Buffer, string | Uint8Array, K, P, Reply>
     : PendingMessages<InOf<Messages, TypeProvider>, OutOf<Messages, TypeProvider>, K, P, Reply>
 
 /**
- * The handler of such a route. NoInfer, because the options alone say what the connection is: a handler with an
- * annotation for something else must not compile.
+ * The handler of a route. The options alone say what the connection is (NoInfer). So a handler with a wrong annotation does not
+ * compile.
  */
 type HandlerOf<
   A extends Acceptance,

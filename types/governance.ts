@@ -1,21 +1,24 @@
 import type { DuplexConnection, DuplexKind, Milliseconds, PendingDuplex } from './connection.ts'
 import type { DuplexRequest } from './options.ts'
 
-/** `maxConnections` with a key. */
+/** The object form of `maxConnections`, with a limit for each key. */
 export interface DuplexMaxConnections {
-  /** How many there may be at once: with a `key` of each key, else of all together. A whole number from 0, or Infinity. */
+  /** How many connections there may be at once: for each key, if `key` is given, else in all. A whole number from 0, or Infinity. */
   max: number
   /**
-   * Whose connection it is, such as the user or `request.ip`. It is asked once for each request, behind the `onRequest` hooks
-   * and before a body is parsed. From then on the request counts, pending or not, until it is refused or `closed` settles. The
-   * one above `max` gets a 429, `FST_ERR_DUPLEX_MAX_PER_KEY`, with `Retry-After`.
+   * Says whose connection this is, such as the user or `request.ip`. It is called once for each request, after the `onRequest`
+   * hooks and before a body is parsed.
    *
-   * What it throws is answered as what a hook throws; anything but a string is a 500, `FST_ERR_DUPLEX_INVALID_KEY`.
+   * A request counts from then on, accepted or not, until it is refused or `closed` resolves. A request above `max` gets a 429,
+   * `FST_ERR_DUPLEX_MAX_PER_KEY`, with `Retry-After`.
+   *
+   * An error that it throws is answered like an error of a hook. If it returns anything but a string, the client gets a 500,
+   * `FST_ERR_DUPLEX_INVALID_KEY`.
    */
   key?: DuplexKey | undefined
   /**
-   * How many one route may have at once, whosever they are: of that route, or, given to the plugin, of every route that has no
-   * `maxConnections` of its own. Above it a 503, as with a number.
+   * How many connections one route may have at once, whatever their keys are. On the plugin it holds for every route that has
+   * no `maxConnections` of its own. A request above it gets a 503, as with a plain number.
    */
   route?: number | undefined
 }
@@ -25,129 +28,133 @@ export type DuplexKey = {
   key (request: DuplexRequest): string
 }['key']
 
-/** A moment by the clock on the wall: a Date, or milliseconds as `Date.now()` has them. A token tells seconds: `exp * 1000`. */
+/** A moment of the wall clock: a Date, or milliseconds like `Date.now()`. A JWT counts seconds, so use `exp * 1000`. */
 export type DuplexMoment = Date | number
 
-/** When a connection expires; undefined for never. */
+/** Says when a connection expires. Undefined means never. */
 export type DuplexExpiry = {
   // A method, so that a request annotated for the app's own server or route generics is accepted.
   expires (request: DuplexRequest): DuplexMoment | undefined
 }['expires']
 
-/** The labels that a connection begins with. */
+/** Gives the labels that a connection begins with. */
 export type DuplexLabeller = {
   // A method, so that a request annotated for the app's own server or route generics is accepted.
   labels (request: DuplexRequest): Iterable<string>
 }['labels']
 
-/** Bytes a second of one connection: whole numbers above 0. What is above is made to wait, and never dropped. */
+/** Rates of one connection in bytes a second: whole numbers above 0. Faster data has to wait. Nothing is dropped. */
 export interface DuplexRate {
-  /** What the peer may send. */
+  /** How fast the peer may send. */
   bytesIn?: number | undefined
-  /** What is sent to the peer. */
+  /** How fast is sent to the peer. */
   bytesOut?: number | undefined
 }
 
-/** How connections that last stay governed. Given to the plugin these are the defaults of all routes. */
+/** Limits and names of connections. On the plugin these are the defaults of all routes. */
 export interface DuplexGovernance {
   /**
-   * How many connections there may be at once. A whole number from 0, or Infinity: given to the plugin, of
-   * all routes together; given to a route, of that route. A slot is taken before the handler is entered. It is free again when
-   * `closed` settles, or, of a request that is refused, when that is decided. The one above the limit gets a 503,
-   * `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with `Retry-After`. An object gives a limit for each key: see {@link DuplexMaxConnections}.
-   * The one of the plugin and the one of the route hold both.
+   * How many connections there may be at once: on the plugin in all, on a route for that route. A whole number from 0, or
+   * Infinity.
+   *
+   * A connection takes a slot before its handler is entered. The slot is free again when `closed` resolves, or when a pending
+   * connection is refused. A request above the limit gets a 503, `FST_ERR_DUPLEX_MAX_CONNECTIONS`, with `Retry-After`.
+   *
+   * An object sets a limit for each key: see {@link DuplexMaxConnections}. The limits of the plugin and of the route hold both.
    *
    * @default Infinity
    */
   maxConnections?: number | DuplexMaxConnections | undefined
   /**
-   * When the connection ends, such as the end of the token that opened it. It is asked when the handler is about to be entered,
-   * behind all hooks. Then `draining` aborts with `FST_ERR_DUPLEX_EXPIRED`; `expiryGrace` later the connection is broken off, and
-   * `closed` says `expired`. One that is not accepted by then is answered with 401, as is one that has expired before.
+   * Says when the connection has to end, for example when the token of its user expires. It is called after all hooks, right
+   * before the handler is entered.
    *
-   * Moments are those of the wall clock, as in a token: when it is set, expiries move with it, and no other time limit does.
-   * They are looked for together, so that one comes up to about 20 ms late, and up to a second after the clock was set forward.
+   * When the connection expires, `draining` aborts with `FST_ERR_DUPLEX_EXPIRED`. After `expiryGrace` the connection is broken
+   * off, and `closed` says `expired`. A connection that is not accepted by then, or that has expired before, gets a 401.
    *
-   * What it throws is answered as what a hook throws; anything but a moment, the seconds of a token among them, is a 500,
-   * `FST_ERR_DUPLEX_INVALID_EXPIRY`.
+   * Expiry follows the wall clock, as tokens do. If the clock is set, expiry moves with it. No other time limit does. It may
+   * come up to 20 ms late, and up to a second late after the clock was set forward.
+   *
+   * An error that it throws is answered like an error of a hook. If it returns anything but a moment, such as the seconds of a
+   * token, the client gets a 500, `FST_ERR_DUPLEX_INVALID_EXPIRY`.
    */
   expires?: DuplexExpiry | undefined
   /**
-   * How long a connection may go on once it has expired.
+   * How long a connection may go on after it has expired.
    *
    * @default 0
    */
   expiryGrace?: Milliseconds | undefined
   /**
-   * Names by which `app.duplex.find()` and `app.duplex.close()` know the connection. It is asked when the handler is about to be
-   * entered, behind all hooks. Where one of them was closed since the request came, the request is refused: 403,
+   * Names for the connection, for `app.duplex.find()` and `app.duplex.close()`. It is called after all hooks, right before the
+   * handler is entered. If one of these labels was closed since the request came, the request gets a 403,
    * `FST_ERR_DUPLEX_REVOKED`.
    *
-   * What it throws is answered as what a hook throws; anything but strings is a 500, `FST_ERR_DUPLEX_INVALID_LABEL`.
+   * An error that it throws is answered like an error of a hook. If it returns anything but strings, the client gets a 500,
+   * `FST_ERR_DUPLEX_INVALID_LABEL`.
    */
   labels?: DuplexLabeller | undefined
-  /** How fast a connection may be: see {@link DuplexRate}. */
+  /** How fast a connection may send and receive: see {@link DuplexRate}. */
   rate?: DuplexRate | undefined
 }
 
-/** The labels of one connection. When it is over they can still be read, and `find()` does not know it any more. */
+/** The labels of one connection. After its end they can still be read, but `find()` does not find it any more. */
 export interface DuplexLabels extends Iterable<string> {
   readonly size: number
   has (label: string): boolean
-  /** Throws `FST_ERR_DUPLEX_INVALID_LABEL` for what is no string. */
+  /** Throws `FST_ERR_DUPLEX_INVALID_LABEL` for anything but a string. */
   add (label: string): this
-  /** @returns whether it had it */
+  /** @returns whether the connection had the label */
   delete (label: string): boolean
 }
 
-/** What every duplex request has to be governed by, before and after it was accepted. */
+/** The members of a duplex request that concern labels and expiry, before and after acceptance. */
 export interface GovernedDuplex {
-  /** By what `app.duplex.find()` and `close()` know it. */
+  /** The names by which `app.duplex.find()` and `app.duplex.close()` know the connection. */
   readonly labels: DuplexLabels
   /**
-   * Moves the end of the connection, or sets one where the route has none; undefined takes it away. During `expiryGrace` it
-   * brings the connection back: `draining` is another signal then, which has not aborted. A moment that has passed is taken as
-   * one, and ends it.
+   * Moves the expiry of the connection, or sets one. Undefined removes it. During `expiryGrace` it saves the connection: from
+   * then on `draining` is a new signal, which has not aborted. With a moment in the past the connection expires at once.
    *
-   * Throws `FST_ERR_DUPLEX_INVALID_EXPIRY` for what is no moment, and for the seconds of a token.
+   * Throws `FST_ERR_DUPLEX_INVALID_EXPIRY` for anything but a moment, such as the seconds of a token.
    *
-   * @returns false where it comes too late: the connection is over, or about to be for another reason
+   * @returns false if it comes too late: the connection is over, or is being ended for another reason
    */
   extend (until: DuplexMoment | undefined): boolean
 }
 
-/** How `app.duplex.close()` ends connections. */
+/** Options of `app.duplex.close()`. */
 export interface DuplexRevocation {
   /**
-   * How long they may go on after `draining` has aborted. Those that are not accepted are refused at once.
+   * How long the connections may go on after `draining` has aborted. Pending connections are refused at once.
    *
    * @default 0
    */
   within?: Milliseconds | undefined
   /**
-   * The close code of those that are WebSockets: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
+   * The close code for WebSockets: 1000 to 1003, 1007 to 1014, or 3000 to 4999.
    *
    * @default the `closeCode` of `error`, or 4403
    */
   code?: number | undefined
   /**
-   * What `draining`, `signal` and `closed.error` tell, and what is answered to those that are not accepted.
+   * The reason of `draining` and `signal`, and the error of `closed`. Pending connections are answered with it.
    *
    * @default FST_ERR_DUPLEX_REVOKED, 403
    */
   error?: Error | undefined
 }
 
-/** What of `app.duplex` is about labels. */
+/** The methods of `app.duplex` that concern labels. */
 export interface DuplexLabelled {
-  /** The live connections with this label, pending ones included, as they are now. */
+  /** The live connections with this label at this moment, pending ones included. */
   find (label: string): (DuplexConnection | (PendingDuplex<DuplexKind> & { readonly accepted: false }))[]
   /**
-   * Ends all connections with this label, `closed` says `revoked`. Also those whose request is on its way through hooks,
-   * as soon as their labels are known. Its cost is that of the matches. Closed twice, a connection ends at the sooner of the two
-   * moments. Throws `FST_ERR_DUPLEX_INVALID_OPTION` for options that are none.
+   * Ends all connections with this label. `closed` says `revoked`. A request whose hooks still run is refused, if it turns out
+   * to have the label. The cost depends only on the number of matches. If a connection is closed twice, the earlier end counts.
+   * Throws `FST_ERR_DUPLEX_INVALID_OPTION` for unknown options.
    *
-   * @returns how many it found, those on their way not counted
+   * @returns how many connections were found, without the requests whose hooks still run
    */
   close (label: string, options?: DuplexRevocation): number
 }

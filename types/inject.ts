@@ -70,13 +70,16 @@ export interface InjectDuplexResponse {
   readonly closed: Promise<InjectDuplexClosed>
 }
 
-/** A request whose client is to have messages. Without `protocol` and `payload` it has an open body of lines, which `send()` writes to. */
+/**
+ * A request whose client reads and writes messages. Without `protocol` and `payload` it has an open body of lines, which
+ * `send()` writes to.
+ */
 export type InjectMessagesOptions = InjectDuplexOptions & (
   | { /** In lines, or as Server-Sent Events where `Accept` says so. */ messages: true, websocket?: boolean | undefined }
   | { messages?: boolean | undefined, /** Over a WebSocket. */ websocket: true }
 )
 
-/** The client's side in messages, encoded as the route has it. A refusal has no `send`, and is read by `body()`. */
+/** The client's side in messages, in the encoding of the route. A refusal has no `send`, and is read by `body()`. */
 export interface InjectMessagesResponse<In = unknown, Out = unknown> extends Omit<InjectDuplexResponse, 'readable' | 'closed'> {
   readonly readable: MessageReadable<In>
   readonly send: (message: Out) => Promise<void>
@@ -85,8 +88,8 @@ export interface InjectMessagesResponse<In = unknown, Out = unknown> extends Omi
 
 /** How an injected connection ended. */
 export interface InjectDuplexClosed {
-  /** Whether what the server sent came to its end in order. False after a reset, and after a body without its end. */
+  /** Whether the output of the server came to an orderly end. False after a reset, and after a body that was cut off. */
   readonly complete: boolean
-  /** What broke it, if it is not complete. */
+  /** The error that broke the connection, if it is not complete. */
   readonly error?: Error
 }

@@ -1,53 +1,61 @@
 import type { Milliseconds } from './connection.ts'
 import type { DuplexRequest } from './options.ts'
 
-/** What a framing has to hold to. */
+/** The limits that a decoder has to keep. */
 export interface MessageLimits {
-  /** Of one message, in bytes, without what frames it. */
+  /** The longest message, in bytes, without its framing. */
   readonly maxLength: number
 }
 
 /** Finds the messages in the bytes of one connection. */
 export interface MessageDecoder {
   /**
-   * What is whole with this chunk, in order; it is asked for one by one, and only as fast as somebody reads. An error in place of
-   * a payload is one message that cannot be read, behind which the next one begins. What it throws ends the connection.
+   * Returns the messages that this chunk completes, in order. They are taken one by one, only as fast as somebody reads. An
+   * Error in place of a payload is a message that cannot be read, and the next message follows. If this throws, the connection
+   * ends.
    */
   decode (chunk: Buffer): Iterable<Uint8Array | Error>
-  /** The input has ended: what is left and may be whole. What it throws ends the connection. */
+  /** The input has ended. Returns a message that is complete by that. If this throws, the connection ends. */
   end (): Iterable<Uint8Array | Error>
 }
 
-/** How messages are told apart in a stream of bytes. */
+/** How messages are separated in a stream of bytes. */
 export interface MessageFraming {
-  /** For logs and documents. */
+  /** A name for logs and documents. */
   readonly name: string
-  /** Of a body in this framing, without parameters: what a client says with `Content-Type` and asks for with `Accept`. */
+  /** The media type of a body in this framing, without parameters. A client names it in `Content-Type` and `Accept`. */
   readonly contentType: string
-  /** Without one the framing is for output alone. */
+  /** Makes a decoder for one connection. A framing without it is only for output. */
   decoder? (limits: MessageLimits): MessageDecoder
-  /** One message with what frames it. What it throws is an `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE`. */
+  /** Adds the framing to one message. If this throws, `send()` rejects with `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE`. */
   encode (payload: string | Uint8Array): string | Uint8Array
-  /** What can be sent between messages, and is none, to tell that the connection lives. */
+  /** Bytes that may stand between two messages without being a message. They are sent as a heartbeat. */
   readonly heartbeat?: string | undefined
 }
 
-/** How one message is written in bytes. */
+/** How one message is written as text or bytes. */
 export interface MessageEncoding {
-  /** For documents. */
+  /** The media type of one message, for documents. */
   readonly contentType?: string | undefined
-  /** A string is sent as text (over WebSocket in a text frame), bytes are sent as they are. */
+  /** Writes a message. A string is sent as text (over WebSocket in a text frame). Bytes are sent as they are. */
   encode (message: unknown): string | Uint8Array
-  /** @param isText whether it came in a text frame of WebSocket; undefined in other framings */
+  /**
+   * Reads a message.
+   *
+   * @param isText whether it came in a text frame of a WebSocket. Undefined in other framings
+   */
   decode (payload: Buffer, isText?: boolean): unknown
 }
 
 /** The settings of `lengthPrefixed()`. */
 export interface LengthPrefixedOptions {
-  /** Bytes of the length in front of each message, or a base 128 varint, as protobuf's delimited messages have it. */
+  /**
+   * How many bytes the length has that stands before each message. `varint` is a base 128 varint, as in protobuf's delimited
+   * messages.
+   */
   size: 1 | 2 | 4 | 'varint'
   /**
-   * Of a length of 2 or 4 bytes.
+   * The byte order of a length of 2 or 4 bytes.
    *
    * @default 'big'
    */
@@ -56,26 +64,32 @@ export interface LengthPrefixedOptions {
   contentType?: string | undefined
 }
 
-/** The interval of a heartbeat. */
+/** The time between two heartbeats. */
 export type Heartbeat = Milliseconds
 
-/** A request as the functions of `messages` and `websocket` see it. */
+/** A request, as the functions in `messages` and `websocket` see it. */
 type Asking = DuplexRequest
 
-/** How browsers, and others, open a WebSocket. */
+/** Settings for opening a WebSocket. */
 export interface WebSocketSettings {
   /**
-   * The subprotocols that the route speaks, the most wanted first: the first one that the client offers is taken, and none where
-   * it offers none of them. Or a function that gets what is offered, in the client's order, and returns one of these, or false for
-   * none. Without this no subprotocol is taken.
+   * The subprotocols that the route speaks, the most wanted first. The first one that the client offers is chosen. If the
+   * client offers none of them, none is chosen. A function gets the client's offer in order, and returns one of its entries, or
+   * false for none. Without this option no subprotocol is chosen.
    */
   subprotocols?: readonly string[] | {
     choose (offered: string[], request: Asking): string | false | Promise<string | false>
   }['choose'] | undefined
   /**
-   * The pages that may connect, where a client says which page it is (browsers always do, programs mostly do not): `same`, those of the
-   * host that the request names; a list of origins as `https://a.example`; a function; or false, any. Others get a 403,
-   * `FST_ERR_DUPLEX_WEBSOCKET_ORIGIN`.
+   * The pages that may connect. Browsers always say which page it is (`Origin`), and most other programs do not. A request
+   * without `Origin` may connect.
+   *
+   * - `same`: pages from the host that the request names.
+   * - a list of origins, such as `https://a.example`.
+   * - a function.
+   * - `false`: any page.
+   *
+   * Other pages get a 403, `FST_ERR_DUPLEX_WEBSOCKET_ORIGIN`.
    *
    * @default 'same'
    */
@@ -83,40 +97,45 @@ export interface WebSocketSettings {
     allow (origin: string, request: Asking): boolean | Promise<boolean>
   }['allow'] | undefined
   /**
-   * Takes permessage-deflate (RFC 7692) where the client offers it: true, or options of `ws`. Unless they say otherwise no context is
-   * kept from one message to the next, and what is shorter than 1 KiB is sent as it is.
+   * Accepts the client's offer of permessage-deflate (RFC 7692): true, or options of `ws`. By default no compression context is
+   * kept between messages, and a message shorter than 1 KiB is not compressed.
    *
    * @default false
    */
   perMessageDeflate?: boolean | Record<string, unknown> | undefined
 }
 
-/** The names of the framings that the plugin brings. */
+/** The names of the framings that come with the plugin. */
 export type MessageFramingName = 'websocket' | 'lines' | 'sse'
 
-/** What `onInvalid` may do about a message that cannot be read. */
+/** Decides what happens after a message that cannot be read. */
 export type InvalidMessageHandler = {
   // A method, so that a connection annotated for the route is accepted.
   handle (error: Error & { code: string }, connection: never): unknown
 }['handle']
 
-/** What the messages of a route are, whatever their schemas. */
+/** The message options of a route, without the schemas. */
 export interface MessageOptions {
   /**
-   * How messages may be framed. `websocket`; `lines`, one message a line, over any other stream and in bodies; `sse`,
-   * Server-Sent Events in answers; or one made by `lengthPrefixed()` or by yourself, in place of `lines`.
+   * The framings that the route speaks.
    *
-   * @default ['websocket', 'lines', 'sse'], with an encoding in bytes ['websocket']
+   * - `websocket`.
+   * - `lines`: one message in each line, in bodies and over any other stream.
+   * - `sse`: Server-Sent Events, in answers only.
+   * - a framing by `lengthPrefixed()` or of your own, in place of `lines`.
+   *
+   * @default ['websocket', 'lines', 'sse'], or ['websocket'] if the encoding gives bytes
    */
   framing?: MessageFramingName | MessageFraming | readonly (MessageFramingName | MessageFraming)[] | undefined
   /**
-   * How a message is written: `json`, `text`, `binary`, or your own.
+   * How a message is written: `json`, `text`, `binary`, or an encoding of your own.
    *
    * @default 'json'
    */
   encoding?: 'json' | 'text' | 'binary' | MessageEncoding | undefined
   /**
-   * Of one message, in bytes as it is encoded. What is longer is `FST_ERR_DUPLEX_MESSAGE_TOO_LONG` before it is buffered.
+   * The longest message, in bytes, as it is encoded. A longer one fails with `FST_ERR_DUPLEX_MESSAGE_TOO_LONG` before it is
+   * buffered.
    *
    * @default 65_536
    */
@@ -128,18 +147,23 @@ export interface MessageOptions {
    */
   highWaterMark?: number | undefined
   /**
-   * How often the peer is shown that the connection lives, in milliseconds: by a ping over WebSocket, a comment in Server-Sent Events, an
-   * empty line in lines. A WebSocket of which nothing comes for two of them, and a peer that takes nothing for so long, is gone:
-   * `closed` says `idle`. One timer serves all connections.
+   * How often a heartbeat is sent. It is a ping over WebSocket, a comment in Server-Sent Events, and an empty line in `lines`.
+   * A peer is gone if a WebSocket receives nothing, or another peer takes nothing, for two heartbeats: `closed` says `idle`.
+   * All connections share one timer.
    *
    * @default 0: off
    */
   heartbeat?: Milliseconds | undefined
   /**
-   * What becomes of a connection when a message does not fit: `close`, the stream of messages fails with the error and the connection
-   * ends (over WebSocket with 1007, or 1009 where it is too long); `skip`, it is left out; or a function that decides: when it returns or
-   * resolves the message is left out, what it throws ends the connection. Where the bounds of messages are lost the
-   * connection ends whatever this says.
+   * What happens after a message that cannot be read or does not fit its schema.
+   *
+   * - `close`: `readable` fails with the error, and the connection ends. A WebSocket is closed with 1007, or with 1009 if the
+   *   message is too long.
+   * - `skip`: the message is left out.
+   * - a function decides. If it returns or resolves, the message is left out. If it throws, the connection ends with that
+   *   error.
+   *
+   * If nobody can say where the next message begins, the connection always ends.
    *
    * @default 'close'
    */
@@ -150,17 +174,17 @@ export interface MessageOptions {
 
 /** How a WebSocket ended. */
 export interface WebSocketClosed {
-  /** Of the peer's close frame; 1005 where that had none, 1006 where there was no such frame. */
+  /** The code of the peer's close frame. 1005 if the frame had no code, 1006 if there was no close frame. */
   readonly code: number
   readonly reason: string
-  /** Both sides have sent a close frame. */
+  /** Whether both sides have sent a close frame. */
   readonly clean: boolean
 }
 
-/** What `app.duplex.asyncapi()` is told. */
+/** Options of `app.duplex.asyncapi()`. */
 export interface AsyncApiOptions {
   info: { title: string, version: string, [field: string]: unknown }
-  /** As AsyncAPI has them. */
+  /** The servers, in the form of AsyncAPI. */
   servers?: Record<string, unknown> | undefined
 }
 

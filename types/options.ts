@@ -175,8 +175,8 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    */
   drainTimeout?: Milliseconds | undefined
   /**
-   * Over how long a time `draining` reaches the connections, evenly, so that their clients do not all connect again at once.
-   * `drainTimeout` counts for each from when it is told. New connections, and those that are not accepted, are refused at once.
+   * Spreads `draining` evenly over this time, so that the clients do not all connect again at once. Each connection then has
+   * `drainTimeout`, from the moment when it is told. New and pending connections are refused at once.
    *
    * @default 0
    */
@@ -189,8 +189,8 @@ export interface FastifyDuplexOptions extends DuplexLimits {
    */
   extendedConnect?: boolean | undefined
   /**
-   * What happens to a connection whose `Upgrade` was ignored, because neither a duplex route nor another owner takes it. `close`
-   * answers the request and closes. It is for apps behind a proxy that joins the two connections as soon as it sees an
+   * What happens to a connection whose `Upgrade` was ignored, because neither a duplex route nor another owner takes it.
+   * `close` answers the request and then closes. Use it behind a proxy that joins the two connections when it sees an
    * `Upgrade`, whatever the answer is.
    *
    * @default 'keep'

@@ -16,9 +16,10 @@ export interface StreamEnd {
 }
 
 /**
- * The client's side of one HTTP/2 stream. Node's own stream ends in the same way whether the server has ended it or reset it, and
- * loses unread bytes when its session closes. Here only END_STREAM is the end, and bytes that
- * have arrived stay for the reader. Injection has the same.
+ * The client's side of one HTTP/2 stream.
+ *
+ * Node's own stream ends in the same way whether the server has ended or reset it, and loses unread bytes when its session
+ * closes. This stream ends only at END_STREAM, and keeps bytes that have arrived for the reader. `injectDuplex()` uses it, too.
  */
 export class ClientStream extends Duplex {
   readonly stream: ClientHttp2Stream

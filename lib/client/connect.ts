@@ -11,13 +11,19 @@ const TIMEOUT: Milliseconds = 30_000
 type Wordy = { messages: NonNullable<ConnectOptions['messages']> } | { websocket: NonNullable<ConnectOptions['websocket']> }
 
 /**
- * Opens a connection to a server, as a duplex route takes it: an upgrade with `protocol`, a tunnel with `target`, a
- * body with `body`, else a plain request.
+ * Opens a connection to a duplex route, or to any server that takes such a request. `protocol` makes it an upgrade, `target` a
+ * tunnel, `body` a body. Without these it is a plain request.
  *
- * Rejects with a `DuplexRefused` when the answer is another than was asked for, redirects and 407 among them, and for an upgrade also 200;
- * `FST_ERR_DUPLEX_DIAL_FAILED` when there is no connection, `FST_ERR_DUPLEX_UPSTREAM_LOST` when that is over before the
- * answer, `FST_ERR_DUPLEX_UPSTREAM_INVALID` for an answer that is none, `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT`, the reason of
- * `signal`, or `FST_ERR_DUPLEX_INVALID_OPTION`. Nothing is left then.
+ * It rejects
+ * - with a `DuplexRefused`, if the server does not accept. That includes redirects, a 407 of a proxy, and a 200 to an upgrade;
+ * - with `FST_ERR_DUPLEX_DIAL_FAILED`, if there is no connection;
+ * - with `FST_ERR_DUPLEX_UPSTREAM_LOST`, if the connection is over before the answer;
+ * - with `FST_ERR_DUPLEX_UPSTREAM_INVALID`, if the answer is not valid HTTP;
+ * - with `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT`;
+ * - with the reason of `signal`;
+ * - with `FST_ERR_DUPLEX_INVALID_OPTION`.
+ *
+ * After a rejection nothing is left open, except while the body of a refusal is read.
  */
 export function connect<In = unknown, Out = unknown> (
   url: string | URL, options: ConnectOptions & Wordy

@@ -15,9 +15,9 @@ export interface ExchangeRequest {
   /** As it goes on the wire: the path and query, `*`, or `host:port` of a CONNECT. */
   readonly target: string
   /**
-   * Name and value in turn, as `rawHeaders` has them, `Host` among them; spelling and repetitions are kept. Nothing is added but
-   * what `protocol` and `body` stand for. Over HTTP/2 `Host` becomes `:authority`, and what belongs to a connection of
-   * HTTP/1 is left out (RFC 9113 section 8.2.2).
+   * The fields, as name and value in turn, like `rawHeaders`. They include `Host`. Spelling and repetitions are kept. Only
+   * fields that `protocol` and `body` need are added. Over HTTP/2 `Host` becomes `:authority`, and fields of an HTTP/1
+   * connection are left out (RFC 9113 section 8.2.2).
    */
   readonly headers: readonly string[]
   /**
@@ -56,15 +56,18 @@ export interface Information {
 /** A request under way. */
 export interface Exchange {
   /**
-   * The request's body, when one was declared. It can be written to before and after the answer, until its own `end()`, also when
-   * the response is over first. Once that is whole and the server takes no more, what is written is thrown away without an error.
+   * The body of the request, if one was declared. It can be written to before and after the answer, also when the response is
+   * over first. If the server has answered completely and takes no more, further writes are dropped without an error.
    * Destroying it breaks the exchange off.
    */
   readonly body: Writable | undefined
   /**
-   * Rejects, and nothing is left then, with `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502: no HTTP, a 101 that nobody asked for or
-   * with another token, too many 1xx), `FST_ERR_DUPLEX_UPSTREAM_LOST` (502: closed or reset before the answer; `cause`),
-   * `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT` (504), or the reason of `signal` or `abort()`.
+   * The answer. If it rejects, nothing is left open. It rejects
+   * - with `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502): no valid HTTP, a 101 that nobody asked for or with another token, or too
+   *   many 1xx;
+   * - with `FST_ERR_DUPLEX_UPSTREAM_LOST` (502): closed or reset before the answer. See `cause`;
+   * - with `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT` (504);
+   * - with the reason of `signal` or `abort()`.
    */
   readonly answer: Promise<Answer>
   /**
@@ -83,9 +86,12 @@ export interface Exchange {
 /** The head of the final answer, and what follows it. */
 export interface Answer {
   /**
-   * What the server made of it. `upgrade`: 101, or 2xx to an extended CONNECT. `connect`: 2xx to a CONNECT. `hijack`: 2xx on
-   * HTTP/1, to a request without a body, of which nothing but the connection's end is the end. `body`: every other
-   * answer, refusals included.
+   * How the server has answered.
+   *
+   * - `upgrade`: 101, or 2xx to an extended CONNECT.
+   * - `connect`: 2xx to a CONNECT.
+   * - `hijack`: over HTTP/1, 2xx to a request without a body, if only the end of the connection ends the answer.
+   * - `body`: every other answer, refusals included.
    */
   readonly kind: DuplexKind
   readonly httpVersion: '1.0' | '1.1' | '2.0'
@@ -100,10 +106,13 @@ export interface Answer {
   /** The bytes that came with the head of a takeover, for information: they are at the front of `readable`. */
   readonly head: Buffer
   /**
-   * Where `kind` is not `body`: the taken over Duplex, the same as `writable`: the `net.Socket`, or a Duplex for a stream of
-   * HTTP/2. Half-open: the server's FIN or END_STREAM is its end, and a reset is an error. `destroy()` of it before
-   * both ends is a reset.
-   * Where it is `body`: the decoded response body. It ends when that is whole, and fails when that is cut off.
+   * What the server sends.
+   *
+   * If `kind` is not `body`: the connection itself, the same object as `writable`. It is the `net.Socket`, or a Duplex for an
+   * HTTP/2 stream. It is half-open: it ends at FIN or END_STREAM, and fails at a reset. `destroy()` before both sides have
+   * ended is a reset.
+   *
+   * If `kind` is `body`: the decoded body of the response. It ends when that is complete, and fails when it is cut off.
    */
   readonly readable: Readable
   /** Where `kind` is `body`: the request's body; one that has ended, if there is none. */
@@ -122,11 +131,14 @@ export interface ExchangeEnd {
 }
 
 /**
- * Sends one request, by Node's own clients. The link is the exchange's until `over`; a session stays its opener's.
+ * Sends one request, with Node's own clients. The connection belongs to the exchange until `over`. A session still belongs to
+ * its opener.
  *
- * Throws, before anything is sent, what Node throws for a method, target or field that HTTP does not allow; the reason of an aborted
- * `signal`; `FST_ERR_DUPLEX_UPSTREAM_LOST` where the link is over; `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502) where the server of a
- * session does not offer that. The link is untouched then, and the caller's.
+ * If it throws, nothing was sent, and the link is still the caller's. It throws
+ * - what Node throws for a method, target or field that HTTP does not allow;
+ * - the reason of an aborted `signal`;
+ * - `FST_ERR_DUPLEX_UPSTREAM_LOST`, if the link is over;
+ * - `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502), if the server of a session does not offer it.
  */
 export function exchange (link: Link, request: ExchangeRequest): Exchange {
   return 'remoteSettings' in link ? exchangeHttp2(link, request) : exchangeHttp1(link, request)

@@ -121,7 +121,7 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
   return answer.readable as Duplex
 }
 
-/** It was not the server that could not be reached. */
+/** The error says that the proxy could not be reached, and not the server. */
 function ofProxy (error: unknown): unknown {
   if (error instanceof FST_ERR_DUPLEX_DIAL_FAILED && typeof error.cause === 'object') Object.assign(error.cause as Error, { by: 'proxy' })
   return error

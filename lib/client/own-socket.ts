@@ -38,8 +38,8 @@ export interface Taken {
 }
 
 /**
- * A connection that has left HTTP, with what came behind the head in front of what is still to come. Its end waits for a
- * reader. Its `destroy()` before both sides have ended is a reset, as the plugin's is.
+ * Takes a connection that has left HTTP. The bytes that came with the head are put in front. The end of input waits for a
+ * reader. A `destroy()` before both sides have ended is a reset, as on the server.
  */
 export function takeOver (connection: Duplex, head: Buffer): Taken {
   const socket = connection as HttpSocket

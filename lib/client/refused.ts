@@ -23,7 +23,7 @@ export class DuplexRefused extends FST_ERR_DUPLEX_REFUSED {
     this.statusMessage = statusMessage
     this.headers = headers
     this.by = by
-    // Whether or not somebody asks for it, so that the connection is not left.
+    // The body is read even if nobody asks for it. Otherwise the connection would stay open.
     this.#body = bodyOf(exchange, answer)
     this.#body.catch(() => {})
   }

@@ -12,8 +12,8 @@ export interface BodyOwner {
 }
 
 /**
- * The body of a request of HTTP/1. Node's own stream tells nobody when there is room again once the response
- * is over, closes with the response, and lets a body be shorter or longer than was declared.
+ * The body of an HTTP/1 request. Node's own stream has three faults here. After the response it no longer tells when there is
+ * room. It closes with the response. And the body may be shorter or longer than `Content-Length`.
  */
 export class RequestBody extends Writable {
   trailers: readonly string[] = []

@@ -4,8 +4,8 @@ import type { Carrier } from './carrier.ts'
 type Write = (this: Writable, ...args: unknown[]) => boolean
 
 /**
- * Calls back when more than `most` bytes wait for the peer. It looks one turn of the event loop after each write, so that bytes
- * which the kernel takes at once do not count.
+ * Calls back when more than `most` bytes wait for the peer. It checks one turn of the event loop after each write, because
+ * bytes that the kernel takes at once do not count.
  */
 export function boundOutput (carrier: Pick<Carrier, 'writable' | 'closed' | 'unsent'>, most: number, exceeded: () => void): void {
   const { writable } = carrier

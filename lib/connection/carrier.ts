@@ -11,7 +11,7 @@ import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../
 export interface Handshake {
   /** The head of an answer that is no acceptance went onto the wire. */
   answerBegins (): void
-  /** The last byte of it did. */
+  /** The last byte of that answer went onto the wire. */
   answerEnds (): void
   /** This request is over: its request and its response have ended, or its client is gone. */
   carrierEnds (): void
@@ -31,7 +31,7 @@ export interface Owner {
 export interface Carrier {
   /** It is told of the answer, and of the end. */
   handshake: Handshake | undefined
-  /** It is told what the two sides do. An object and not a function, because a function for each connection would cost memory. */
+  /** It is told what the two sides do. An object and no function: a function for each connection would cost memory. */
   owner: Owner | undefined
 
   // Before acceptance
@@ -93,13 +93,13 @@ export interface Carrier {
   /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
-  /** What `closed` tells beside the usual. */
+  /** Further members of `closed`. */
   readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
-  /** Keeps back what has arrived, where it has a rate. */
+  /** Set if the input has a rate. It has the bytes that may not pass yet. */
   readonly inputMeter: InputMeter | undefined
   /** Puts a meter between what arrives and the stream. */
   meterInput (make: (stream: Readable, push: Push) => InputMeter): void
-  /** Puts one on what carries the output, for as long as that does. None is made when all is over. */
+  /** Limits the stream that carries the output, as long as it carries this output. If all is over, `make` is not called. */
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void
   /** Switches TCP keep-alive on, which finds a peer that has vanished. */
   keepAlive (delay: Milliseconds): void
@@ -110,13 +110,13 @@ export interface Carrier {
   /** Nobody reads any more: throws input away, so that its end is seen. */
   discardInput (): void
   /**
-   * Ends the connection at once, such that the peer sees no clean end. A WebSocket is told first.
+   * Ends the connection at once, such that the peer sees no clean end. A WebSocket gets a close frame first.
    *
    * @param failed our side is at fault
-   * @param code what a WebSocket is closed with, where that does not follow from the error
+   * @param code the close code of a WebSocket, if the error does not decide it
    */
   breakOff (error: Error | undefined, failed: boolean, code?: number): void
-  /** It was broken off, and its close frame is on its way: it closes by itself soon. */
+  /** The connection was broken off, and its close frame is on its way. It closes by itself soon. */
   readonly closesSoon?: boolean
   /** The connection is over. The response emits its last events, by which Fastify completes the request. */
   complete (error: Error | undefined): void

@@ -42,7 +42,7 @@ type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
 interface Cause {
   reason: DuplexCloseReason
   error: Error
-  /** What a WebSocket is closed with, where it was said. */
+  /** The close code of a WebSocket, if one was given. */
   code?: number | undefined
 }
 
@@ -53,7 +53,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
-  /** Made when there is a limit to watch. For most connections that is when one side has ended. */
+  /** Made when there is a limit to watch. Most connections need none until one side has ended. */
   #lifetime: Lifetime | undefined
   /** The async context of the request. The end runs in it: the event that tells of the end has another context. */
   readonly #scope = new AsyncResource('DuplexConnection')
@@ -73,7 +73,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #handlerReturned = false;
   [kDeciding]: Promise<void> | undefined
 
-  /** @param carrier what the pair is of, where it is not that of the claim itself */
+  /** @param carrier the carrier of the pair, if it is not that of the claim */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
     this.kind = claim.kind
     this.#reply = reply
@@ -94,7 +94,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   get readable (): Carrier['readable'] | undefined { return this.#isOpen || this.kind === 'body' ? this.#carrier.readable : undefined }
   get writable (): Carrier['writable'] | undefined { return this.#isOpen ? this.#carrier.writable : undefined }
 
-  /** A handler that asks for it behind an automatic acceptance is warned of what comes too late. */
+  /** A handler that uses the reply after automatic acceptance gets a warning if it sets something too late. */
   get reply (): FastifyReply {
     const { route } = this.#claim
     if (this.#state === 'open' && !route.settings.manual) warnOfLateHead(route, this.#reply)
@@ -109,7 +109,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   get bytesRead (): number { return this.#carrier.bytesRead }
   get bytesWritten (): number { return this.accepted ? this.#carrier.bytesWritten : 0 }
 
-  /** Some plugins wrap the handlers of all routes, and read this of the first argument, which they take for a request. */
+  /** Some plugins wrap the handlers of all routes. They take the first argument for a request, and read this. */
   get raw (): unknown { return this.#claim.req }
 
   get signal (): AbortSignal {
@@ -182,7 +182,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     await this.close()
   }
 
-  /** @param head of the acceptance, where it is not that of the kind */
+  /** @param head the accept head, if it is not that of the kind */
   [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
     this.#mayGoOn(claim.actionFor('accept'))
@@ -208,7 +208,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     return opening
   }
 
-  /** @param _code what a WebSocket is closed with */
+  /** @param _code the close code of a WebSocket */
   [kDrain] (reason: Error, _code?: number): void {
     this.#drainReason ??= reason
     this.#draining?.abort(reason)
@@ -230,7 +230,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     }
   }
 
-  /** @returns its claim, where the peer is being told and the connection ends by itself soon */
+  /** @returns the claim, if the close frame is on its way and the connection ends by itself soon */
   [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
     return this.#carrier.closesSoon === true && this.#state !== 'closed' ? this.#claim : undefined
@@ -315,7 +315,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     }
   }
 
-  /** Fastify answers that. */
+  /** Fastify answers this error. */
   #hooksFailed (error: unknown): never {
     this.#claim.step('fail')
     throw error
@@ -455,7 +455,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   }
 }
 
-/** What a client is told that is refused with this. An error of the app with no status of HTTP was not meant for it. */
+/** The error that a refused client gets. An error of the app without an HTTP status was not meant for the client. */
 function answerFor (error: Error): RefusalError {
   const { statusCode } = error as RefusalError
   const isStatus = Number.isInteger(statusCode) && statusCode as number >= 400 && statusCode as number <= 599

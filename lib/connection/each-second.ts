@@ -1,11 +1,11 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** Taken when this file is loaded: a timer that was started while a test fakes timers would never fire once the test is over. */
+/** Taken when this file is loaded. A timer of a test's fake timers would never fire after the test. */
 const { setInterval: start, clearInterval: stop } = globalThis
 
 const EVERY: Milliseconds = 1000
 
-/** Calls `look` each second, as long as it returns true, and does not keep the process alive. */
+/** Calls `look` every second, as long as that returns true. It does not keep the process alive. */
 export class EachSecond {
   readonly #look: () => boolean
   #timer: NodeJS.Timeout | undefined

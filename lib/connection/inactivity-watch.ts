@@ -1,4 +1,4 @@
-/** How often the counter is read within the limit. */
+/** How many times the counter is read within the limit. */
 const LOOKS = 8
 
 /**
@@ -13,7 +13,7 @@ export class InactivityWatch {
   #quietLooks = 0
   #over = false
 
-  /** @param expired called when the limit is over; it returns false if the inactivity does not count, and the limit begins again */
+  /** @param expired called when the limit is over. If it returns false, the inactivity does not count, and the limit begins again */
   constructor (limit: number, counter: () => number, expired: () => boolean) {
     const every = Math.max(1, Math.ceil(limit / LOOKS))
     this.#counter = counter

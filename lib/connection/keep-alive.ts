@@ -2,12 +2,12 @@ import { LiveSet } from './live-set.ts'
 import { EachSecond } from './each-second.ts'
 import { kSetKeepAlive } from './symbols.ts'
 
-/** A connection that gets its keep-alive once it is one to two seconds old. */
+/** A connection that gets TCP keep-alive when it is one to two seconds old. */
 export interface KeepAliveTarget {
   [kSetKeepAlive] (): void
 }
 
-// Two sets, so that each member is in one of them for a whole second, and there is no timer for each.
+// Each member spends at least one whole second in one of the two sets. So one timer is enough for all.
 let fresh = new LiveSet<KeepAliveTarget>()
 let waiting = new LiveSet<KeepAliveTarget>()
 
@@ -21,8 +21,8 @@ const aging = new EachSecond(() => {
 })
 
 /**
- * TCP keep-alive finds peers that vanish within minutes. To set it costs four system calls, so a connection gets it one to two
- * seconds after acceptance, and one that is over by then never does.
+ * TCP keep-alive finds vanished peers within minutes. Setting it costs four system calls. So a connection gets it one to two
+ * seconds after acceptance. A connection that is over by then never gets it.
  */
 export function keepAliveLater (connection: KeepAliveTarget): void {
   fresh.add(connection)

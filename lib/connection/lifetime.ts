@@ -11,7 +11,7 @@ import { InactivityWatch } from './inactivity-watch.ts'
 import { kExpired } from './symbols.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
-/** What a limit can end. */
+/** What a time limit can end. */
 export interface Expirable {
   [kExpired] (reason: DuplexCloseReason, error: Error): void
 }
@@ -26,10 +26,10 @@ export class Lifetime {
   #fin: InactivityWatch | undefined
   #halfOpen: InactivityWatch | undefined
   readonly #whole: NodeJS.Timeout | undefined
-  /** The handler is done with it. */
+  /** The handler has finished. */
   #over = false
 
-  /** Whether there is something to watch before one of the sides has ended. */
+  /** Whether there is something to watch while both sides are open. */
   static watchesFromTheStart ({ idleTimeout, readTimeout, maxLifetime, maxBuffered }: Limits): boolean {
     return idleTimeout > 0 || readTimeout > 0 || maxLifetime > 0 || maxBuffered > 0
   }
@@ -82,7 +82,7 @@ export class Lifetime {
     })
   }
 
-  /** The whole input has arrived, and somebody has begun to read it. */
+  /** Whether the whole input has arrived, and somebody reads it. */
   #isBeingRead (): boolean {
     const { inputEnded, readable } = this.#carrier
     return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || isRead(readable))

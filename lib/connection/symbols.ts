@@ -6,11 +6,11 @@ export const kProgressed = Symbol('fastify-duplex.progressed')
 export const kExpired = Symbol('fastify-duplex.expired')
 /** The server is going away. */
 export const kDrain = Symbol('fastify-duplex.drain')
-/** It goes on after all. */
+/** The connection was extended: it goes on after all. */
 export const kUndrain = Symbol('fastify-duplex.undrain')
-/** What governs it. */
+/** The labels, the expiry and the rates of the connection: a `Governed`. */
 export const kGoverned = Symbol('fastify-duplex.governed')
-/** It has expired, or was revoked. */
+/** The connection has expired, or was revoked. */
 export const kGovern = Symbol('fastify-duplex.govern')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
@@ -24,5 +24,5 @@ export const kHandlerDone = Symbol('fastify-duplex.handlerDone')
 export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
 /** The handler threw, or its promise was rejected, after acceptance. */
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
-/** It is a second old, and gets its TCP keep-alive. */
+/** The connection is a second old, and gets its TCP keep-alive. */
 export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')

@@ -19,8 +19,8 @@ interface Late extends FastifyReply {
 }
 
 /**
- * On a route with automatic acceptance the head is sent before the handler is entered. What the handler sets on the reply
- * then comes too late, and nothing but this warning says so.
+ * With automatic acceptance the head is sent before the handler is entered. So what the handler sets on the reply is lost, and
+ * only this warning says so.
  */
 export function warnOfLateHead (route: DuplexRoute, reply: FastifyReply): void {
   if (late.has(route) || Object.hasOwn(reply, kRoute)) return
@@ -38,7 +38,7 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
   return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
 }]))
 
-/** The promise of the handler resolved, which ends the connection, while somebody still reads from it. */
+/** Warns if the handler's promise, which ends the connection, resolves while somebody still reads. */
 export function warnOfReader (route: DuplexRoute, { readable, writable, inputEnded }: Carrier, reply: FastifyReply): void {
   if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
   unawaited.add(route)

@@ -1,7 +1,7 @@
 import { finished, type Readable, type Writable } from 'node:stream'
 import type { DuplexWebPair } from '../../types/index.ts'
 
-/** What a chunk of the one is in the other. */
+/** Makes a chunk of a web stream from a chunk of a Node stream. */
 type ChunkOf = (chunk: never) => Uint8Array<ArrayBuffer>
 
 /**
@@ -12,7 +12,7 @@ export function webPair (readable: Readable, writable: Writable, chunkOf: ChunkO
   return { readable: webReadable(readable, chunkOf), writable: webWritable(writable) }
 }
 
-/** Reads nothing before it is asked to; cancelling it destroys the stream. */
+/** Reads only when asked to. Cancelling it destroys the stream. */
 function webReadable (readable: Readable, chunkOf: ChunkOf): DuplexWebPair['readable'] {
   const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<never>
   return new ReadableStream({
@@ -34,7 +34,7 @@ function bytesOf (chunk: Buffer<ArrayBuffer> | string): Uint8Array<ArrayBuffer> 
   return new Uint8Array(bytes.buffer, bytes.byteOffset, bytes.byteLength)
 }
 
-/** A write is over when the kernel has it, `close()` when the end has left; aborting it destroys the stream. */
+/** A write is done when the kernel has it, and `close()` when the end has left. Aborting it destroys the stream. */
 function webWritable (writable: Writable): DuplexWebPair['writable'] {
   const ended = new Promise<void>((resolve, reject) => {
     finished(writable, { readable: false }, error => error == null ? resolve() : reject(error))

@@ -1,6 +1,6 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How much of a second may be saved up: of bytes that nobody sent, and of those that have to wait. */
+/** How many seconds of the rate may add up: of bytes that nobody sent (SAVED), and while somebody waits (OWED). */
 const SAVED = 0.1
 const OWED = 1
 
@@ -15,7 +15,7 @@ export class Bucket {
   readonly portion: number
   #bytes: number
   #at = performance.now()
-  /** Somebody waits, so that the time that passes is not saved up but owed to him, however late the timer comes. */
+  /** Set while somebody waits. Then the time since counts in full, however late the timer comes. */
   owed = false
 
   constructor (rate: number) {
@@ -39,7 +39,7 @@ export class Bucket {
     return taken
   }
 
-  /** Takes all of it or nothing; of what is more than a portion, and cannot be cut, a portion is enough. */
+  /** Takes all of these bytes, or none. A chunk that is longer than a portion and cannot be cut needs only a portion. */
   takeWhole (length: number): boolean {
     this.#fill()
     if (this.#bytes < Math.min(length, this.portion)) return false

@@ -2,15 +2,18 @@
 const HALF = 5000
 
 /**
- * Labels that were closed while requests were on their way whose labels nobody knew yet. While there is no such request
- * nothing is remembered.
+ * Remembers labels that `app.duplex.close()` has closed, for requests that are under way and whose labels are not known yet. If
+ * there is no such request, nothing is remembered.
  */
 export class ClosedLabels {
-  /** When each was closed last, in closings. A half is forgotten as a whole, for a Map is slow to give up its oldest. */
+  /**
+   * For each label the number of its latest closing. The older half is forgotten as a whole, because a Map is slow to delete
+   * its oldest entry.
+   */
   #older = new Map<string, number>()
   #newer = new Map<string, number>()
   #closings = 0
-  /** What was closed up to then may have been forgotten. */
+  /** Closings up to this number may have been forgotten. */
   #forgotten = 0
   /** The last closing that is in the older half. */
   #turned = 0

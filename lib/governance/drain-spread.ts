@@ -4,8 +4,8 @@ import type { Milliseconds } from '../../types/index.ts'
 const STEPS = 100
 
 /**
- * Tells many evenly over a time. Where the event loop stands still the rest comes later, and not at once: a step counts for no
- * more than three.
+ * Tells many members, evenly over a time. If the event loop is blocked, a step still counts for at most three. So the rest is
+ * told later, and not all at once.
  */
 export class DrainSpread<T> {
   readonly #members: readonly T[]

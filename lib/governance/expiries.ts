@@ -2,7 +2,10 @@ import { FST_ERR_DUPLEX_INVALID_EXPIRY } from '../errors.ts'
 import { shown } from './key-slots.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** The longest time without a look at the clock, which may have been set in the meantime. Timers know no longer one than 2 ** 31 ms. */
+/**
+ * The longest wait before the next look at the clock. The clock may be set meanwhile, and timers cannot wait longer than 2 **
+ * 31 ms.
+ */
 const LOOK: Milliseconds = 1000
 
 /** The shortest, so that moments close together share a look. */

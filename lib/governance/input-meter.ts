@@ -6,8 +6,8 @@ import type { Waiter, Wheel } from './wheel.ts'
 export type Push = (this: Readable, chunk: unknown, encoding?: BufferEncoding) => boolean
 
 /**
- * Lets a stream read no faster than its rate. What was read at once and is too much waits here, which is as much as one read
- * gives, or the window of a stream of HTTP/2; the rest stays where it is.
+ * Lets a stream read no faster than its rate. Bytes that were read too early wait here: at most one read, or the window of an
+ * HTTP/2 stream. The rest is not read yet.
  */
 export class InputMeter implements Waiter {
   slot = -1

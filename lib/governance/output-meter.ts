@@ -13,8 +13,8 @@ interface Sink extends Writable {
 const OURS = ['write', 'end', '_write', '_writev'] as const
 
 /**
- * Lets a stream write no faster than its rate: each write waits until its bytes may go, and its writer with it. Writes are cut
- * where they come in, for what is one write in there is one frame, or the last one, to a stream of HTTP/2.
+ * Lets a stream write no faster than its rate. Each write waits until its bytes may pass, and so does the writer. Long writes
+ * are cut before they enter the stream, because an HTTP/2 stream sends one write as one unit.
  */
 export class OutputMeter implements Waiter {
   slot = -1

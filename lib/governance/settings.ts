@@ -12,9 +12,9 @@ export interface GovernanceSettings {
 
 /** The bounds on how many there are at once. */
 export interface ConnectionLimits extends Pick<GovernanceSettings, 'perKey'> {
-  /** Of what it was given to, whosever they are. */
+  /** The limit of the plugin in all, or of the route, without regard to keys. */
   maxConnections: number
-  /** Given to the plugin: of every route that says nothing. */
+  /** Set by the plugin: the limit of each route that sets none. */
   maxPerRoute: number
 }
 

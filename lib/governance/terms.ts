@@ -7,7 +7,7 @@ import { KeySlots } from './key-slots.ts'
 import { labelsOf } from './labels.ts'
 import type { GovernanceSettings } from './settings.ts'
 
-/** What a route asks of each request. */
+/** The governance of a route: everything that each of its requests has to pass. */
 export class RouteTerms {
   readonly governance: Governance
   readonly settings: GovernanceSettings
@@ -29,11 +29,11 @@ export class RouteTerms {
   }
 }
 
-/** What one request has to answer, from its head to the end of what becomes of it. */
+/** The governance of one request, from its head until it is refused or its connection is over. */
 export class Terms {
   readonly #route: RouteTerms
   readonly #taken: [slots: KeySlots, key: string][] = []
-  /** Its place among the closings of labels, while its own are not known. */
+  /** How many labels were closed before this request came. Undefined once its own labels are known. */
   #place: number | undefined
   #over = false
 

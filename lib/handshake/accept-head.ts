@@ -19,7 +19,7 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
     const value: OutgoingHttpHeader | undefined = headers[name]
     if (value === undefined) continue
     for (const one of Array.isArray(value) ? value : [value]) {
-      // It is converted only once: the `toString()` of an object may return another text the next time.
+      // It is converted only once, because the `toString()` of an object may return another text the next time.
       const text = String(one)
       try {
         validateHeaderName(name)
@@ -35,7 +35,7 @@ export function appFields (headers: OutgoingHttpHeaders): HeadFields {
 
 let latest: { status: number, kind: KindHead, protocol: string | undefined, date: string, head: string } | undefined
 
-/** The accept head of HTTP/1, as text. Without fields of the app it is the same for a second, and is kept that long. */
+/** The accept head of HTTP/1, as text. Without fields of the app it does not change within a second, so it is kept that long. */
 export function serialiseHead (status: number, fields: HeadFields, kind: KindHead, protocol: string | undefined): string {
   if (fields.length > 0) return headOf(status, fields, kind, protocol)
   if (latest?.date !== date() || latest.kind !== kind || latest.protocol !== protocol || latest.status !== status) {
@@ -58,7 +58,7 @@ function headOf (status: number, fields: HeadFields, kind: KindHead, protocol: s
 
 let cached: string | undefined
 
-/** The date, made once a second at most. */
+/** The date, made at most once a second. */
 function date (): string {
   if (cached === undefined) {
     const now = new Date()

@@ -30,7 +30,7 @@ export interface ClaimFacts {
   hasBody?: boolean
 }
 
-/** It is told of all claims. */
+/** Told about every claim. */
 export interface ClaimWatcher {
   /** A refusal is on the wire. */
   refused (claim: Claim): void
@@ -58,7 +58,7 @@ export class Claim implements Handshake {
   carrier: Carrier
   /** Known once the onRequest hook of the route has run. */
   reply: FastifyReply | undefined
-  /** What its route asks of it, from its head to the end of what becomes of it. */
+  /** The governance of this request, until it is refused or its connection is over. */
   readonly terms: Terms | undefined
   /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
   hooks: { fail (error: Error): void } | undefined
@@ -119,7 +119,7 @@ export class Claim implements Handshake {
     return action
   }
 
-  /** A reply that was hijacked, or whose head is out, is answered by somebody. */
+  /** A reply that was hijacked, or whose head is sent, has its answer from somebody. */
   #look (): void {
     const { reply, res } = this
     switch (this.#state) {
@@ -145,7 +145,7 @@ export class Claim implements Handshake {
     return (this.reply.request.signal.reason as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
   }
 
-  /** The route's own hooks begin. Where Fastify's timer has struck in those before, its answer is on its way. */
+  /** The route's own hooks begin. If Fastify's timer has struck during earlier hooks, its answer is on its way. */
   replied (reply: FastifyReply): void {
     this.reply = reply
     if (this.#timedOutByFastify) this.step('handler-timeout')
@@ -191,7 +191,7 @@ export class Claim implements Handshake {
     }
   }
 
-  /** Nothing may come of it any more: the client gets this, whoever is about to answer or accept. */
+  /** Nothing may become of this request any more. The client gets this error, even if somebody is about to answer or accept. */
   refuse (error: RefusalError): void {
     if (!this.undecided) return
     switch (this.step('timeout')) {
@@ -220,9 +220,10 @@ export class Claim implements Handshake {
   }
 
   /**
-   * Fastify's own timer has struck. What it sends is sent in the same way.
+   * Fastify's own timer has struck. Its answer is sent in the same way.
    *
-   * @returns the reply to send it with, or undefined where another answer was decided: then it goes out in the place of that
+   * @returns the reply to send it with. Undefined if another answer was decided before: then this one has been sent in its
+   * place
    */
   replyAfterTimeout (reply: FastifyReply, error: RefusalError): FastifyReply | undefined {
     switch (this.step('handler-timeout')) {

@@ -3,9 +3,10 @@ import { copyReply } from '../internals/fastify.ts'
 import { mutedStandIn } from '../internals/http-messages.ts'
 
 /**
- * The reply with which a time limit is answered, hooks and error handler of the app included. Who holds the one that was
- * there, a handler or a hook, does not know yet that its time is over: what it sets and sends is nobody's any more, and
- * that reply says of itself that it was sent. So no part of its answer comes into this one.
+ * Makes the reply for the answer of a time limit, with hooks and the error handler of the app.
+ *
+ * A handler or a hook may still hold the old reply, and not know that its time is over. The old reply then says that it was
+ * sent, and what is set on it has no effect. So no part of a late answer gets into this one.
  */
 export function replaceReply (reply: FastifyReply): FastifyReply {
   const late = copyReply(reply)

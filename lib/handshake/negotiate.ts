@@ -61,7 +61,10 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
   }
 }
 
-/** What a function of the app has thrown. Where that is nothing, Fastify would go on. */
+/**
+ * An error that a function of the app has thrown. If it has thrown undefined, Fastify would go on, so there is an error in its
+ * place.
+ */
 function failure (error: unknown): Error {
   return (error ?? new FST_ERR_DUPLEX_ROUTING_FAILED()) as Error
 }

@@ -96,7 +96,7 @@ function notAccepted (claim: Claim, error: unknown): unknown {
   return elsewhere(claim)
 }
 
-/** The handler's promise is the connection's owner. */
+/** The handler's promise owns the connection. */
 function own (connection: Connection, result: unknown): void {
   if (!isThenable(result)) {
     connection[kHandlerReturned]()
@@ -142,7 +142,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
   return result
 }
 
-/** By returning the reply, Fastify waits for the answer that is under way, and sends none of its own. */
+/** Fastify waits for the answer that is under way, if the handler returns the reply. It then sends no other answer. */
 function elsewhere (claim: Claim): unknown {
   return claim.gone || claim.reply?.sent === true ? undefined : claim.reply
 }

@@ -78,7 +78,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #dropped = 0
   #destroyedHere = false
   #arrived: (() => void) | undefined
-  /** Other responses were sent on the connection before this one, or will be. Whether they have arrived is not known. */
+  /** Other responses were sent on the connection before this one, or will be. Nobody knows whether the client has received them. */
   #isBehind = false
   #awaitsTurn = false
   /** Node's own listeners for the end of the response. */
@@ -121,7 +121,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.#arrived === undefined) res.on('finish', this.#onFinish)
     res.on('close', this.#onResponseClose)
     if (this.inputEnded) this.#watchPeer()
-    // Somebody has held the request back until the connection was gone.
+    // Somebody has held the request back, and the connection has closed meanwhile.
     if (this.#socket.closed) process.nextTick(() => this.linkClosed())
   }
 
@@ -388,7 +388,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     onTurnOfDestroyed(this.res, () => this.#cut())
   }
 
-  /** Closes the connection behind what there is of the response. */
+  /** Closes the connection after the part of the response that was sent. */
   #cut (): void {
     const { res } = this
     const socket = this.#socket
@@ -399,7 +399,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     else socket.destroy()
   }
 
-  /** Who destroys the response destroys the connection with it. */
+  /** Node destroys the connection together with the response. This does not, because earlier responses may still be on their way. */
   #keepAnswersBefore (): void {
     const { res } = this
     const { destroy } = res

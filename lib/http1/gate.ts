@@ -44,7 +44,7 @@ type Offer =
   /** The route can never take it. So it is ignored, RFC 9110 section 7.8. */
   | { for: 'nothing' }
 
-/** Decides who owns a connection, when a request head was parsed and nothing behind it. */
+/** Decides who owns a connection, when a request head is parsed, and nothing after it. */
 export class Http1Gate {
   readonly #routes: DuplexRoutes
   readonly #wantsHost: boolean
@@ -66,7 +66,7 @@ export class Http1Gate {
       // Node's parser reads Proxy-Connection like Connection.
       return asksForUpgrade(req) ? this.#upgrade(req, hasOthers) : ignore(req)
     }
-    // An Upgrade that the parser did not see, with a body, is a `body`: the parser would go on behind the body.
+    // If the parser has not seen this Upgrade, it would go on after a body. So such a request with a body is a `body`.
     return asksForUpgrade(req) && !hasBody(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 

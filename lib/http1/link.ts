@@ -18,10 +18,10 @@ export interface Waiting {
   linkClosed (): void
 }
 
-/** One of the apps of a server. Each has a link for each connection. */
+/** A server may have several apps, and each has a link for each connection. This is one of these apps. */
 export interface LinkHost {
   readonly server: object
-  /** Another parser reads the connection from now on. */
+  /** The connection has a new parser, which has to be watched. */
   watch (link: Link): void
 }
 
@@ -67,19 +67,19 @@ export class Link {
     return (socket as Linked)[kLink]
   }
 
-  /** The link that one host has of this connection. */
+  /** The link that this host has for the connection. */
   static at (socket: object, host: LinkHost): Link | undefined {
     let link = Link.of(socket)
     while (link !== undefined && link.host !== host) link = link.below
     return link
   }
 
-  /** Whether another app of the same server sees each request of this connection after this one. */
+  /** Whether another app of the same server sees the requests of this connection after this one. */
   get hasNext (): boolean {
     return this.below?.host !== undefined && this.below.host.server === this.host?.server
   }
 
-  /** All apps of the server watch its new parser. The first that watches is the last that is asked. */
+  /** All apps of the server watch the new parser. The app that watches first is asked last. */
   watchAgain (): void {
     const links: Link[] = []
     for (let link = Link.of(this.socket); link !== undefined; link = link.below) {
@@ -93,7 +93,7 @@ export class Link {
     return this.takeover !== undefined || (this.#waiting !== undefined && this.#waiting.length > 0)
   }
 
-  /** Whether a duplex route of another app of the server uses the connection. */
+  /** Whether another app of the server has a duplex route that uses the connection. */
   get liveElsewhere (): boolean {
     for (let link = Link.of(this.socket); link !== undefined; link = link.below) {
       if (link !== this && link.host?.server === this.host?.server && link.live) return true

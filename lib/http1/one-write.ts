@@ -1,13 +1,13 @@
 import type { HttpSocket } from '../internals/sockets.ts'
 
-/** On a socket: whether its writes are held back by us. */
+/** On a socket: whether this file holds its writes back. */
 const kHeld = Symbol('fastify-duplex.held')
 
 interface Held extends HttpSocket {
   [kHeld]?: boolean
 }
 
-/** Lets what is written until the end of this tick leave in one write: the accept head, and what the handler writes first. */
+/** Holds writes back until the end of this tick. So the accept head, and the first bytes of the handler, leave in one write. */
 export function writeAtOnce (socket: HttpSocket): void {
   if ((socket as Held)[kHeld] === true) return
   (socket as Held)[kHeld] = true
@@ -15,7 +15,7 @@ export function writeAtOnce (socket: HttpSocket): void {
   process.nextTick(letGo, socket)
 }
 
-/** Lets it leave now, because the socket is about to be destroyed. */
+/** Lets held writes leave now, because the socket is about to be destroyed. */
 export function letGo (socket: HttpSocket): void {
   if ((socket as Held)[kHeld] !== true) return
   (socket as Held)[kHeld] = false

@@ -26,7 +26,10 @@ import { leaveErrors, ownErrors, SocketCarrier } from './socket-carrier.ts'
 /** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
 
-/** A class and no literal: V8 soon makes such literals in the old generation, where they keep a dead connection. */
+/**
+ * A class and no object literal: V8 soon allocates such literals in the old generation, where they keep a dead connection in
+ * memory.
+ */
 class Judgement {
   /** The app that has decided it. */
   readonly host: LinkHost | undefined
@@ -42,7 +45,7 @@ class Judgement {
   }
 }
 
-/** It was done. If somebody emits the event once more, that is for other listeners. */
+/** The decision was carried out. If somebody emits the event once more, it is for other listeners. */
 const ACTED_ON = new Judgement(undefined, { then: 'http' }, undefined, undefined)
 
 interface JudgedRequest extends IncomingMessage {
@@ -138,7 +141,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     }
   }
 
-  /** Takes all off the server that was put on it. */
+  /** Takes everything off the server that was put on it. */
   undo (): void {
     for (const undo of this.#undo) undo()
   }
@@ -262,7 +265,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   #onClientError (error: Error, socket: HttpSocket): boolean | undefined {
     const link = Link.at(socket, this)
     if (link === undefined) return undefined
-    // Bytes behind the last request are no error. Fastify would answer them in the middle of the response.
+    // Bytes after the last request are no error here. Fastify would answer them in the middle of the response.
     if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
     const received = claimOf(link.latestBody?.req ?? {})
@@ -284,7 +287,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     if (host !== this) return undefined
     req[kJudgement] = ACTED_ON
     const link = Link.at(socket, this)
-    // Somebody has held the event back until the connection was gone.
+    // Somebody has held the event back, and the connection has closed meanwhile.
     if (link === undefined) return verdict.then === 'hand-over' ? undefined : true
     switch (verdict.then) {
       case 'take': {
@@ -366,7 +369,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** The request is Node's. Its head and what follows are put back, and Node parses them again. */
   #ignoreUpgrade (link: Link, req: IncomingMessage, isBody: boolean, head: Buffer, nodes: NodesListeners | undefined): void {
     const { socket } = link
-    // In two pieces, because to join them would copy everything behind the head, once for each of many requests.
+    // Two pieces, because joining them would copy everything after the head, for each of many requests.
     if (head.length > 0) socket.unshift(head)
     const close = this.#ignoredUpgrades === 'close'
     if (close) this.#closing.add(socket)

@@ -7,21 +7,24 @@ import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sock
 import { LiveSet } from '../connection/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How many milliseconds a PING may take, and the first bytes of a client that has sent nothing yet. */
+/** How many milliseconds a PING may take. A client that has sent nothing yet has the same time for its first bytes. */
 const GRACE: Milliseconds = 1000
 const UNUSED_GRACE: Milliseconds = 100
 
-/** How many milliseconds a session that is over, and has sent everything, waits until its peer ends. */
+/** How many milliseconds a session waits for its peer to end, when it is over and has sent everything. */
 const LINGER: Milliseconds = 2000
 
-/** After a drain, for answers that only wait for their client: how long nothing of them may move, and how long they may take. */
+/**
+ * After a drain some answers only wait for their client. STILL is how many milliseconds nothing of them may move, and LATEST
+ * how many they may take in all.
+ */
 const STILL: Milliseconds = 1000
 const LATEST: Milliseconds = 30_000
 
-/** How often is looked, when nothing new is begun any more, whether a stream is over on the wire. */
+/** How many milliseconds lie between two looks whether a stream is over on the wire. This runs only when no new stream can begin. */
 const LOOK: Milliseconds = 250
 
-/** How often is looked whether what is on its way has left, so that GOAWAY can follow at once. */
+/** How many milliseconds lie between two looks whether all output has left, so that GOAWAY can follow at once. */
 const SOON: Milliseconds = 50
 
 interface OpenStream { readonly stream: ServerHttp2Stream }
@@ -47,7 +50,7 @@ export class Http2Session implements Watched {
   #soon: NodeJS.Timeout | undefined
   #closing = false
   #cut = false
-  /** Until the PING has come back, what others want to close stays open. */
+  /** While the PING is on its way, nobody else may close the session. */
   #waiting = false
   #ending: 'no' | 'soon' | 'over' = 'no'
   #latest = Infinity

@@ -8,8 +8,8 @@ import type { Http2Session } from './sessions.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**
- * Cuts a refusal of which the client takes nothing for `unreadFor`. As long as nothing waits, because the app has not written
- * it yet, the limit does not run.
+ * Cuts a refusal if the client takes nothing of it for `unreadFor`. The limit does not run while nothing waits, because the app
+ * has not written the answer yet.
  */
 export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session, unreadFor: Milliseconds): void {
   session.limitUnread(unreadFor)
@@ -27,8 +27,8 @@ export function cutUnlessTaken (stream: ServerHttp2Stream, session: Http2Session
 }
 
 /**
- * RFC 9113 section 8.1: the answer is whole, and its client is asked to stop sending. Node does so where nothing has
- * come yet, and otherwise leaves the stream as it is, with no window for the rest.
+ * RFC 9113 section 8.1: the answer is complete, so the client is asked to stop sending. Node does that only if nothing of the
+ * body has come. Otherwise it leaves the stream open, without a window for the rest.
  */
 function discardRest (stream: ServerHttp2Stream): void {
   if (stream.closed || stream.destroyed || stream.readableEnded || isRead(stream)) return

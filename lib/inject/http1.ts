@@ -22,14 +22,14 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
   try {
     answer = await exchange.answer
   } catch (error) {
-    // A test asks why, and has no upstream.
+    // The codes of an upstream mean nothing to a test, so it gets the original error.
     const { code, cause } = error as Error & { code?: unknown }
     throw String(code).startsWith('FST_ERR_DUPLEX_UPSTREAM_') && cause instanceof Error ? cause : error
   }
   const { kind, statusCode, headers, readable, writable } = answer
   follow(client, exchange, answer, clients)
   const closed = exchange.over.then(({ complete, error }) => {
-    // The server's end is one, also where it then does not wait for the client's.
+    // The end of the server's side counts as complete, also if it does not wait for the client's end.
     return error === undefined || complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete: false, error }
   })
   return { statusCode, headers, readable, writable, closed }
@@ -62,7 +62,7 @@ function exchangeOn (client: MemorySocket, { method, target, headers, offer, pay
   }
 }
 
-/** What the client does of its own when the server has said everything. */
+/** What the client does by itself after the server has said everything. */
 function follow (client: MemorySocket, { body, over }: Exchange, { kind, statusCode, readable }: Answer, clients: InjectedClients): void {
   if (kind !== 'body') {
     client.onPeerEnding = clients.add(over, () => { if (client.peerEnding) client.end() })
@@ -71,7 +71,7 @@ function follow (client: MemorySocket, { body, over }: Exchange, { kind, statusC
   const res = readable as IncomingMessage
   const look = clients.add(over, () => { if (res.complete) body?.end() })
   const whole = (): void => {
-    // Nothing follows on this connection, and both ends know that.
+    // The connection carries nothing more, and both ends know that.
     client.abrupt = false
     // RFC 9112 section 9.5: nobody wants the rest of what was refused.
     if (statusCode >= 300) client.destroySoon()

@@ -18,7 +18,7 @@ export interface InMessages {
   readonly websocket: boolean
 }
 
-/** Reads `messages` and `websocket`, and makes the request that they mean. */
+/** Reads `messages` and `websocket`, and makes a request of them. */
 export function inMessages (given: object): InMessages | undefined {
   const { messages, websocket, ...options } = given as {
     messages?: unknown, websocket?: unknown, headers?: Record<string, unknown>, [option: string]: unknown
@@ -42,7 +42,7 @@ export function inMessages (given: object): InMessages | undefined {
   return { websocket: false, options: { ...options, headers: { ...isStream ? {} : body, ...headers } } }
 }
 
-/** How the route of this request encodes its messages: known once it accepts. */
+/** Finds out how the route of this request encodes its messages. That is known when it accepts. */
 export function watchEncoding (url: unknown): { readonly encoding: MessageEncoding, stop (): void } {
   let encoding = json
   const hear = (message: unknown): void => {
@@ -53,7 +53,7 @@ export function watchEncoding (url: unknown): { readonly encoding: MessageEncodi
   return { get encoding () { return encoding }, stop: () => channels.accept.unsubscribe(hear) }
 }
 
-/** The client's side of an injected connection, in messages. A refusal stays one of bytes. */
+/** The client's side of an injected connection, in messages. A refusal is still read as bytes. */
 export async function messagesOf (injected: Injected, websocket: boolean, encoding: MessageEncoding): Promise<object> {
   const { statusCode, headers, readable, writable, closed } = injected
   if (statusCode !== 101 && (statusCode < 200 || statusCode > 299)) return injected
@@ -105,7 +105,7 @@ function isEvents (headers: IncomingHttpHeaders): boolean {
   return headers['content-type']?.startsWith(sse.contentType) === true
 }
 
-/** Server-Sent Events as the client reads them, of which only the data is looked at. */
+/** Server-Sent Events as the client reads them. Only the data counts. */
 const events: MessageFraming = {
   ...sse,
   decoder (limits) {

@@ -75,8 +75,8 @@ function watch (root: FastifyInstance, late: boolean): Seen {
 const SEEN = Symbol.for('fastify-duplex.seen')
 
 /**
- * The duplex routes of an app that the plugin has seen, whichever copy of it: in a process may be several, each of which hears of
- * every app. Jest loads one for each test file, and all of them in one realm have the channels of diagnostics in common, but no global.
+ * The duplex routes of an app that any copy of the plugin has seen. A process may have several copies, and each is told about
+ * every app: Jest loads one for each test file. The copies in one realm share the diagnostics channels, but no global object.
  */
 function seenByAny (root: FastifyInstance): WeakSet<object> {
   const marked = root as FastifyInstance & { [SEEN]?: WeakSet<object> }

@@ -23,8 +23,8 @@ export function keepHalfOpen (duplex: Duplex): void {
 }
 
 /**
- * Ends the output of a TLS socket when no bytes are under its reader. OpenSSL gives up reading when it is to send its
- * close_notify while records wait that it has not opened: an `end()` from within 'data' would cost all that comes behind.
+ * Ends the output of a TLS socket only when no records wait to be read. Otherwise OpenSSL, when it sends close_notify, stops
+ * reading: an `end()` within a 'data' event would lose everything after that.
  */
 export function endBetweenReads (socket: Duplex): void {
   const { _final } = socket
@@ -38,8 +38,8 @@ export function readyEvent (socket: Socket): 'connect' | 'secureConnect' | undef
 }
 
 /**
- * Makes the `destroy()` of a TLS socket send a TCP reset, for a socket that `tls.connect()` has made: it has no TCP socket
- * beneath. TLS closes the handle of TCP when it is done with it, and that close becomes a reset.
+ * Makes the `destroy()` of a TLS socket send a TCP reset. This is for sockets of `tls.connect()`, which have no TCP socket
+ * beneath. TLS closes the TCP handle when it is done, and that close becomes a reset.
  */
 export function resetWhenClosed (socket: Socket): void {
   const beneath = (socket as unknown as Handled)._handle?._parent

@@ -3,9 +3,9 @@ import type { ClientRequest, IncomingMessage } from 'node:http'
 import type { Duplex } from 'node:stream'
 
 /**
- * Node's client takes every response to a CONNECT for an established tunnel, and none but a 101 otherwise. This lets `takesOver`
- * decide, when the head is there: the client then emits 'connect' with the socket and what came behind the head. All others are
- * read as responses are: 1xx are passed over, and a body is decoded.
+ * Decides which response of Node's client is a takeover. Node treats every response to a CONNECT as an established tunnel, and
+ * to other requests only a 101. Here `takesOver` decides, when the head is there. For a takeover the client emits 'connect',
+ * with the socket and the bytes after the head. All other responses are read as usual: 1xx are skipped, and a body is decoded.
  */
 export function takeOverWhere (req: ClientRequest, takesOver: (res: IncomingMessage) => boolean): void {
   const { method } = req
@@ -20,10 +20,10 @@ export function takeOverWhere (req: ClientRequest, takesOver: (res: IncomingMess
 }
 
 /**
- * Node's client closes the connection behind a response, unless it has an agent that keeps it. Now it emits 'free' on the socket when both
- * messages are over.
+ * Keeps the connection after the response. Without an agent Node's client closes it. Now the client emits 'free' on the socket
+ * when both messages are over.
  *
- * @returns to be called when the response is there: whether the server leaves the connection open
+ * @returns a function to call when the response is there. It says whether the server keeps the connection open
  */
 export function keepConnection (req: ClientRequest): () => boolean {
   req.shouldKeepAlive = true
@@ -35,10 +35,10 @@ export function keepConnection (req: ClientRequest): () => boolean {
 }
 
 /**
- * When the server has ended its side of the connection Node's client ends, or destroys, its own. Now it does not. To be called
- * when the client has the socket, since its listener for that has to stand between these.
+ * Keeps our side open when the server ends its side. Node's client would end or destroy the connection. Call it when the client
+ * has the socket, because the client's own 'end' listener has to stand between these two.
  *
- * @returns what takes it back
+ * @returns a function that undoes it
  */
 export function outliveEnd (socket: Duplex): () => void {
   const { end, destroy } = socket
@@ -58,7 +58,7 @@ export function outliveEnd (socket: Duplex): () => void {
   }
 }
 
-/** Unless somebody else has put another there. */
+/** Restores the method, unless somebody else has replaced it meanwhile. */
 function restore (socket: Duplex, name: 'end' | 'destroy', ours: unknown, before: unknown): void {
   if (socket[name] !== ours) return
   if (before === undefined) Reflect.deleteProperty(socket, name)

@@ -21,7 +21,7 @@ export function unfinishedResponse (socket: HttpSocket): ServerResponse | undefi
 
 type Handler = (this: unknown, ...args: unknown[]) => void
 
-/** Whether a message has begun to arrive that is not whole yet. */
+/** Whether a message has begun to arrive, and is not complete. */
 function isCutShort (socket: Duplex): boolean {
   return (socket as { parser?: { incoming?: { complete: boolean } | null } | null }).parser?.incoming?.complete === false
 }
@@ -30,13 +30,12 @@ function isCutShort (socket: Duplex): boolean {
 const SOCKET_ON_END = 'bound socketOnEnd'
 
 /**
- * Node ends the connection, and with it the response, as soon as a client half-closes. This makes it
- * send what is being sent while `applies` says so, and end then. There is a switch for it on the
- * server, which is not documented and would change all routes: it is on while Node's listener runs. In the midst of a message the end is
- * an error in any case; Deno tells of it only with the switch off.
+ * Node ends the connection, and with it the response, when a client half-closes. With this Node goes on to send as long as
+ * `applies` returns true. The server has an undocumented switch for that, but it would change all routes. So it is on only
+ * while Node's listener runs. In the middle of a message an end is always an error. Deno reports that error only with the switch off.
  *
- * @returns what takes it back: for a client that has half-closed meanwhile Node then does what it does for others, and tells
- *   the requests that still wait
+ * @returns a function that undoes it. If the client has half-closed meanwhile, Node then does what it does for others, and
+ * tells the requests that still wait
  */
 export function tolerateHalfClose (socket: Duplex, server: object, applies: () => boolean): () => void {
   const nodes = (socket.listeners('end') as Handler[]).find(({ name }) => name === SOCKET_ON_END)
@@ -115,7 +114,7 @@ export function watchVanishing (req: IncomingMessage, socket: Socket): void {
   req.once('close', () => socket.removeListener('close', vanished))
 }
 
-/** On a message: the function to call when the whole message has arrived, and the `push()` that was there before. */
+/** On a message: a function to call when the whole message has arrived, and the previous `push()`. */
 const kWhole = Symbol('fastify-duplex.whole')
 
 interface Arriving extends IncomingMessage {
@@ -171,7 +170,8 @@ function itself (this: ServerResponse): ServerResponse { return this }
 function nothing (): void {}
 
 /**
- * Stands for a response to those who are not to answer any more: it tells what becomes of the response, and takes nothing.
+ * Stands in for a response, for code that must not answer any more. It shows the state of the response, and ignores everything
+ * that is written.
  */
 export function mutedStandIn<T extends ServerResponse> (res: T): T {
   const kept = (name: 'statusCode' | 'statusMessage'): PropertyDescriptor => ({ get: () => res[name], set: nothing })
@@ -183,8 +183,8 @@ export function mutedStandIn<T extends ServerResponse> (res: T): T {
 const mutedPrototypes = new WeakMap<object, object>()
 
 /**
- * From now on nothing that is sent through this response reaches the wire, and nothing of it is kept in memory. Node has no
- * way to do that. To change the prototype costs less than eleven properties on each response.
+ * From now on nothing that is sent through this response reaches the wire or stays in memory. Node has no way to do that.
+ * Changing the prototype costs less than eleven properties on each response.
  */
 export function muteResponse (res: ServerResponse): void {
   const own = res as ServerResponse & { mute?: () => void }
@@ -248,7 +248,11 @@ export function destroyOnlyRequest<T> (req: IncomingMessage, destroy: () => T): 
   }
 }
 
-/** Puts a `destroy()` that does nothing on a socket. @returns a function that takes it off */
+/**
+ * Replaces the `destroy()` of a socket by one that does nothing.
+ *
+ * @returns a function that undoes it
+ */
 function spare (socket: Duplex): () => void {
   const before = Object.getOwnPropertyDescriptor(socket, 'destroy')
   socket.destroy = () => socket
@@ -268,7 +272,10 @@ export function destroyOnlyResponse<T> (socket: Duplex, destroy: () => T): T {
   }
 }
 
-/** Tells when it is the turn of a response that was destroyed before that. Node up to 22 would destroy the connection then. */
+/**
+ * Calls back when it is the turn of a response that was destroyed before its turn. Up to Node 22 Node would destroy the
+ * connection then.
+ */
 export function onTurnOfDestroyed (res: ServerResponse, turn: () => void): void {
   res.prependOnceListener('socket', (socket: Socket) => {
     process.nextTick(spare(socket))

@@ -21,17 +21,17 @@ export function onEndStream (stream: Http2Stream, came: () => void): void {
 }
 
 /**
- * Whether the stream is over on the wire, while Node keeps it: for its reader, or for an output that has not been told
- * that it left. Where its peer has reset it with NO_ERROR, what waited for window then never leaves, and Node tells nobody.
+ * Whether the stream is over on the wire, although Node still keeps it: for its reader, or for output that was not reported as
+ * sent. If the peer has reset it with NO_ERROR, output that waits for window never leaves, and Node reports nothing.
  */
 export function isOverOnTheWire (stream: ServerHttp2Stream): boolean {
   return stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE
 }
 
 /**
- * Closes a session so that its GOAWAY leaves before anything more is read. Node refuses a stream that begins between the two.
- * That sends the GOAWAY while the head is being read, and nghttp2 frees the stream and goes on with it: memory is corrupted, and
- * the process may die. A client gets there by GOAWAY and HEADERS in one packet, if `close()` is called as the GOAWAY is read.
+ * Closes a session so that GOAWAY leaves before anything more is read. If a stream begins between the two, Node refuses it
+ * while its head is being read. nghttp2 then frees the stream and goes on to use it: memory is corrupted, and the process may
+ * die. A client can cause that by GOAWAY and HEADERS in one packet, if `close()` is called while the GOAWAY is read.
  *
  * @param closed called when GOAWAY has left, or waits for the socket
  */
@@ -41,7 +41,7 @@ export function closeBetweenReads (
   const handle = session.closed || session.destroyed ? undefined : socket._handle
   handle?.readStop?.()
   close.call(session)
-  // Node sends from an immediate of its own, which comes first.
+  // Node sends from an immediate of its own, which runs before this one.
   setImmediate(() => {
     if (socket._handle === handle) handle?.readStart?.()
     closed()
@@ -49,17 +49,17 @@ export function closeBetweenReads (
 }
 
 /**
- * Whether Node stops reading for good where nghttp2 wants nothing more, because the peer has broken the protocol. While
- * streams are open, it then never hears that the peer has left. Later versions end such a session.
+ * Whether this Node stops reading for good after the peer has broken the protocol, because nghttp2 wants nothing more. While
+ * streams are open, it then never notices that the peer has left. Later versions end such a session.
  */
 export const STOPS_READING = Number.parseInt(process.versions.node, 10) < 22
 
-/** Reads on. What comes is thrown away, but for its end. */
+/** Reads on, and throws everything away until the end. */
 export function readOn (socket: HttpSocket): void {
   socket._handle?.readStart?.()
 }
 
-/** Sends RST_STREAM alone. Node would end the output first, and send END_STREAM, which the peer could take for the end. */
+/** Sends RST_STREAM only. Node would end the output first, and send END_STREAM, which the peer could take for the end. */
 export function resetStream (stream: Http2Stream, code: number): void {
   if (stream.destroyed) return
   if (stream.closed) {
@@ -72,7 +72,7 @@ export function resetStream (stream: Http2Stream, code: number): void {
   stream.destroy()
 }
 
-/** Gives the session of a connection in memory the address of its peer. Node's own stand-in for the socket knows none. */
+/** Gives a session in memory the address of its peer. Node's own stand-in for the socket has none. */
 export function lendAddress (session: ServerHttp2Session, socket: Socket & { encrypted: boolean }): void {
   Object.assign(session.socket, {
     _peername: { address: socket.remoteAddress, family: socket.remoteFamily, port: socket.remotePort },

@@ -1,16 +1,17 @@
-// Reading into memory of our own, as the public `onread` of net.connect() does. Checked on Node 20.20, 22.23, 24.21 and 26.12.
+// Reading into a buffer of our own, in the way of the public option `onread` of net.connect(). Checked on Node 20.20, 22.23,
+// 24.21 and 26.12.
 import { Duplex } from 'node:stream'
 import { Socket } from 'node:net'
 import { countChunk, type HttpSocket } from './sockets.ts'
 
 /**
- * Takes what a socket has read, past the socket's own stream. Each returns whether more may be read. If not, `readOn()` is to be
- * called later.
+ * Takes bytes directly from a socket, without the socket's own stream. Each method returns whether more may be read. If not,
+ * `readOn()` has to be called later.
  */
 export interface Receiver {
-  /** The bytes are the receiver's own. */
+  /** The receiver may keep these bytes. */
   receive (bytes: Buffer): boolean
-  /** The bytes are lent: they are overwritten once more may be read. */
+  /** The receiver must not keep these bytes: the next read overwrites them. */
   borrow (bytes: Buffer): boolean
 }
 
@@ -27,7 +28,10 @@ interface ReadInto extends Socket {
   _handle?: Handle | null
 }
 
-/** Node's own keys: of the buffer that a socket reads into, of what is called then, and of what gives the next buffer. */
+/**
+ * Node's own keys on a socket: for the buffer that it reads into, for the function that is called then, and for the function
+ * that gives the next buffer.
+ */
 interface Keys {
   readonly buffer: symbol
   readonly called: symbol
@@ -42,39 +46,42 @@ function keysOf (): Keys | undefined {
 
 const keys = keysOf()
 
-/** Node reads as much at once. */
+/** The size of a buffer for one read, as in Node. */
 const WINDOW = 64 * 1024
-/** A chunk of this size or more is handed out in the memory that it was read into. */
+/** A chunk of at least this size is not copied: its buffer is handed out. */
 const LARGE = 32 * 1024
-/** A relay that has filled a window reads as much at once. */
+/** The size of the buffer of a relay that has filled a whole WINDOW. */
 const WIDE = 256 * 1024
-/** From here on a relay has a buffer of its own. A connection that is quiet for long ends with less, and gives it back. */
+/**
+ * A relay that has read more than this at once gets a buffer of its own. After a read of at most this size it gives the buffer
+ * back.
+ */
 const SMALL = 4 * 1024
 
-/** All sockets read into this one. It is copied out of it before anything else can be read. */
+/** The buffer that all sockets share. Every chunk is copied out of it before anything else can be read. */
 let shared: Buffer | undefined
 
 /**
- * From now on the socket reads through a buffer that all sockets share. What is small is copied out of it, so that a small chunk
- * does not cost a new buffer of 64 KiB. What is large is read into buffers of its own, which are handed out. It cannot be undone.
+ * From now on this socket reads into a buffer that all sockets share. A small chunk is copied out of it, so it does not cost a
+ * new buffer of 64 KiB. Large chunks are read into buffers of their own, which are handed out. It cannot be undone.
  *
- * @returns whether it does, because this Node can, and the socket is one of the system's
+ * @returns false if this Node cannot do that, or if the socket is not one of the system
  */
 export function readThroughShared (socket: HttpSocket): boolean {
   const one = socket as unknown as ReadInto
   const handle = one._handle
   if (keys === undefined || typeof handle?.useUserBuffer !== 'function') return false
-  // TLS copies each record into memory of its own size anyway, and does not stop in the middle of what it has decrypted.
+  // TLS copies each record into memory of its own anyway. And it does not stop while it has decrypted bytes left.
   if ('encrypted' in socket) return false
   const target = one as unknown as Record<symbol, unknown>
   if (target[keys.called] === onBytes) return true
-  // Somebody else reads it in this way.
+  // Somebody else already uses this way of reading.
   if (target[keys.buffer] !== null) return false
   shared ??= Buffer.allocUnsafeSlow(WINDOW)
   target[keys.buffer] = shared
   target[keys.called] = onBytes
   target[keys.next] = nextBuffer
-  // For sockets with `onread`, which have no stream, net's own methods start and stop the handle.
+  // Without this, net's own methods would start and stop the handle, because a socket with `onread` has no stream.
   one.read = Duplex.prototype.read as ReadInto['read']
   one.pause = Duplex.prototype.pause as ReadInto['pause']
   one.resume = Duplex.prototype.resume as ReadInto['resume']
@@ -83,14 +90,14 @@ export function readThroughShared (socket: HttpSocket): boolean {
 }
 
 /**
- * From now on the bytes go to the receiver, unless the stream has some left, is paused, or has another reader. Undefined: they go
- * into the stream again.
+ * From now on the receiver gets the bytes. The stream still gets them if it has unread bytes, is paused, or has another reader.
+ * With undefined the stream gets them again.
  */
 export function receiveFrom (socket: HttpSocket, receiver: Receiver | undefined): void {
   (socket as unknown as ReadInto)[kReceiver] = receiver
 }
 
-/** Goes on with reading. */
+/** Reads on. */
 export function readOn (socket: HttpSocket): void {
   const handle = (socket as unknown as ReadInto)._handle
   if (handle == null || handle.reading !== false) return
@@ -98,7 +105,7 @@ export function readOn (socket: HttpSocket): void {
   handle.readStart?.()
 }
 
-/** Set by onBytes() for nextBuffer(), which is called right behind it, and without `this`. */
+/** Passes the next buffer from onBytes() to nextBuffer(). Node calls nextBuffer() right after onBytes(), without `this`. */
 let next: Buffer | undefined
 
 function nextBuffer (): Buffer | undefined {
@@ -141,7 +148,7 @@ function relay (receiver: Receiver, count: number, buffer: Buffer): boolean {
   return more
 }
 
-/** The pool of small chunks. Whoever holds one holds as much memory as this. */
+/** The pool for small chunks. If somebody keeps one chunk, this much memory stays in use. */
 const POOL = 8 * 1024
 let pool: Buffer | undefined
 let used = POOL
@@ -158,7 +165,7 @@ function copyOf (source: Buffer, count: number): Buffer {
   }
   source.copy(pool, used, 0, count)
   const copy = pool.subarray(used, used + count)
-  // Typed arrays over it may want to be aligned.
+  // Chunks begin at multiples of eight, because typed arrays over them need aligned memory.
   used += (count + 7) & ~7
   return copy
 }

@@ -1,9 +1,9 @@
-// Fastify's compilers of schemas, as a request has them by its public methods; these are asked for at boot, when there is no
-// request yet. Checked on Fastify 5.12.
+// Fastify's schema compilers. A request has public methods for them. Here they are needed at boot, when there is no request
+// yet. Checked on Fastify 5.12.
 import type { FastifyInstance, RouteOptions } from 'fastify'
 import { symbolNamed } from './fastify.ts'
 
-/** What Fastify's validators give: true or nothing, false with `errors` on the function, an error, or another value. */
+/** What Fastify's validators return: true or nothing, false with `errors` on the function, an error, or another value. */
 export type Validate = ((data: unknown) => unknown) & { errors?: readonly unknown[] | null }
 export type Serialise = (data: unknown) => string
 
@@ -23,7 +23,7 @@ interface SchemaController {
   setupSerializer (options: unknown): void
 }
 
-/** Those of the route, else of its instance; undefined where this Fastify hides them elsewhere. */
+/** The compilers of the route, or else of its instance. Undefined if this Fastify keeps them elsewhere. */
 export function compilersOf (app: FastifyInstance, route: RouteOptions): Compilers | undefined {
   const hidden = app as unknown as Record<symbol, unknown>
   const symbol = symbolNamed(app, 'fastify.schemaController')

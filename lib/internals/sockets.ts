@@ -137,9 +137,9 @@ export function usualPush (socket: HttpSocket): HttpSocket['push'] {
 }
 
 /**
- * HTTP stops reading behind a response that its client does not take. It goes on by a listener that is gone once the socket
- * has left HTTP, and the stream believes that it is being read, and would not ask again. And when the response is sent, HTTP
- * lets the socket flow, whether anybody reads it or not: all that came meanwhile would be lost.
+ * HTTP stops reading when a client does not take its response. It goes on by a listener that is gone after the socket has left
+ * HTTP. The stream believes that it is being read, and would never ask again. And when the response is sent, HTTP lets the
+ * socket flow, even without a reader: everything that came meanwhile would be lost.
  */
 export function goOnReading (socket: HttpSocket): void {
   if (socket._paused === true) socket._paused = false

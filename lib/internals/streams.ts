@@ -16,7 +16,7 @@ export function hasEnd (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { ended: boolean } })._readableState.ended
 }
 
-/** Whether it goes on into other streams: told by no property. */
+/** Whether the stream is piped into others. No public property tells that. */
 export function isPiped (readable: Readable): boolean {
   return (readable as unknown as { _readableState: { pipes: readonly unknown[] } })._readableState.pipes.length > 0
 }

@@ -4,10 +4,10 @@ import { acceptedTypes } from './choose.ts'
 
 type Json = Record<string, unknown>
 
-/** Where schemas of `addSchema` are in the document, by their `$id`. */
+/** By `$id`: where the document has the schemas of `addSchema`. */
 type Places = ReadonlyMap<string, string>
 
-/** An AsyncAPI document of the routes that have messages: each is a channel, with an operation for each direction. */
+/** An AsyncAPI document of the routes that have messages. Each route is a channel, with an operation for each direction. */
 export function asyncapi (routes: Iterable<DuplexRoute>, { info, servers }: AsyncApiOptions): AsyncApiDocument {
   const channels: Json = {}
   const operations: Json = {}
@@ -54,20 +54,20 @@ function nameOf (text: string): string {
   return text.replace(/[^A-Za-z0-9]+/g, '_').replace(/^_|_$/g, '')
 }
 
-/** `/a/b` and `/a_b` have one name. */
+/** Makes a name that the document does not have yet: `/a/b` and `/a_b` lead to the same name. */
 function unused (taken: Json, name: string): string {
   let found = name
   for (let count = 2; found in taken; count++) found = `${name}_${count}`
   return found
 }
 
-/** Puts the schemas of one scope into the document. Another scope may have others with the same `$id`. */
+/** Puts the schemas of one scope into the document. Another scope may have a different schema with the same `$id`. */
 function addAll (schemas: Json, known: Map<string, string>, given: Record<string, unknown>): Places {
   const places = new Map<string, string>()
   const added: [place: string, name: string, schema: unknown][] = []
   for (const [id, schema] of Object.entries(given)) {
     const text = JSON.stringify(schema).replaceAll(`"$ref":"${id}#`, '"$ref":"#')
-    // What else it refers to is a matter of the scope.
+    // A reference to another schema means what its scope says. So schemas with such a reference are shared only within a scope.
     const key = JSON.stringify([id, text, /"\$ref":"[^#]/.test(text) ? given : undefined])
     let name = known.get(key)
     if (name === undefined) {
@@ -82,17 +82,20 @@ function addAll (schemas: Json, known: Map<string, string>, given: Record<string
   return places
 }
 
-/** What a function of the request would return is not known, nor what a schema says that is no JSON Schema. */
+/** The payload of a message. If the schema depends on the request, or is no JSON Schema, the document cannot say what it is. */
 function payloadOf (schema: unknown, place: string, places: Places): Json {
   if (schema === undefined || schema === true || typeof schema === 'function') return {}
-  // The document has schemas that are objects.
+  // In the document a schema is an object, so `false` is written as one.
   if (schema === false) return { payload: { not: {} } }
   const { toJSONSchema } = schema as { toJSONSchema?: () => unknown }
   const payload = typeof toJSONSchema === 'function' ? toJSONSchema.call(schema) : schema
   return { payload: pointed(payload, place, places) }
 }
 
-/** `#/definitions/a` is where the schema is now, and `common#/definitions/a` of `addSchema` is a part of the document too. */
+/**
+ * Moves the references of a schema. `#/definitions/a` becomes a reference to where the schema is now, and
+ * `common#/definitions/a` a reference to the schema of `addSchema` in the document.
+ */
 function pointed (schema: unknown, place: string, places: Places): unknown {
   return JSON.parse(JSON.stringify(schema, (key, value: unknown) => {
     if (key !== '$ref' || typeof value !== 'string') return key === '$id' && typeof value === 'string' ? undefined : value

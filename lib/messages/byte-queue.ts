@@ -1,8 +1,8 @@
-/** Bytes that have come and are not taken yet. */
+/** Bytes that have arrived and were not taken yet. */
 export class ByteQueue {
   length = 0
   readonly #chunks: Buffer[] = []
-  /** What of the first chunk is taken already. */
+  /** How many bytes of the first chunk were taken already. */
   #from = 0
 
   push (chunk: Buffer): void {
@@ -11,7 +11,7 @@ export class ByteQueue {
     this.length += chunk.length
   }
 
-  /** The byte at `index`, which has to be there. */
+  /** The byte at `index`. The queue must have it. */
   at (index: number): number {
     let left = index + this.#from
     for (const chunk of this.#chunks) {
@@ -21,7 +21,7 @@ export class ByteQueue {
     throw new RangeError(`byte ${index} of ${this.length}`)
   }
 
-  /** Takes `count` bytes, which have to be there: copied only where they lie in several chunks. */
+  /** Takes `count` bytes, which the queue must have. They are copied only if they lie in several chunks. */
   take (count: number): Buffer {
     const [first] = this.#chunks
     if (first === undefined || count === 0) return Buffer.alloc(0)
@@ -42,7 +42,7 @@ export class ByteQueue {
     return taken
   }
 
-  /** Drops up to `count` bytes, and tells how many. */
+  /** Drops up to `count` bytes, and returns how many it dropped. */
   skip (count: number): number {
     const skipped = Math.min(count, this.length)
     this.length -= skipped

@@ -11,20 +11,20 @@ import type { Bytes, Messenger } from './messenger.ts'
 
 export interface MessageCarrierSettings {
   readonly heartbeat: Milliseconds
-  /** Once it is accepted. */
+  /** Called when the connection is accepted. */
   readonly makeMessenger: (bytes: Bytes) => Messenger
-  /** The peer has not answered two heartbeats in a row. */
+  /** Called when the peer has missed two heartbeats in a row. */
   readonly heartbeatMissed: () => void
 }
 
-/** A carrier whose pair is one of messages, on top of one whose pair is of bytes. */
+/** A carrier whose pair carries messages. It wraps the carrier of the bytes. */
 export class MessageCarrier implements Carrier, Owner, Beating {
   readonly inner: Carrier
   readonly #settings: MessageCarrierSettings
   #owner: Owner | undefined
   messenger: Messenger | undefined
   #stopBeating: (() => void) | undefined
-  /** At the latest heartbeat, and how many have shown no change. */
+  /** The byte count at the latest heartbeat. `#missedHeartbeats` says for how many heartbeats it has not changed. */
   #seen = -1
   #missedHeartbeats = 0
 
@@ -79,7 +79,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     throw new FST_ERR_DUPLEX_CANNOT_DETACH()
   }
 
-  // The pair is there from acceptance on, and nobody asks for it before.
+  // There is no pair before acceptance, and nobody asks for one before that.
   get readable (): Messenger['readable'] { return this.messenger?.readable as Messenger['readable'] }
   get writable (): Messenger['writable'] { return this.messenger?.writable as Messenger['writable'] }
 
@@ -132,7 +132,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   beat (): void {
     const { inner, messenger } = this
     if (inner.closed || messenger === undefined) return
-    // A WebSocket answers pings. From others it is all that can be had that they take what is sent.
+    // A WebSocket peer answers pings. Other peers answer nothing: they only show that they live by taking what is sent.
     const answers = messenger.websocket !== undefined
     const now = answers ? inner.bytesRead : inner.bytesRead + inner.sent
     if (now !== this.#seen || (answers ? messenger.paused : inner.unsent === 0)) {

@@ -5,22 +5,22 @@ import { json } from './encoding.ts'
 import { lines, single, sse } from './framing.ts'
 import type { MessageSettings } from './settings.ts'
 
-/** How the messages of one connection travel, where it is no WebSocket. */
+/** The framings of one connection that is not a WebSocket. */
 export interface Choice {
-  /** Undefined where nothing comes in. */
+  /** The framing of the input. Undefined if the request has no input. */
   readonly in: MessageFraming | undefined
   readonly out: MessageFraming
-  /** Of the answer, where it is a body. */
+  /** The Content-Type of the answer, if the answer is a body. */
   readonly contentType: string | undefined
 }
 
-/** Names of NDJSON that clients use. */
+/** Other names of NDJSON that clients use. */
 const LINES = new Set(['application/x-ndjson', 'application/ndjson', 'application/jsonl', 'application/x-jsonlines', 'application/json-lines'])
 
-/** Throws where the route cannot read what is sent. */
+/** Chooses the framings for a request. Throws if the route cannot read what the client sends. */
 export function chooseFramings (settings: MessageSettings, kind: DuplexKind, request: FastifyRequest): Choice {
   const [standard] = settings.streams
-  // Where there is none but WebSocket's, no such kind is taken, unless the route says so.
+  // A route that has only the framing of WebSocket takes such a kind only if it names that kind itself.
   if (kind !== 'body') return { in: standard ?? lines, out: standard ?? lines, contentType: undefined }
   const { headers } = request.raw
   const type = mediaType(headers['content-type'])
@@ -52,7 +52,7 @@ function outgoing (settings: MessageSettings, accept: string | undefined, into: 
   return streams[0] ?? (settings.sse ? sse : lines)
 }
 
-/** Without parameters. */
+/** A media type without its parameters. */
 function mediaType (value: string | undefined): string | undefined {
   return value?.split(';', 1)[0]?.trim().toLowerCase()
 }

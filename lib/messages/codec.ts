@@ -3,13 +3,13 @@ import type { Serialise, Validate } from '../internals/schemas.ts'
 import type { MessageEncoding } from '../../types/index.ts'
 import { json } from './encoding.ts'
 
-/** An error that Fastify's validators gave. */
+/** An error as Fastify's validators make it. */
 export interface ValidationError extends Error {
   validation?: unknown
   validationContext?: string
 }
 
-/** Between messages and payloads, schemas included. */
+/** Turns messages into payloads and back, and applies the schemas. */
 export class Codec {
   readonly #encoding: MessageEncoding
   readonly #maxLength: number
@@ -25,13 +25,13 @@ export class Codec {
 
   /** Throws `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE`. */
   encode (message: unknown): string | Uint8Array {
-    // Streams of objects have no null: there it is the end.
+    // In a stream of objects, null is the end of the stream.
     if (message === null || message === undefined) throw unserialisable(new TypeError(`${message} is no message`))
     try {
       if (this.#serialise === undefined) return checked(this.#encoding.encode(message))
       const text = this.#serialise(message)
       if (typeof text !== 'string') throw new TypeError('the serializer gave no text')
-      // What a serializer of the app may have put between the parts of a JSON text; within them there is none.
+      // A serializer of the app may put line breaks between the tokens of a JSON text. Inside a token JSON allows none.
       if (this.#encoding === json) return text.includes('\n') ? text.replace(/[\r\n]+/g, ' ') : text
       return checked(this.#encoding.encode(JSON.parse(text)))
     } catch (error) {
@@ -69,7 +69,7 @@ export class Codec {
   }
 }
 
-/** As Fastify reads what a validator gives. */
+/** Reads the result of a validator as Fastify reads it. */
 function judged (message: unknown, result: unknown, errors: unknown): unknown {
   if (result === false) throw invalidBy(errors)
   if (typeof result === 'object' && result !== null) {

@@ -20,10 +20,10 @@ import { closeCodeOf, GOING_AWAY, isCloseCode, NORMAL, reasonOf } from './websoc
 import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from './websocket/messenger.ts'
 import type { WholeWebSocket } from './websocket/parts.ts'
 
-/** How the route writes its messages, for who is on the other side of an injected connection. */
+/** The encoding of the route, for the client's side of an injected connection. */
 export const kEncoding = Symbol('fastify-duplex.encoding')
 
-/** How long a peer is waited for that does not answer a close frame, where `finTimeout` is off. */
+/** How many milliseconds a peer may take to answer a close frame, if `finTimeout` is off. */
 const CLOSE_TIMEOUT = 30_000
 
 /** A connection whose pair is one of messages. */
@@ -35,12 +35,12 @@ export class MessageConnection extends Connection {
   readonly #closeTimeout: number
   /** Set at acceptance. */
   #codec: Codec | undefined
-  /** Messages that came before acceptance. */
+  /** Messages that were read before acceptance. */
   #before: unknown[] = []
   #closing: CloseFrame | undefined
-  /** What it is closed with when it leaves because it was told to. */
+  /** The close code for a connection that ends because it was told to drain. */
   #drainCode: number | undefined
-  /** What the messages ended with. */
+  /** The error that ended the messages. */
   #failure: Error | undefined
 
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, plan: MessagePlan, travel: Travel) {
@@ -65,7 +65,7 @@ export class MessageConnection extends Connection {
 
   get subprotocol (): string | undefined { return this.#travel.by === 'websocket' ? this.#travel.opening.subprotocol : undefined }
 
-  /** Bound, so that it can be taken off the connection. */
+  /** Bound to the connection, so that a handler may take it off the object. */
   readonly send = (message: unknown): Promise<void> => {
     const { messenger } = this.#messages
     if (messenger !== undefined) return messenger.writable.send(message)
@@ -108,7 +108,7 @@ export class MessageConnection extends Connection {
       this.#setType(contentType)
       return super[kAcceptNow](options)
     }
-    // A body that is one message can still be refused.
+    // A body that is one message is read before acceptance, so that it can still be refused.
     return this.#readWhole().then(messages => {
       this.#before = messages
       this.#setType(contentType)
@@ -161,7 +161,7 @@ export class MessageConnection extends Connection {
     this[kExpired](reason, error)
   }
 
-  /** What our close frame says if all is well. */
+  /** The close frame of an orderly end. */
   #closeFrame (): CloseFrame {
     if (this.#closing !== undefined) return this.#closing
     const { draining } = this
@@ -176,7 +176,7 @@ export class MessageConnection extends Connection {
 
   override [kHandlerFailed] (error: unknown): void {
     const { messenger } = this.#messages
-    // The peer is at fault, and `closed` tells: this is only the echo.
+    // The peer is at fault, and `closed` tells that. The handler has only passed the same error on.
     if (error === this.#failure && error !== undefined) {
       say(this.reply.log, 'debug', { err: error }, 'duplex handler failed after its messages had')
     } else if (error instanceof FST_ERR_DUPLEX_MESSAGE_NOT_SENT && messenger?.websocket !== undefined && messenger.writable.writableEnded) {

@@ -1,7 +1,7 @@
 import { isUtf8 } from 'node:buffer'
 import type { MessageEncoding } from '../../types/messages.ts'
 
-/** The text of a payload. Frames of WebSocket that say so have been checked. */
+/** The text of a payload. The receiver has checked text frames of a WebSocket already. */
 function textOf (payload: Buffer, isText?: boolean): string {
   if (isText !== true && !isUtf8(payload)) throw new SyntaxError('it is not UTF-8')
   return payload.toString('utf8')
@@ -35,7 +35,7 @@ export const binary: MessageEncoding = {
   decode: payload => payload
 }
 
-/** Strings and bytes, as the frames of WebSocket have them. */
+/** Strings and bytes, as the text and binary frames of a WebSocket. */
 export const frames: MessageEncoding = {
   encode: message => typeof message === 'string' ? message : bytesOf(message),
   decode: (payload, isText) => isText === true ? payload.toString('utf8') : payload

@@ -5,24 +5,24 @@ import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } fr
 import type { Outgoing } from './outbox.ts'
 
 export interface Framings {
-  /** Undefined where nothing comes in. */
+  /** The framing of the input. Undefined if there is no input. */
   readonly in: MessageFraming | undefined
   readonly out: MessageFraming
-  /** Messages that were read before. */
+  /** Messages that were read before acceptance. */
   readonly before?: readonly unknown[] | undefined
 }
 
-/** Messages in a stream of bytes, or in a body: everything but WebSocket. */
+/** Messages in a stream of bytes or in a body: every framing but WebSocket. */
 export class FramedMessenger extends Messenger {
   readonly #decoder: MessageDecoder | undefined
   readonly #out: MessageFraming
   readonly #before: unknown[]
-  /** What is left of the latest chunk. */
+  /** The rest of the latest chunk. */
   #left: Iterator<Uint8Array | Error> | undefined
   #reading = false
   #paused = false
   #inputOver = false
-  /** The input has ended, and what it ended with is in `#left`. */
+  /** The input has ended. `#left` has what its end has given. */
   #ended = false
   #room: ((error?: Error) => void) | undefined
 
@@ -31,7 +31,7 @@ export class FramedMessenger extends Messenger {
     this.#decoder = framings.in?.decoder?.({ maxLength: settings.maxLength })
     this.#out = framings.out
     this.#before = [...framings.before ?? []]
-    // It may be broken before anybody reads.
+    // The stream may break before anybody reads it.
     bytes.readable.on('error', this.#onError)
     bytes.writable.on('drain', this.#onDrain)
   }
@@ -91,7 +91,7 @@ export class FramedMessenger extends Messenger {
 
   readonly #onEnd = (): void => {
     if (this.discarding) return
-    // Node tells of it even to who has paused: what is left of the latest chunk comes first.
+    // Node emits 'end' even if the stream is paused. The rest of the latest chunk comes first.
     this.#inputOver = true
     this.readable.pump()
   }
@@ -127,7 +127,7 @@ export class FramedMessenger extends Messenger {
 
   override discardInput (): void {
     if (this.discarding) return
-    // What somebody reads he sees the end of himself.
+    // If somebody reads the stream, the reader sees the end of it.
     if (this.readable.listenerCount('readable') > 0 || this.readable.readableFlowing === true) return
     this.discarding = true
     const { readable } = this.bytes
@@ -140,7 +140,7 @@ export class FramedMessenger extends Messenger {
   override beat (): void {
     const { heartbeat } = this.#out
     const { writable } = this.bytes
-    // What waits shows as much, once it is taken.
+    // If output still waits, it will show the peer as much as a heartbeat would.
     if (heartbeat !== undefined && writable.writableLength === 0 && !writable.writableEnded) writable.write(heartbeat)
   }
 }

@@ -6,7 +6,7 @@ const LF = 0x0a
 const CR = 0x0d
 const BOM = Buffer.from([0xef, 0xbb, 0xbf])
 
-/** One message a line, as in NDJSON. Empty lines are none; a last line needs no end. */
+/** One message in each line, as in NDJSON. Empty lines are skipped. The last line needs no line end. */
 export const lines: MessageFraming = {
   name: 'lines',
   contentType: 'application/x-ndjson',
@@ -27,7 +27,7 @@ class LineDecoder implements MessageDecoder {
   readonly #maxLength: number
   #held: Buffer[] = []
   #heldLength = 0
-  /** The line is too long, which was told: the rest of it is dropped. */
+  /** The line is too long, and the error was given. The rest of the line is dropped. */
   #skipping = false
   #first = true
 
@@ -60,7 +60,7 @@ class LineDecoder implements MessageDecoder {
     if (!this.#skipping) yield * this.#line(Buffer.alloc(0))
   }
 
-  /** A line may have a CR behind it, and the first one a BOM in front. */
+  /** A line may have a CR at its end. The first line may have a BOM at its start. */
   get #mostHeld (): number { return this.#maxLength + 1 + (this.#first ? BOM.length : 0) }
 
   * #line (last: Buffer): Generator<Buffer | Error> {
@@ -76,7 +76,8 @@ class LineDecoder implements MessageDecoder {
   }
 
   #hold (piece: Buffer): void {
-    // A copy, since a few bytes would keep the whole chunk, and a line that comes byte by byte would be as many objects.
+    // This is a copy, because a few bytes would keep the whole chunk in memory. Small pieces are joined, because a line that
+    // arrives byte by byte would be as many objects.
     const latest = this.#held[this.#held.length - 1]
     if (latest !== undefined && latest.length + piece.length <= 4096) this.#held[this.#held.length - 1] = Buffer.concat([latest, piece])
     else this.#held.push(Buffer.from(piece))
@@ -89,13 +90,13 @@ class LineDecoder implements MessageDecoder {
   }
 }
 
-/** Server-Sent Events, for output alone: one event for each message, each line of it in a `data` field. */
+/** Server-Sent Events, for output only. Each message is one event, and each line of it is a `data` field. */
 export const sse: MessageFraming = {
   name: 'sse',
   contentType: 'text/event-stream',
   encode (payload) {
     const text = typeof payload === 'string' ? payload : new TextDecoder('utf-8', { fatal: true, ignoreBOM: true }).decode(payload)
-    // The field of an event ends with any of these.
+    // Any of these three ends a field of an event.
     return /[\r\n]/.test(text) ? `${text.split(/\r\n|\r|\n/).map(line => `data: ${line}\n`).join('')}\n` : `data: ${text}\n\n`
   },
   heartbeat: ':\n\n'
@@ -128,10 +129,10 @@ class SingleDecoder implements MessageDecoder {
   }
 }
 
-/** The most bytes of a varint that may stand for a length: seven bits each, of 32. */
+/** The most bytes that a varint length may have: 32 bits, seven in each byte. */
 const LONGEST_VARINT = 5
 
-/** Each message behind its length in bytes. */
+/** Each message follows its length in bytes. */
 export function lengthPrefixed (options: LengthPrefixedOptions): MessageFraming {
   const { size, endian = 'big', contentType = 'application/octet-stream' } = options
   const most = size === 'varint' ? 2 ** 32 - 1 : 2 ** (8 * size) - 1
@@ -168,9 +169,9 @@ class PrefixDecoder implements MessageDecoder {
   readonly #size: LengthPrefixedOptions['size']
   readonly #endian: 'big' | 'little'
   readonly #queue = new ByteQueue()
-  /** The length of the message that comes, once it is known. */
+  /** The length of the message that is arriving, once it is known. */
   #length: number | undefined
-  /** How much of a message that is too long is still to be dropped. */
+  /** How many bytes of a message that is too long are still to be dropped. */
   #left = 0
 
   constructor ({ maxLength }: MessageLimits, size: LengthPrefixedOptions['size'], endian: 'big' | 'little') {

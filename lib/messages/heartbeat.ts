@@ -1,10 +1,10 @@
-/** Who is shown that it lives, and is looked at whether it does. */
+/** A connection that sends heartbeats, and checks that its peer still answers. */
 export interface Beating {
-  /** One interval is over. */
+  /** Called once in each interval. */
   beat (): void
 }
 
-/** In how many parts of an interval the connections have their turn, so that they do not all have it at once. */
+/** An interval has this many parts. Each connection belongs to one part, so that they do not all beat at once. */
 const PARTS = 8
 
 /** One timer for all connections with the same interval. */
@@ -19,7 +19,11 @@ class Heart {
     this.#timer.unref()
   }
 
-  /** @returns what takes it out again. Its first turn comes when the interval is over. */
+  /**
+   * Adds a connection. It beats for the first time when one interval is over.
+   *
+   * @returns a function that removes the connection
+   */
   add (one: Beating): () => void {
     const part = this.#parts[(this.#next + PARTS - 1) % PARTS] as Set<Beating>
     part.add(one)
@@ -40,7 +44,11 @@ class Heart {
 
 const hearts = new Map<number, Heart>()
 
-/** @returns what ends it */
+/**
+ * Calls `one.beat()` once in each interval.
+ *
+ * @returns a function that stops this
+ */
 export function startBeating (interval: number, one: Beating): () => void {
   const heart = hearts.get(interval) ?? new Heart(interval)
   hearts.set(interval, heart)

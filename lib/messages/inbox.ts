@@ -3,39 +3,42 @@ import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../e
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import type { Codec } from './codec.ts'
 
-/** A payload that has come. */
+/** A payload that has arrived. */
 export interface Incoming {
   readonly payload: Uint8Array
   readonly isText?: boolean | undefined
-  /** The input ended behind it, and nothing else says that it is whole. */
+  /** The end of the input is the only thing that says that this payload is complete. */
   readonly last?: boolean
 }
 
-/** What comes next: a message, one that cannot be read, the end, or an error that ends it all. */
+/** What comes next: a payload, a message that cannot be read, a value, the end, or an error that ends the stream. */
 export type Item = Incoming | { readonly unreadable: Error } | { readonly failure: Error } | { readonly value: unknown } | 'end'
 
 export interface InboxOwner {
-  /** Nothing is left, and somebody wants more. */
+  /** Called when a reader wants more. Returns the next item, or undefined if there is none yet. */
   wanted (): Item | undefined
-  /** A message does not fit. What is thrown ends it all; else the message is left out, once a promise has resolved. */
+  /**
+   * Called for a message that does not fit. If this throws, the stream ends with that error. Otherwise the message is left out.
+   * A promise is waited for.
+   */
   onInvalid (error: Error): unknown
-  /** All before this was read, or nobody reads. */
+  /** The stream has failed. Everything before the error was read, or nobody reads. */
   failed (error: Error): void
-  /** Nobody wants the rest of it. */
+  /** The stream was destroyed, so nobody wants the rest. */
   destroyed (error: Error | undefined): void
 }
 
-/** The readable half: decodes one message when somebody wants one, and no sooner. */
+/** The readable half of the pair. It decodes a message only when a reader wants one. */
 export class Inbox extends Readable {
   readonly #codec: Codec
   readonly #owner: InboxOwner
   #wants = false
-  /** A validator, or a function of the app, takes its time. */
+  /** An asynchronous validator, or an asynchronous function of the app, is at work. */
   #busy = false
   #failure: Error | undefined
   /** Somebody has begun to read. */
   begun = false
-  /** Nothing comes of it any more. */
+  /** No further message will come. */
   over = false
 
   constructor (codec: Codec, owner: InboxOwner, highWaterMark: number) {
@@ -43,7 +46,7 @@ export class Inbox extends Readable {
     this.#codec = codec
     this.#owner = owner
     iterateWithoutDestroying(this)
-    // Who reads hears of it; nobody has to.
+    // Readers have listeners of their own. Without a reader, an error must not end the process.
     this.on('error', () => {})
   }
 
@@ -53,14 +56,14 @@ export class Inbox extends Readable {
     this.pump()
   }
 
-  /** An error behind what is still to be read waits until that has been read. */
+  /** An error waits until all messages before it were read. */
   override read (size?: number): unknown {
     const message: unknown = super.read(size)
     if (this.#failure !== undefined && this.readableLength === 0) process.nextTick(() => this.#fail())
     return message
   }
 
-  /** Something has come. */
+  /** Something has arrived. */
   pump (): void {
     while (this.#wants && !this.#busy && !this.over && !this.destroyed) {
       const item = this.#owner.wanted()

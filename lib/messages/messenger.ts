@@ -4,25 +4,25 @@ import type { Codec } from './codec.ts'
 import { Inbox, type InboxOwner, type Item } from './inbox.ts'
 import { Outbox, type Outgoing, type OutboxOwner } from './outbox.ts'
 
-/** The bytes that messages travel in. */
+/** The stream of bytes that carries the messages. */
 export interface Bytes {
   readonly readable: Readable
   readonly writable: Writable
-  /** Ends our side, flushed. */
+  /** Flushes the output, then ends our side. */
   end (): void
-  /** Nobody reads any more: input is discarded, so that its end is seen. */
+  /** Nobody reads any more. Input is thrown away, so that its end is seen. */
   discardInput (): void
-  /** At once, and so that the peer cannot take it for an end. */
+  /** Ends the connection at once, such that the peer cannot take it for a clean end. */
   breakOff (error: Error | undefined, failed: boolean): void
-  /** At once, where all was said. */
+  /** Ends the connection at once, when both sides have said everything. */
   cut (): void
 }
 
-/** Who owns the connection that messages travel on. */
+/** The owner of the connection that carries the messages. */
 export interface MessengerOwner {
   /** A message does not fit: see `InboxOwner`. */
   onInvalid (error: Error): unknown
-  /** The messages cannot go on, and so the connection cannot: it calls `breakOff()`. */
+  /** The messages have failed, and with them the connection. The owner calls `breakOff()`. */
   failed (reason: 'error' | 'destroyed' | 'abort' | 'fin', error: Error | undefined): void
 }
 
@@ -38,9 +38,9 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   readonly writable: Outbox
   protected readonly bytes: Bytes
   protected readonly owner: MessengerOwner
-  /** Why the connection is broken off, or was. */
+  /** Set when the connection is broken off. It has the reason. */
   protected breaking: { error: Error | undefined } | undefined
-  /** Nobody wants messages any more, and none is lost that somebody would. */
+  /** Nobody wants further messages, so input is thrown away. */
   protected discarding = false
   protected closed = false
 
@@ -51,22 +51,22 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
     this.writable = new Outbox(codec, this, highWaterMark)
   }
 
-  /** Of WebSocket alone. */
+  /** How a WebSocket ended. Undefined for other framings. */
   get websocket (): WebSocketClosed | undefined { return undefined }
-  /** It was broken off, and its close frame is on its way: it closes by itself soon. */
+  /** The connection was broken off, and its close frame is on its way. It closes by itself soon. */
   get closesSoon (): boolean { return false }
-  /** What the peer did, where the bytes do not show it. */
+  /** What the peer did wrong, if the bytes alone do not show it. */
   get peerError (): Error | undefined { return undefined }
-  /** Bytes that were written, and wait above the bytes. */
+  /** How many bytes were written, and have not reached the stream of bytes yet. */
   get held (): number { return this.writable.held }
-  /** Not everything that has arrived was read. So an inactive peer may have sent its answer already. */
+  /** Whether some input has arrived and was not read. Then the peer may have answered already, although it looks inactive. */
   abstract get paused (): boolean
 
   abstract wanted (): Item | undefined
   abstract frame (payload: string | Uint8Array): string | Uint8Array
   abstract send (message: Outgoing, done: (error?: Error) => void): void
   abstract finish (done: () => void): void
-  /** Shows the peer that the connection lives. */
+  /** Sends a heartbeat. */
   abstract beat (): void
 
   onInvalid (error: Error): unknown { return this.owner.onInvalid(error) }
@@ -76,20 +76,20 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
     this.readable.destroy(error)
   }
 
-  /** A stream was destroyed by whoever has it, before it was over. */
+  /** The app has destroyed a stream before it was over. */
   destroyed (error: Error | undefined): void {
     if (this.breaking !== undefined || this.closed || this.discarding) return
     this.owner.failed(error === undefined || error.name === 'AbortError' ? 'destroyed' : 'error', error)
   }
 
-  /** Our side ends, in order. */
+  /** Ends our side in order. */
   end (): void {
     if (!this.writable.writableEnded && !this.writable.destroyed) this.writable.end()
   }
 
   abstract discardInput (): void
 
-  /** @param code what a WebSocket is closed with, where that does not follow from the error */
+  /** @param code the close code of a WebSocket, if the error does not decide it */
   breakOff (error: Error | undefined, failed: boolean, code?: number): void {
     if (this.breaking !== undefined) return
     this.breaking = { error }
@@ -97,7 +97,7 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
     this.destroyStreams(error)
   }
 
-  /** @param _code of a WebSocket */
+  /** @param _code the close code of a WebSocket */
   protected breakBytes (error: Error | undefined, failed: boolean, _code: number | undefined): void {
     this.bytes.breakOff(error, failed)
   }
@@ -110,7 +110,7 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   }
 
   protected destroyStreams (error: Error | undefined): void {
-    // One that has all that came is read to its end.
+    // If all input has arrived, the reader may still read it to its end.
     if (!this.readable.over) this.readable.destroy(error)
     this.readable.over = true
     if (!this.writable.destroyed && !this.writable.writableFinished) this.writable.destroy(error)

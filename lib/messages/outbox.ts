@@ -2,7 +2,7 @@ import { Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_MESSAGE_NOT_SENT } from '../errors.ts'
 import type { Codec } from './codec.ts'
 
-/** A message that is encoded, on its way to the wire. */
+/** A message that is encoded, and not sent yet. */
 export class Outgoing {
   readonly payload: string | Uint8Array
   /** In bytes. */
@@ -15,11 +15,11 @@ export class Outgoing {
 }
 
 export interface OutboxOwner {
-  /** Throws where the framing cannot hold it. */
+  /** Adds the framing. Throws if the framing cannot hold the payload. */
   frame (payload: string | Uint8Array): string | Uint8Array
   /** @param done called when there is room again */
   send (message: Outgoing, done: (error?: Error) => void): void
-  /** Our side ends, behind all that was sent. */
+  /** Ends our side after everything that was sent. */
   finish (done: () => void): void
   destroyed (error: Error | undefined): void
 }
@@ -28,12 +28,12 @@ type Done = (error?: Error | null) => void
 
 const SENT = Promise.resolve()
 
-/** The writable half: a message is encoded in the statement that writes it. */
+/** The writable half of the pair. `write()` encodes the message at once, so that later changes to the object do not matter. */
 export class Outbox extends Writable {
   readonly #codec: Codec
   readonly #owner: OutboxOwner
   #waiting: { resolve: () => void, reject: (error: Error) => void }[] = []
-  /** Bytes of the messages that wait here. */
+  /** How many bytes of messages wait in this stream. */
   held = 0
 
   constructor (codec: Codec, owner: OutboxOwner, highWaterMark: number) {
@@ -50,7 +50,7 @@ export class Outbox extends Writable {
     })
   }
 
-  /** Resolves when there is room for more, at once where there is. Where the message cannot be sent it rejects, and nobody has to hear. */
+  /** Sends a message. Resolves when there is room for more. Rejects if the message cannot be sent. The caller need not handle that. */
   send (message: unknown): Promise<void> {
     if (this.writableEnded || this.destroyed) return rejected(this.#notSent())
     let outgoing: Outgoing
@@ -72,7 +72,7 @@ export class Outbox extends Writable {
       try {
         outgoing = this.#encode(message)
       } catch (error) {
-        // Streams fail with what cannot be written.
+        // The stream fails with this error when it is the turn of this message.
         outgoing = error
       }
     }
@@ -84,7 +84,7 @@ export class Outbox extends Writable {
     let outgoing: unknown = message
     if (outgoing instanceof Outgoing) this.held -= outgoing.size
     else if (!(outgoing instanceof Error)) {
-      // What comes by end(message).
+      // `end(message)` comes here without passing `write()`.
       try {
         outgoing = this.#encode(message)
       } catch (error) {
@@ -120,7 +120,7 @@ export class Outbox extends Writable {
   }
 }
 
-/** A promise that nobody waits for must not end the process. */
+/** A rejection that nobody handles must not end the process. */
 function rejected (error: Error): Promise<never> {
   const promise = Promise.reject<never>(error)
   promise.catch(() => {})

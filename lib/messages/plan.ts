@@ -10,7 +10,7 @@ import type { MessageSettings } from './settings.ts'
 import { openWebSocket, type Opening } from './websocket/handshake.ts'
 import { loadParts } from './websocket/parts.ts'
 
-/** How the messages of one request travel. */
+/** How one request carries its messages. */
 export type Travel = { readonly by: 'websocket', readonly opening: Opening } | { readonly by: 'framing', readonly choice: Choice }
 
 const kTravel = Symbol('fastify-duplex.travel')
@@ -19,10 +19,10 @@ interface Travelling {
   [kTravel]?: Travel
 }
 
-/** The messages of one route: what is made of its options at boot, and what each of its requests gets of it. */
+/** Everything about the messages of one route: it is prepared at boot, and used for each request. */
 export class MessagePlan {
   readonly settings: MessageSettings
-  /** Where the route was declared. */
+  /** The instance that the route was declared on. */
   readonly app: FastifyInstance
   readonly #route: string
   readonly #validators = new WeakMap<object, Validate>()
@@ -72,7 +72,7 @@ export class MessagePlan {
     return compiled
   }
 
-  /** Between the messages and payloads of one connection. */
+  /** The codec for one connection. */
   codecFor (request: FastifyRequest): Codec {
     if (this.#codec !== undefined) return this.#codec
     const { in: into, out, encoding, maxLength } = this.settings
@@ -80,7 +80,7 @@ export class MessagePlan {
     return new Codec(encoding, maxLength, this.#validatorOf(schemaOf(into)), this.#serialiserOf(schemaOf(out)))
   }
 
-  /** Behind the hooks that come first: refuses what is no handshake, and what cannot be read. */
+  /** Runs after the other `onRequest` hooks. It refuses a wrong WebSocket handshake, and a body that the route cannot read. */
   async prepare (request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const claim = claimOf(request.raw) as Claim
     const { websocket, maxLength } = this.settings

@@ -3,13 +3,13 @@ import type { MessageEncoding, MessageFraming, WebSocketSettings } from '../../t
 import { binary, frames, json, text } from './encoding.ts'
 import { lines, sse } from './framing.ts'
 
-/** What a route has to say about messages, every option set. */
+/** The message options of a route, with defaults filled in. */
 export interface MessageSettings {
   /** Schemas, or functions of the request that return them. */
   readonly in: unknown
   readonly out: unknown
   readonly websocket: WebSocketSettings | undefined
-  /** Those that carry messages in a stream, the first one by default. */
+  /** The framings for streams of bytes. The first one is the default. */
   readonly streams: readonly MessageFraming[]
   readonly sse: boolean
   readonly encoding: MessageEncoding
@@ -29,7 +29,10 @@ const ENCODINGS: Record<string, MessageEncoding> = { json, text, binary }
 const FRAMINGS: Record<string, MessageFraming> = { lines, sse }
 const LONGEST = 2 ** 31 - 1
 
-/** @param given the options of the route; undefined where it has none of these */
+/**
+ * @param given the options of the route
+ * @returns undefined if the route has neither `messages` nor `websocket`
+ */
 export function messageSettings (given: { messages?: unknown, websocket?: unknown }, route: string): MessageSettings | undefined {
   const place = { route }
   const { messages, websocket } = given

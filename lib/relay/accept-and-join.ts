@@ -7,14 +7,14 @@ import { join } from './join.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
 /**
- * Opens the upstream, accepts, and joins the two. If any of it fails, nothing that was opened is left.
+ * Opens the upstream, accepts the connection, and joins the two. If any of this fails, everything that was opened is destroyed.
  *
- * @param options asked for when the upstream is there
+ * @param options called when the upstream is there
  */
 export async function acceptAndJoin (
   pending: PendingDuplex, open: TunnelOpener, options: () => DuplexAcceptOptions | undefined
 ): Promise<TunnelResult> {
-  // If the client has its answer already, nothing is opened. accept() rejects with the right error.
+  // If the client has its answer already, nothing is opened, and accept() rejects with the right error.
   if (pending.accepted || pending.reply.sent) await pending.accept(options())
   const wait = new Wait(pending)
   let upstream: TunnelSide | undefined
@@ -24,7 +24,7 @@ export async function acceptAndJoin (
     upstream.hold()
     await Promise.race([upstream.ready(), wait.over])
     upstream.lookForPeer()
-    // If it has found a reset, the error is emitted in the next tick.
+    // If `lookForPeer()` has found a reset, the error is emitted in the next tick.
     if (upstream.failure !== undefined || upstream.gone) await wait.over
     if (wait.failure !== undefined) throw wait.failure
     wait.accepting = true
@@ -44,7 +44,7 @@ export async function acceptAndJoin (
   }
 }
 
-/** Waits for the upstream. One that comes too late is destroyed at once. */
+/** Waits for the upstream. An upstream that comes too late is destroyed at once. */
 async function opened (open: TunnelOpener, wait: Wait): Promise<TunnelSide> {
   wait.signal.throwIfAborted()
   const opening = open(wait.signal)
@@ -64,15 +64,18 @@ function isThenable (value: TunnelEnd | PromiseLike<TunnelEnd>): value is Promis
 
 /** Watches for everything that may end a tunnel before it has begun. */
 export class Wait {
-  /** Set while the accept head is made. If the upstream breaks then, that has to be interrupted. */
+  /** Set while the accept head is made. If the upstream breaks then, the making has to be interrupted. */
   accepting = false
   /** The error that ended the wait. */
   failure: unknown
-  /** Rejects with that. */
+  /** Rejects with `failure`. */
   readonly over: Promise<never>
   readonly #pending: PendingDuplex
   readonly #abort = new AbortController()
-  /** Emits 'finish' when a response was sent. Over HTTP/2 that is the stream: the response emits it whenever the stream closes. */
+  /**
+   * Emits 'finish' when a response was sent. Over HTTP/2 this is the stream, because the response emits 'finish' whenever the
+   * stream closes.
+   */
   readonly #answer: EventEmitter
   readonly #reject: (error: unknown) => void
   #upstream: TunnelSide | undefined
@@ -130,10 +133,10 @@ export class Wait {
 
   readonly #onGone = (): void => this.#end(this.#pending.signal.reason)
 
-  /** Node emits the same event if the client has left, and then no reply was sent. The signal of the connection tells of that. */
+  /** Node emits the same event if the client has left. Then no reply was sent, and the signal of the connection tells that. */
   readonly #onAnswer = (): void => { if (this.#pending.reply.sent) this.#end(new FST_ERR_DUPLEX_ALREADY_SENT()) }
 
-  /** The client is gone, or has its answer. While the accept head is made, accept() rejects. */
+  /** The client is gone, or has its answer. If the accept head is being made, accept() rejects. */
   #end (reason: unknown): void {
     this.stop(reason)
     if (this.accepting) this.#upstream?.discard()

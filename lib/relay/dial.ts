@@ -11,7 +11,7 @@ import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds }
 
 const TIMEOUT: Milliseconds = 10_000
 
-/** RFC 8305 section 5: how many milliseconds pass before the next address is tried, too. */
+/** RFC 8305 section 5: after so many milliseconds without an answer the next address is tried, too. */
 const ATTEMPT_DELAY: Milliseconds = 250
 
 /**
@@ -40,7 +40,7 @@ export async function dial (target: DialTarget, options: DialOptions = {}): Prom
   signal?.addEventListener('abort', onAbort, { once: true })
   const timer = timeout > 0 ? setTimeout(() => attempts.fail(new FST_ERR_DUPLEX_DIAL_TIMEOUT(timeout)), timeout) : undefined
   try {
-    // A look-up or a check cannot be cancelled. But nobody has to wait for it.
+    // A look-up or a check cannot be cancelled. So `dial()` stops waiting for it.
     const addresses = await Promise.race([allowed(target, check), attempts.over])
     return await attempts.connect(target, addresses)
   } finally {
@@ -57,7 +57,7 @@ function assertTarget (target: DialTarget): void {
   throw new FST_ERR_DUPLEX_INVALID_OPTION(`the target of dial() must be { host, port } or { path }, got ${JSON.stringify(target)}`)
 }
 
-/** The addresses that may be dialled, IPv6 and IPv4 in turn. For a path, the path. */
+/** The addresses that may be dialled, IPv6 and IPv4 in turn. For a path it is the path. */
 async function allowed (target: DialTarget, check: DialCheck | undefined): Promise<string[]> {
   const host = 'path' in target ? target.path : target.host
   const found = 'path' in target || isIP(host) !== 0 ? [host] : await resolve(host)
@@ -70,7 +70,7 @@ async function allowed (target: DialTarget, check: DialCheck | undefined): Promi
 
 function resolve (host: string): Promise<string[]> {
   return new Promise((resolve, reject) => {
-    // As a method of `dns`, so that a replacement by the app is used.
+    // This calls the method of `dns`, so that an app may replace it.
     dns.lookup(host, { all: true }, (error, found) => {
       if (error === null && found.length > 0) resolve(found.map(({ address }) => address))
       else reject(new FST_ERR_DUPLEX_DIAL_FAILED({ cause: error ?? new Error(`${host} has no address`) }))
@@ -88,7 +88,7 @@ function inTurn (addresses: string[]): string[] {
 
 /** The sockets of one `dial()`. At most one of them remains. */
 class Attempts {
-  /** Rejects when there will be none. */
+  /** Rejects when no socket will be connected any more. */
   readonly over: Promise<never>
   readonly fail: (reason: unknown) => void
   readonly #tls: DialTlsOptions | undefined

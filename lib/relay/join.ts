@@ -71,20 +71,20 @@ class JoinedSides implements TunnelSideOwner {
   }
 }
 
-/** One direction of a tunnel. It is over when the destination has taken everything, and the end. */
+/** One direction of a tunnel. It is over when the destination has taken everything, including the end. */
 class Direction implements Receiver {
   bytes = 0
   over = false
   readonly from: TunnelSide
   readonly to: TunnelSide
   readonly #joined: JoinedSides
-  /** The destination had been ended before the tunnel began. So any byte that comes is an error. */
+  /** The destination was ended before the tunnel began. So any byte for it is an error. */
   #shut = false
-  /** The socket that is read past its stream. */
+  /** The socket that is read without its stream. */
   #direct: HttpSocket | undefined
-  /** It is not read for now, because of the destination. */
+  /** Reading has stopped until the destination takes more. */
   #stopped = false
-  /** How many writes have chunks that are lent, and are not done. */
+  /** How many writes are under way whose chunks will be overwritten. */
   #lent = 0
 
   constructor (from: TunnelSide, to: TunnelSide, joined: JoinedSides) {
@@ -107,7 +107,7 @@ class Direction implements Receiver {
       return
     }
     from.readable.on('data', this.#onData)
-    // It may be paused, because its upstream was not there yet.
+    // The source may be paused, because it had to wait for the upstream.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
     this.#direct = socketToRelay(from.readable, to.writable)
@@ -137,7 +137,7 @@ class Direction implements Receiver {
   }
 
   receive (chunk: Buffer): boolean {
-    // After a write that the kernel took at once, 'drain' is still to come, and nothing has to wait for it.
+    // If the kernel took the write at once, 'drain' still follows. But nothing has to wait for it.
     this.#stopped = !this.#pass(chunk) && this.to.writable.writableLength > 0
     return !this.#stopped
   }
@@ -157,7 +157,7 @@ class Direction implements Receiver {
     return false
   }
 
-  /** Goes on with reading past the stream. */
+  /** Reads on without the stream. */
   #readOn (): void {
     if (!this.#stopped || this.#lent > 0 || this.#direct === undefined) return
     this.#stopped = false

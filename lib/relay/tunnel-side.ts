@@ -11,13 +11,13 @@ import { hasEnd } from '../internals/streams.ts'
 import { closedEarly, ownErrors } from './stream-errors.ts'
 import type { TunnelEnd } from '../../types/index.ts'
 
-/** It is told what happens to an end of a tunnel. */
+/** What a tunnel is told about one of its two ends. */
 export interface TunnelSideOwner {
-  /** It broke. Called once. */
+  /** The end broke. Called once. */
   failed (error: Error): void
-  /** Nobody reads the output of this end any more, and that is not an error. */
+  /** Nobody reads the output of this end any more. That is not an error. */
   readerHasGone (side: TunnelSide): void
-  /** Everything that was written has left, and the end, too. */
+  /** Everything that was written has left, including the end. */
   finished (side: TunnelSide): void
 }
 
@@ -30,13 +30,16 @@ export class TunnelSide {
   failure: Error | undefined
   /** The input has ended. */
   ended: boolean
-  /** The output has ended, and has left. */
+  /** The output has ended, and has left completely. */
   finished: boolean
   /** Nobody reads the output any more. */
   readerGone = false
-  /** Only a pair such as that of a process may lose its reader: the process closes its stdin, and still writes its whole output. */
+  /**
+   * Whether losing the reader of the output is no error. That is so for the stdin of a process: the process may close it, and
+   * still write its whole output.
+   */
   readonly #mayLoseReader: boolean
-  /** Set for a socket that is no connection of the plugin: up to Node 22 its reset may look like an end. */
+  /** Set for a socket that is no connection of the plugin. Up to Node 22 a reset of it may look like an end. */
   readonly #socket: Socket | undefined
   readonly #stream: ClientHttp2Stream | undefined
   /** END_STREAM has come. */
@@ -69,7 +72,7 @@ export class TunnelSide {
 
   get #streams (): Set<Readable | Writable> { return new Set([this.readable, this.writable]) }
 
-  /** Resolves when it can be written to. If it fails before that, the owner is told. */
+  /** Resolves when this end can be written to. If it fails before that, the owner is told. */
   async ready (): Promise<void> {
     const { readable } = this
     const event = readable instanceof Socket ? readyEvent(readable) : undefined
@@ -81,12 +84,12 @@ export class TunnelSide {
     if (this.readable as unknown !== this.writable) this.readable.on('readable', nothing)
   }
 
-  /** Undoes hold(), because it is read from now on. */
+  /** Undoes hold(), because the stream is read from now on. */
   unhold (): void {
     this.readable.removeListener('readable', nothing)
   }
 
-  /** It is destroyed, and had not ended. */
+  /** The input was destroyed before it had ended. */
   get gone (): boolean { return this.readable.destroyed && !this.readable.readableEnded }
 
   /** Looks for a reset that Node has not seen: Node does not read if nobody reads, and not after the end of input. */

@@ -52,7 +52,7 @@ export function declareRoute (
   app.after(() => addHooks(options, route, registry))
 }
 
-/** A plain route cannot have a CONNECT, because only acceptance answers one with a 2xx. */
+/** A plain route cannot serve CONNECT: only acceptance may answer a CONNECT with a 2xx. */
 export function checkPlainRoute (options: RouteOptions): void {
   if (options.method === 'CONNECT') throw new FST_ERR_DUPLEX_PLAIN_CONNECT(options.url)
   if (!Array.isArray(options.method) || !options.method.includes('CONNECT')) return
@@ -105,7 +105,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
   if (route.settings.rawBody || route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
   append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
     const claim = claimOf(request.raw)
-    // Unless an accept head is being made, this is an answer, whoever sent it.
+    // If no accept head is being made, this is an answer, whoever sent it.
     if (claim !== undefined && claim.hooks === undefined) claim.step('answer')
     // A 2xx opens the tunnel of a CONNECT, and a 101 switches protocols: only acceptance may send these.
     if (claim !== undefined && claim.hooks === undefined && claim.carrier.impliesTakeover(reply.raw.statusCode)) {
@@ -116,7 +116,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
   })
   append('onError', (request: FastifyRequest, reply: FastifyReply, error: Error & { code: string, statusCode?: number }, done: () => void) => {
     const claim = claimOf(request.raw)
-    // After acceptance nothing is answered. Only the hooks had to run.
+    // After acceptance nothing is sent here. Fastify only runs the hooks.
     if (claim?.accepted === true) return
     if (claim?.hooks !== undefined) {
       if (codeOf(error) === 'FST_ERR_HANDLER_TIMEOUT') {

@@ -71,7 +71,10 @@ export class DuplexRoutes {
     }
   }
 
-  /** The route of a claimed request. A request that no gate has judged is routed, too, so that it gets an error that helps. */
+  /**
+   * The route of a claimed request, for the app's router. A request that no gate has judged also gets one, so that its error
+   * explains what is wrong.
+   */
   #visitorFor (req: IncomingMessage): NodeVisitor | undefined {
     const claim = this.#claimOf(req)
     if (claim !== undefined) return new ClaimedVisitor(req, claim.route)
@@ -91,7 +94,7 @@ export class DuplexRoutes {
     }
   }
 
-  /** All routes are declared: prepares their constraints, and the cheap test of URLs. */
+  /** Called when all routes are declared. Prepares their constraints, and the quick test of URLs. */
   seal (): void {
     if (this.#routes.size === 0) return
     const app = this.#app
@@ -126,11 +129,13 @@ export class DuplexRoutes {
   }
 
   /**
-   * Finds the duplex route for a request head, by one look-up, or by none if no duplex route can have the URL.
-   * At the most specific URL, duplex routes that take the request at any rate come first, then plain routes, then
-   * other duplex routes. Constraints choose among equals.
+   * Finds the duplex route for a request head. This costs one look-up in the router, or none if no duplex route can have the
+   * URL.
    *
-   * @returns 'unroutable' if the router answers the URL itself, because it is malformed or too long
+   * Only the most specific URL counts. There the first of these is chosen: a duplex route that takes the request at any rate, a
+   * plain route, another duplex route. Constraints choose among equals.
+   *
+   * @returns 'unroutable' if the router itself answers the URL, because it is malformed or too long
    */
   find (req: IncomingMessage, method: string, url: string, ranking: Ranking): DuplexRoute | 'unroutable' | undefined {
     if (method === 'CONNECT' ? !this.#takeConnects : this.#mayMatch === undefined) return undefined
@@ -236,7 +241,7 @@ export class DuplexRoutes {
     for (const route of this.all) {
       if (route.methods.every(method => method === 'CONNECT')) continue
       const constant = route.url.split(/[:*(]/, 1)[0] as string
-      // The router may take doubled slashes for one, in routes and in requests.
+      // The router may treat several slashes as one, in routes and in requests.
       const escaped = constant.replace(/\/+/g, '/').replace(/\/$/, '').replace(/[.*+?^${}()|[\]\\/]/g, '\\$&')
       ;(constant === route.url ? whole : prefixes).add(escaped)
     }

@@ -8,10 +8,13 @@ import type { DuplexKind } from '../../types/index.ts'
 
 type Loose = Record<string, unknown>
 
-/** What can be sent on. A hijack has no answer that an upstream could give to it: such a request is a body without one. */
+/**
+ * The kinds that can be forwarded. An upstream has no answer for a `hijack`: such a request is forwarded as a `body` without a
+ * body.
+ */
 const FORWARDABLE: readonly DuplexKind[] = ['upgrade', 'connect', 'body']
 
-/** The settings of a route with the option `forward`: it takes all that can be sent on. */
+/** The settings of a route with the option `forward`. It takes every kind that can be forwarded. */
 export function forwarding (settings: RouteSettings, duplex: unknown, hasBodySchema: boolean, route: string): RouteSettings {
   const given = (duplex as Loose).forward
   if (given === undefined) return settings
@@ -30,7 +33,7 @@ export function forwarding (settings: RouteSettings, duplex: unknown, hasBodySch
     kinds,
     protocols,
     listed,
-    // What no list says, the upstream chooses.
+    // If no list restricts the protocols, the upstream chooses one.
     chooser: asAnyPasses ? offered => meantForRoute(offered, undefined)[0] ?? false : settings.chooser,
     manual: true,
     forward,

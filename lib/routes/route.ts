@@ -11,12 +11,12 @@ export interface DuplexRoute {
   readonly constraints: Readonly<Record<string, unknown>>
   readonly settings: RouteSettings
   readonly slots: Slots
-  /** What it asks of its requests, if anything. */
+  /** The governance of its requests. Undefined if the route has none. */
   readonly terms: RouteTerms | undefined
-  /** Of a route whose pairs are of messages. */
+  /** Set if the pairs of the route carry messages. */
   readonly messages: MessagePlan | undefined
   /** In milliseconds, 0 for none. */
   readonly handshakeTimeout: number
-  /** It is the handlerTimeout of the route, which Fastify watches as well. */
+  /** The time limit is the `handlerTimeout` of the route. Fastify watches it, too. */
   readonly handshakeYields: boolean
 }

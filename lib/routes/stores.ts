@@ -1,4 +1,4 @@
-// Stores for hosts and versions, which behave as the router's own. Duplex routes need them separately from plain ones.
+// Constraint stores for hosts and versions. They behave like those of the router. Duplex routes need stores of their own.
 
 /** The store of a constraint, as find-my-way defines it. A mask has one bit for each route. */
 export interface ConstraintStore {

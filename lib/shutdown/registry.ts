@@ -33,7 +33,7 @@ export class Registry implements ClaimWatcher {
   readonly #drainTimeout: Milliseconds
   readonly #drainSpread: Milliseconds
   #spread: DrainSpread<Connection> | undefined
-  /** How long each connection is waited for that is told from now on. */
+  /** How long a connection that is told from now on may take to end. */
   #timePerConnection: Milliseconds = 0
   #drained: Promise<void> | undefined
   #idle: (() => void) | undefined
@@ -83,7 +83,7 @@ export class Registry implements ClaimWatcher {
     this.connections.add(connection)
   }
 
-  /** It will not be accepted. Its request is still a claim. */
+  /** The connection will not be accepted. Its request is still a claim. */
   remove (connection: Connection): void {
     if (this.connections.delete(connection)) this.#checkIdle()
   }
@@ -133,13 +133,13 @@ export class Registry implements ClaimWatcher {
 
   #after (timeout: Milliseconds, act: () => void): void {
     const timer = setTimeout(act, timeout)
-    // A half-closed socket that nobody reads does not keep the process alive, so this timer has to. Otherwise
-    // the process could end before close() has run the hooks of other plugins. When everything is over the timer still
-    // runs, for refusals that may come and linger, but no longer keeps the process alive.
+    // A half-closed socket that nobody reads does not keep the process alive. This timer has to, or the process could end
+    // before close() has run the hooks of other plugins. When everything is over, the timer still runs, because a refusal may
+    // still linger. Then it no longer keeps the process alive.
     void this.drained.then(() => timer.unref())
   }
 
-  /** Tells each when it is its turn, and waits for each as long. */
+  /** Tells one connection after the other, and gives each the same time to end. */
   #drainEvenly (reason: Error, timeout: Milliseconds): void {
     const end = (connections: readonly Connection[]): void => { for (const connection of connections) connection[kShutDown]() }
     if (this.#spread !== undefined) {
@@ -165,7 +165,7 @@ export class Registry implements ClaimWatcher {
   }
 
   #cut (): void {
-    // A claim behind other responses is over at once when it is broken off. Its connection has to end, too.
+    // A claim that waits for earlier responses is over at once when it is broken off. Its connection has to end, too.
     const claims = new Set(this.#claims)
     const closing: Promise<unknown>[] = []
     for (const connection of this.connections) {
@@ -180,7 +180,7 @@ export class Registry implements ClaimWatcher {
       for (const server of this.#servers) server.cut()
       this.#checkIdle()
     }
-    // The close frame of a WebSocket has to leave, and more so its answer: a socket with unread input is reset when it is closed.
+    // The close frame of a WebSocket has to leave, and its answer has to be read: a socket that is closed with unread input is reset.
     if (closing.length === 0) rest()
     else void Promise.all(closing).then(rest)
   }

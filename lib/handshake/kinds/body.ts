@@ -1,6 +1,6 @@
 import { isPlainSuccess, type KindHead } from './kind.ts'
 
-/** Framed by HTTP as usual; the fields tell intermediaries not to wait for the end of the response. */
+/** HTTP frames it as usual. The fields tell intermediaries to pass the response on while it arrives. */
 export const body: KindHead = {
   kind: 'body',
   status: 200,

@@ -1,18 +1,18 @@
 import type { DuplexKind } from '../../../types/index.ts'
 
-/** What is particular to the accept head of a kind on one version of HTTP. */
+/** How a kind is accepted on one version of HTTP. */
 export interface KindHead {
   readonly kind: DuplexKind
-  /** The status, unless the app chose another that the kind allows. */
+  /** The status, unless the app has chosen another one that is allowed. */
   readonly status: number
   allows (status: number): boolean
-  /** The fields of the head that are the plugin's and never the app's. */
+  /** The fields that the plugin sets on the accept head. The app cannot set them. */
   fields (protocol: string | undefined): readonly (readonly [string, string])[]
-  /** Over HTTP/2: fields may follow the body, and whoever owns it sends them. */
+  /** Over HTTP/2: trailers may follow the body, and the owner of the connection sends them. */
   trailers?: boolean
 }
 
-/** 204, 205 and 206 would say something about a body that is none. */
+/** 204, 205 and 206 describe a body that a takeover does not have. */
 export function isPlainSuccess (status: number): boolean {
   return Number.isInteger(status) && status >= 200 && status < 300 && status !== 204 && status !== 205 && status !== 206
 }

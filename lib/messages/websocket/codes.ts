@@ -6,7 +6,7 @@ export const GOING_AWAY = 1001
 export const NO_STATUS = 1005
 export const ABNORMAL = 1006
 const INTERNAL_ERROR = 1011
-/** Of our own, as 4401 is. */
+/** A code of this plugin, like 4401 for an expired connection. */
 export const REVOKED = 4403
 
 const CODES: Readonly<Record<string, number>> = {
@@ -20,13 +20,13 @@ const CODES: Readonly<Record<string, number>> = {
   FST_ERR_DUPLEX_REVOKED: REVOKED
 }
 
-/** An error that says itself which code the peer is to see. */
+/** An error that may name the close code for the peer. */
 export interface CodedClose extends Error {
   code?: string
   closeCode?: number
 }
 
-/** The close code for what ends a connection; undefined where there is nobody to tell, or nothing that may be told. */
+/** The close code for an error. Undefined if nothing is sent to the peer, or if the error is not meant for it. */
 export function closeCodeOf (error: CodedClose | undefined, failed: boolean): number | undefined {
   if (isCloseCode(error?.closeCode)) return error.closeCode
   const { code } = error ?? {}
@@ -34,20 +34,20 @@ export function closeCodeOf (error: CodedClose | undefined, failed: boolean): nu
   return failed ? INTERNAL_ERROR : undefined
 }
 
-/** What an endpoint may put into a close frame. */
+/** Whether an endpoint may send this code in a close frame. */
 export function isCloseCode (code: unknown): code is number {
   if (typeof code !== 'number' || !Number.isInteger(code)) return false
   return (code >= 1000 && code <= 1014 && (code < 1004 || code > 1006)) || (code >= 3000 && code <= 4999)
 }
 
-/** The most of a reason that fits a close frame, RFC 6455 section 5.5, cut between characters. */
+/** Shortens a reason so that it fits into a close frame (RFC 6455 section 5.5). It never cuts a character. */
 export function reasonOf (text: string): string {
   let reason = text
   while (Buffer.byteLength(reason) > 123) reason = [...reason].slice(0, -1).join('')
   return reason
 }
 
-/** What the Receiver of `ws` found, as an error of ours. */
+/** Turns an error of the Receiver of `ws` into one of this plugin. */
 export function receiveError (error: CodedClose, maxLength: number): CodedClose {
   switch (error.code) {
     case 'WS_ERR_UNSUPPORTED_MESSAGE_LENGTH':
@@ -58,7 +58,7 @@ export function receiveError (error: CodedClose, maxLength: number): CodedClose 
     case 'WS_ERR_TOO_MANY_BUFFERED_PARTS':
       return Object.assign(new FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL('a message has too many fragments', { cause: error }), { closeCode: 1008 })
   }
-  // zlib's codes
+  // An error of zlib.
   if (error.code?.startsWith('Z_') === true) return new FST_ERR_DUPLEX_MESSAGE_INVALID('it cannot be inflated', { cause: error })
   return new FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL(error.message.replace('Invalid WebSocket frame: ', ''), { cause: error })
 }

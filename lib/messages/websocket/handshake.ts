@@ -7,25 +7,25 @@ import { loadedParts, type Extensions } from './parts.ts'
 /** RFC 6455 section 1.3. */
 const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
 
-/** 16 bytes in base64. */
+/** A valid key: 16 bytes in base64. */
 const KEY = /^[+/0-9A-Za-z]{21}[AQgw]==$/
 
-/** What was agreed on. */
+/** What client and server have agreed on. */
 export interface Opening {
   readonly subprotocol: string | undefined
   readonly extensions: Extensions
-  /** The same, which have seen nothing yet. */
+  /** Makes the same extensions again, without any state. */
   readonly renewed: () => Extensions
-  /** Of the answer, RFC 6455 section 4.2.2. */
+  /** Further fields of the answer (RFC 6455 section 4.2.2). */
   readonly fields: Readonly<Record<string, string>>
 }
 
-/** The acceptance of a key. */
+/** The value of `Sec-WebSocket-Accept` for a key. */
 export function acceptOf (key: string): string {
   return createHash('sha1').update(key + GUID).digest('base64')
 }
 
-/** RFC 6455 section 4.2.1, over HTTP/2 RFC 8441 section 5. Throws what the client is answered with. */
+/** Checks the handshake: RFC 6455 section 4.2.1, over HTTP/2 RFC 8441 section 5. Throws the error that the client is answered with. */
 export async function openWebSocket (
   settings: WebSocketSettings, maxLength: number, request: FastifyRequest, reply: FastifyReply
 ): Promise<Opening> {
@@ -41,7 +41,7 @@ export async function openWebSocket (
   }
   await checkOrigin(settings.origin, request)
   const fields: Record<string, string> = {}
-  // Over HTTP/2 no client needs it, and some look for it.
+  // Over HTTP/2 the client sends no key as a rule. If it does, it may look for the answer.
   if (key !== undefined) fields['sec-websocket-accept'] = acceptOf(key)
   const subprotocol = await chooseSubprotocol(settings.subprotocols, request)
   if (subprotocol !== undefined) fields['sec-websocket-protocol'] = subprotocol
@@ -49,7 +49,7 @@ export async function openWebSocket (
   return { subprotocol, extensions: renewed(), renewed, fields }
 }
 
-/** RFC 6455 section 10.2: the cookies of a user go with whatever page opens a WebSocket. */
+/** RFC 6455 section 10.2: a browser sends the user's cookies for any page that opens a WebSocket. So the origin has to be checked. */
 async function checkOrigin (allowed: WebSocketSettings['origin'] = 'same', request: FastifyRequest): Promise<void> {
   const { origin } = request.headers
   if (origin === undefined || allowed === false) return
@@ -61,13 +61,13 @@ function isAllowed (
 ): boolean | Promise<boolean> {
   if (typeof allowed === 'function') return allowed(origin, request as never)
   if (typeof allowed === 'object') return allowed.includes(origin)
-  // A proxy that ends TLS hides the scheme, and the default port with it. `host` knows of proxies that the app trusts.
+  // A proxy that ends TLS hides the scheme, and with it the default port. `request.host` respects the proxies that the app trusts.
   const host = /^https?:\/\/([^/]+)$/.exec(origin)?.[1]?.toLowerCase()
   const own = request.host.toLowerCase()
   return host !== undefined && (host === own || withoutPort(host, origin) === withoutPort(own, origin))
 }
 
-/** Without the port that is the scheme's own. */
+/** Removes the port if it is the default port of the scheme. */
 function withoutPort (host: string, origin: string): string {
   return host.replace(origin.startsWith('https:') ? /:443$/ : /:80$/, '')
 }
@@ -84,12 +84,12 @@ async function chooseSubprotocol (choice: WebSocketSettings['subprotocols'], req
   if (typeof choice !== 'function') return choice?.find(name => offered.includes(name))
   const chosen = await choice([...offered], request as never)
   if (chosen === false) return undefined
-  // The client would have to fail, RFC 6455 section 4.1.
+  // RFC 6455 section 4.1: the client would have to fail the connection.
   if (!offered.includes(chosen)) throw new TypeError(`the client did not offer the subprotocol ${JSON.stringify(chosen)}`)
   return chosen
 }
 
-/** An offer that cannot be taken is left, RFC 7692 section 5. */
+/** An offer that cannot be accepted is ignored (RFC 7692 section 5). */
 function extensionsOf (
   deflate: WebSocketSettings['perMessageDeflate'], maxLength: number, header: string | undefined, fields: Record<string, string>
 ): Extensions {

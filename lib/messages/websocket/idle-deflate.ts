@@ -1,15 +1,18 @@
 import type { Deflate } from './parts.ts'
 
-/** How long nothing was compressed, nor inflated, until the memory for it goes, in milliseconds. */
+/** After how many milliseconds without compression the memory for it is released. */
 const QUIET = 1000
 
-/** zlib keeps a quarter of a megabyte for a connection that has once compressed, and `ws` keeps zlib, contexts or none. */
+/**
+ * Releases the memory of zlib when a connection is quiet. zlib keeps a quarter of a megabyte for each connection that has ever
+ * compressed. `ws` keeps it, even if no context is kept between messages.
+ */
 export function releaseWhenQuiet (deflate: Deflate): void {
   const { server_no_context_takeover: server, client_no_context_takeover: client } = deflate.params
-  // RFC 7692 section 7.1.1: a context is for the next message.
+  // RFC 7692 section 7.1.1: the next message may need this context.
   if (server !== true || client !== true) return
   let busy = 0
-  /** In the middle of a message in fragments, which is one stream to zlib. */
+  /** A message in fragments is being compressed. For zlib these are one stream. */
   let open = false
   let timer: NodeJS.Timeout | undefined
   const release = (): void => {

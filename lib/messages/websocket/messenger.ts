@@ -10,22 +10,25 @@ import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClo
 import { releaseWhenQuiet } from './idle-deflate.ts'
 import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
-/** Bytes that the receiver gets at once: where a look is taken whether the reader keeps up. Less than what makes it ask for a pause. */
+/**
+ * How many bytes the receiver gets at once. After each slice the reader's backlog is checked. It is less than the receiver's
+ * own limit for a pause.
+ */
 const SLICE = 8 * 1024
 
-/** What a message costs that waits, beside its bytes. */
+/** How many bytes a waiting message counts for, in addition to its own. */
 const COST = 64
 
-/** How much may wait to be sent before a ping is answered later. Then the latest one is: RFC 6455 section 5.5.3. */
+/** If more bytes than this wait to be sent, a pong is delayed. Then only the latest ping is answered (RFC 6455 section 5.5.3). */
 const MOST_BEFORE_PONG = 64 * 1024
 
-/** How long the reader of what came before a close frame has to answer, in milliseconds. */
+/** The peer has sent a close frame. For this many milliseconds a handler may still answer the messages before it. */
 const LAST_WORDS = 2000
 
-/** How long a peer is waited for that was told of a failure, in milliseconds. */
+/** How many milliseconds a peer may take to answer the close frame of a failure. */
 const AFTER_FAILURE = 2000
 
-/** How much of what came is kept beside one message, for a library that may get the connection. */
+/** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
 
 export interface CloseFrame {
@@ -34,22 +37,22 @@ export interface CloseFrame {
 }
 
 export interface WebSocketOwner extends MessengerOwner {
-  /** What our close frame says if all is well. */
+  /** The close frame of an orderly end. */
   closing (): CloseFrame
 }
 
 export interface WebSocketOptions {
   readonly extensions: Extensions
-  /** The same ones, which have seen nothing yet. */
+  /** Makes the same extensions again, without any state. */
   readonly renewed: () => Extensions
   readonly subprotocol: string | undefined
-  /** How long a peer is waited for that does not close in its turn, in milliseconds. */
+  /** How many milliseconds a peer may take to close after our close frame. */
   readonly closeTimeout: number
-  /** This is the end that masks. */
+  /** This is the client's end, which masks its frames. */
   readonly client?: boolean
 }
 
-/** The messages of one WebSocket, RFC 6455, by the parts of `ws`. */
+/** The messages of one WebSocket (RFC 6455). The frames are read and written by parts of `ws`. */
 export class WebSocketMessenger extends Messenger {
   readonly #options: WebSocketOptions
   readonly #maxLength: number
@@ -57,12 +60,12 @@ export class WebSocketMessenger extends Messenger {
   readonly #receiver: Receiver
   readonly #sender: Sender
   readonly #deflate: Deflate | undefined
-  /** What was received and nobody has asked for. */
+  /** Items that were received, and that no reader has asked for. */
   #backlog: Item[] = []
   #cost = 0
-  /** What was read and the receiver has not got. */
+  /** Chunks that were read, and that the receiver has not got yet. */
   #chunks: Buffer[] = []
-  /** All that was read, as long as somebody else may get it. */
+  /** All input so far. It is kept until it is sure that `handOver()` will not be called. */
   #raw: Buffer[] | undefined = []
   #rawLength = 0
   #started = false
@@ -106,7 +109,7 @@ export class WebSocketMessenger extends Messenger {
     this.#sender = new Sender(bytes.writable, options.extensions)
     bytes.writable.on('drain', this.#onDrain)
     bytes.readable.on('error', this.#onError)
-    // Pings and the close frame are for nobody to read: they are looked for in what comes, as far as that may be kept.
+    // No reader asks for pings and close frames. So input is read ahead, within limits, to find them.
     setImmediate(() => { if (!this.closed) this.#start() })
   }
 
@@ -145,7 +148,7 @@ export class WebSocketMessenger extends Messenger {
     }
     if (typeof item === 'object' && 'payload' in item) this.#cost -= item.payload.length + COST
     if (this.#isHeldUp && !this.#full) {
-      // The receiver emits as it is fed, and somebody is in the middle of taking.
+      // The receiver emits within `write()`. A reader is inside `wanted()` now, so feeding has to wait.
       process.nextTick(() => this.#feed())
     }
     return item
@@ -160,7 +163,7 @@ export class WebSocketMessenger extends Messenger {
     this.#feed()
   }
 
-  /** Memory that is given to somebody else later must not be unmasked here. */
+  /** Keeps a copy: the receiver unmasks frames in place, and the other library needs the bytes as they came. */
   #keepRaw (chunk: Buffer): void {
     this.#rawLength += chunk.length
     if (this.#rawLength > this.#maxLength + MOST_KEPT) this.#raw = undefined
@@ -190,7 +193,7 @@ export class WebSocketMessenger extends Messenger {
 
   get #receiverIsDone (): boolean { return this.#receiverBroken || this.#received !== undefined || this.#receiver.writableEnded }
 
-  /** What a message is once it is inflated is not known before: it waits until there is room for one. */
+  /** Nobody knows the size of a message before it is inflated. So inflating waits until there is room for another message. */
   #inflateInTurn (deflate: Deflate): void {
     const inflate = deflate.decompress.bind(deflate)
     deflate.decompress = (data, fin, done) => {
@@ -222,14 +225,17 @@ export class WebSocketMessenger extends Messenger {
     if (this.#closeSent) {
       this.#endBytes()
     } else if (this.breaking === undefined) {
-      // What came before it may still be answered by whoever reads it.
+      // A reader may still answer what came before the close frame.
       if (isRead(this.readable) || this.#backlog.length > 0) this.#answerBehindReader()
       else this.end()
     }
     this.#add('end')
   }
 
-  /** A loop takes its listener off once it has come behind the last message; a pipe ends our side itself. */
+  /**
+   * Sends our close frame when the reader is done. A `for await` loop removes its listener after the last message. A pipe ends
+   * our side itself.
+   */
   #answerBehindReader (): void {
     const { readable } = this
     const piped = isPiped(readable)
@@ -244,7 +250,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.discarding) return
     this.#backlog.push(item)
     this.readable.pump()
-    // Nobody has begun to read: nobody will be told by reading.
+    // If nobody has begun to read, no reader will see the failure. So the owner is told here.
     if (!this.readable.begun && typeof item === 'object' && 'failure' in item) this.failed(item.failure)
   }
 
@@ -265,7 +271,7 @@ export class WebSocketMessenger extends Messenger {
     this.#feed()
   }
 
-  /** All that came was received, and no close frame was in it. */
+  /** All input was received, and no close frame was in it. */
   #onInputOver (): void {
     this.#inputOver = false
     if (this.#received !== undefined || this.#receiverBroken) return
@@ -358,7 +364,7 @@ export class WebSocketMessenger extends Messenger {
     this.#sender.close(code === NO_STATUS ? undefined : code, reasonOf(reason), this.#mask, () => {
       if (this.#received !== undefined || this.#receiverBroken) this.#endBytes()
     })
-    // Its answer has to be seen, whoever reads.
+    // Input is read now, whoever reads: the peer's close frame has to be seen.
     this.#start()
   }
 
@@ -378,7 +384,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.closed) return
     this.#timer = setTimeout(() => {
       if (this.websocket.clean) {
-        // The peer has closed, and only its connection has not.
+        // The peer has sent its close frame, and only its TCP connection is still open.
         this.bytes.cut()
         return
       }
@@ -421,7 +427,7 @@ export class WebSocketMessenger extends Messenger {
     done?.(error)
   }
 
-  /** Gives it to a library that wants the object of `ws`. */
+  /** Gives the connection to a library that wants a `WebSocket` object of `ws`. */
   handOver (): WholeWebSocket {
     if (this.#whole !== undefined) return this.#whole
     if (this.readable.begun) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages were read already')
@@ -440,7 +446,7 @@ export class WebSocketMessenger extends Messenger {
     this.#whole = whole
     whole._protocol = this.#options.subprotocol ?? ''
     whole._extensions = this.#options.renewed()
-    // Without a listener, an error of the peer's would end the process.
+    // Without a listener, an error that the peer causes would end the process.
     whole.on('error', () => {})
     this.discarding = true
     this.readable.destroy()
@@ -454,8 +460,8 @@ export class WebSocketMessenger extends Messenger {
   }
 }
 
-/** `ws`'s own state of a WebSocket that is open. */
+/** The `readyState` of an open WebSocket in `ws`. */
 const OPEN = 1
 
-/** The number of pieces that a message may be in, as a server of `ws` has it. */
+/** How many pieces a message may have: the same as in a server of `ws`. */
 const PARTS = { maxFragments: 16 * 1024, maxBufferedChunks: 256 * 1024 }

@@ -1,4 +1,5 @@
-// What is used of `ws`, checked with 8.18 to 8.23. Its parts are exported and not documented, so that what is missing is told at boot.
+// The parts of `ws` that are used, checked with 8.18 to 8.23. `ws` exports them without documenting them. A missing part is
+// reported at boot.
 import type { Duplex, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME } from '../../errors.ts'
 
@@ -61,7 +62,7 @@ export interface Parts {
 let loaded: Promise<Parts> | undefined
 let parts: Parts | undefined
 
-/** Loads `ws`, which an app without WebSocket never does. */
+/** Loads `ws`. An app without WebSocket never calls this. */
 export function loadParts (): Promise<Parts> {
   loaded ??= import('ws').then(module => {
     const { default: whole, ...named } = module as unknown as { default?: object }
@@ -78,7 +79,7 @@ function assertPart (name: string, there: boolean): void {
   if (!there) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME(`the installed ws has no ${name}, 8.18 or later is needed`)
 }
 
-/** Those that were loaded at boot. */
+/** The parts that were loaded at boot. */
 export function loadedParts (): Parts {
   return parts as Parts
 }

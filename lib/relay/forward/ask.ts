@@ -9,16 +9,17 @@ import { keyOf, upstreamsOf } from './upstreams.ts'
 /** A request that is on its way to the upstream. */
 export interface Asked {
   readonly exchange: Exchange
-  /** It went out on a connection that had carried others: the upstream may have been about to close that. */
+  /** The connection had carried other requests before. So the upstream may have been closing it already. */
   readonly reused: boolean
-  /** Ends our side of a connection that carries nothing else, behind the request. */
+  /** Ends our side of the connection after the request. Undefined if the connection carries other requests, too. */
   readonly halfClose: (() => void) | undefined
 }
 
 /**
- * Sends a request on its way.
+ * Sends a request to the upstream.
  *
- * @param keep the connection may carry another request before and after this one
+ * @param keep the connection may carry other requests before and after this one
+ * @param fresh no kept connection is used
  */
 export async function ask (
   app: FastifyInstance, target: Target, out: Outgoing, settings: ForwardSettings, keep: boolean, fresh: boolean, signal: AbortSignal
@@ -36,7 +37,7 @@ export async function ask (
   const upstreams = upstreamsOf(app)
   const key = keyOf(target, settings)
   if (settings.version === '2') {
-    // One token, and the first that the client wants.
+    // An extended CONNECT has one token: the one that the client wants most.
     const protocol = out.protocol?.slice(0, 1)
     const session = await upstreams.session(key, target, settings, signal)
     return { exchange: exchange(session, { ...request, protocol }), reused: false, halfClose: undefined }

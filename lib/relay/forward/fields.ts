@@ -1,20 +1,23 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { ForwardFields } from '../../../types/index.ts'
 
-/** RFC 9110 section 7.6.1, and what else is about one connection alone. */
+/** The fields of RFC 9110 section 7.6.1, and others that concern one connection only. */
 const HOP_BY_HOP = new Set([
   'connection', 'proxy-connection', 'keep-alive', 'te', 'transfer-encoding', 'upgrade', 'trailer', 'http2-settings'
 ])
 
-/** Whom they are for has them: the app, RFC 9110 sections 10.1.1 and 11.7.2. */
+/** Fields that are meant for this app, and not for the upstream (RFC 9110 sections 10.1.1 and 11.7.2). */
 const OURS = new Set(['host', 'expect', 'proxy-authorization'])
 
-/** What a message says of its length is no option of a connection: who names it there would have two readings of one message. */
+/**
+ * A client might name these in `Connection`, so that a proxy removes them. Then the two servers would read the message
+ * differently. So they are never removed that way.
+ */
 const NEVER_NAMED = new Set(['content-length', 'host'])
 
 const NONE: ReadonlySet<string> = new Set()
 
-/** The names in `Connection`, in lower case. Those that are never sent on need not be among them. */
+/** The names in `Connection`, in lower case. It may leave out names that are never sent on anyway. */
 function namedByConnection (connection: unknown): ReadonlySet<string> {
   if (connection === undefined || connection === 'keep-alive' || connection === 'close' || connection === 'Keep-Alive') return NONE
   const named = new Set<string>()
@@ -27,7 +30,7 @@ function namedByConnection (connection: unknown): ReadonlySet<string> {
   return named
 }
 
-/** What goes on to the upstream of a client's fields. They are those that the app's hooks have seen, and may have changed. */
+/** The client's fields that go on to the upstream, as the hooks of the app have left them. */
 export function requestFields (headers: IncomingHttpHeaders): ForwardFields {
   const fields: ForwardFields = {}
   const named = namedByConnection(headers.connection)
@@ -35,12 +38,16 @@ export function requestFields (headers: IncomingHttpHeaders): ForwardFields {
     if (value === undefined || name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || named.has(name)) continue
     fields[name] = value
   }
-  // RFC 9110 section 10.1.4: the one thing in it that is not about a connection.
+  // RFC 9110 section 10.1.4: this is the only option of TE that may be sent on.
   if (/(?:^|,)[ \t]*trailers[ \t]*(?:;|,|$)/i.test(String(headers.te ?? ''))) fields.te = 'trailers'
   return fields
 }
 
-/** What goes on to the client of an upstream's fields. @param raw name and value in turn */
+/**
+ * The upstream's fields that go on to the client.
+ *
+ * @param raw name and value in turn
+ */
 export function answerFields (raw: readonly string[]): ForwardFields {
   const fields: ForwardFields = {}
   const connection: string[] = []
@@ -54,7 +61,7 @@ export function answerFields (raw: readonly string[]): ForwardFields {
   return fields
 }
 
-/** Fields behind a body: nothing that frames, routes or switches may come late (RFC 9110 section 6.5.1). */
+/** The trailers that may be sent on. A field that frames, routes or switches must not come after a body (RFC 9110 section 6.5.1). */
 export function trailerFields (raw: readonly string[]): [name: string, value: string][] {
   const fields: [string, string][] = []
   for (let at = 0; at + 1 < raw.length; at += 2) {
@@ -75,7 +82,7 @@ function add (fields: ForwardFields, name: string, value: string): void {
   fields[name] = before === undefined ? value : [before, value].flat()
 }
 
-/** Name and value in turn, as they go on the wire. */
+/** The fields as a list of name and value in turn. */
 export function rawFields (fields: ForwardFields): string[] {
   const raw: string[] = []
   for (const [name, value] of Object.entries(fields)) {

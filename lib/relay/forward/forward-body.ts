@@ -18,10 +18,10 @@ import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
 import type { DuplexConnection, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
-/** RFC 9110 section 9.2.2: to ask twice is as good as once. */
+/** RFC 9110 section 9.2.2: such a request may be sent twice. */
 const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
 
-/** A request and its answer, both of them sent while they come. */
+/** Forwards a request and its answer. Both bodies are sent while they arrive. */
 export async function forwardBody (
   pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings
 ): Promise<TunnelResult> {
@@ -45,7 +45,7 @@ export async function forwardBody (
   }
 }
 
-/** Asks, and once more where the connection had been about to end when it was used again. */
+/** Sends the request. If a kept connection was closing just then, the request is sent once more on a new one. */
 async function once (
   pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings, lateTrailers: () => readonly string[], signal: AbortSignal
 ): Promise<Answered> {
@@ -78,7 +78,7 @@ async function once (
   }
 }
 
-/** What comes behind the body of the request, once that is read. */
+/** The trailers of the client's request. They can be read once the body has ended. */
 function hearTrailers ({ reply, readable }: PendingDuplex<'body'>): () => readonly string[] {
   const raw = reply.request.raw as IncomingMessage
   if (raw.httpVersionMajor < 2) return () => raw.rawTrailers
@@ -87,7 +87,7 @@ function hearTrailers ({ reply, readable }: PendingDuplex<'body'>): () => readon
   return () => came
 }
 
-/** The head leaves in one write with what has come of the body by then. */
+/** Holds writes back for one turn of the event loop, so that the head and the first bytes of the body leave together. */
 function writeTogether ({ httpVersion, reply }: PendingDuplex<'body'>): void {
   const { socket } = reply.raw as ServerResponse
   if (httpVersion === '2.0' || socket === null) return
@@ -95,7 +95,7 @@ function writeTogether ({ httpVersion, reply }: PendingDuplex<'body'>): void {
   setImmediate(() => socket.uncork())
 }
 
-/** Any answer of the upstream is taken, with the framing that it has. */
+/** Accepts the client's request with the upstream's answer, whatever its status is. The framing of the answer is kept. */
 async function accept (pending: PendingDuplex<'body'>, answer: Answer, settings: ForwardSettings): Promise<DuplexConnection<'body'>> {
   const fields = fieldsFor(pending, answer, settings)
   const own: [string, string][] = []

@@ -14,7 +14,7 @@ import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
 import type { DuplexAcceptOptions, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
-/** The upstream has answered, and not accepted. */
+/** The upstream has answered, and has not accepted. */
 class Refused extends Error {
   readonly answer: Answer
 
@@ -24,7 +24,7 @@ class Refused extends Error {
   }
 }
 
-/** Upgrades and CONNECTs: the connection is taken over when the upstream has given its own. */
+/** Forwards an upgrade or a CONNECT. The client's connection is accepted after the upstream has accepted. */
 export async function forwardStream (
   pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings
 ): Promise<TunnelResult | undefined> {
@@ -52,14 +52,14 @@ async function answerOf (
   pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings, signal: AbortSignal
 ): Promise<Answer> {
   const leaving = new AbortController()
-  // A refusal ends the waiting, and its body is still to come.
+  // A refusal ends the tunnel. But its body is still to come from the upstream, so this does not break the exchange off.
   signal.addEventListener('abort', () => { if (!(signal.reason instanceof Refused)) leaving.abort(signal.reason) }, { once: true })
   const { exchange } = await ask(pending.reply.server, target, out, settings, false, true, leaving.signal)
   const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
   const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, timeout)
   try {
     const answer = await exchange.answer
-    // RFC 9110 section 7.8: the stream begins behind the whole request.
+    // RFC 9110 section 7.8: the stream begins after the whole request.
     if (up !== undefined && answer.kind !== 'body' && answer.kind !== 'hijack') await up.whole
     return answer
   } finally {
@@ -67,7 +67,7 @@ async function answerOf (
   }
 }
 
-/** The body of an upgrade, as it comes in. */
+/** Sends the body of an upgrade while it arrives. */
 function sendBody (
   req: IncomingMessage, exchange: Exchange, out: Outgoing, timeout: ResponseTimeout
 ): { pump: Pump, whole: Promise<void> } | undefined {
@@ -76,13 +76,13 @@ function sendBody (
     return undefined
   }
   const pump = new Pump(req, exchange.body, timeout).start()
-  // The connection leaves HTTP in the tick in which the body has come, which is before this.
+  // The connection leaves HTTP in the tick in which the body ends. `whole` resolves after that.
   const whole = finished(req, { writable: false })
   whole.catch(() => {})
   return { pump, whole }
 }
 
-/** How the client is accepted. */
+/** The accept head for the client, made of the upstream's answer. */
 function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, settings: ForwardSettings): DuplexAcceptOptions {
   const headers = fieldsFor(pending, answer, settings)
   out.translate?.(headers)
@@ -95,12 +95,12 @@ function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, sett
   return { headers, protocol }
 }
 
-/** The upstream's answer is the client's, through the reply and its hooks. */
+/** Sends the upstream's answer to the client through `reply`, with all hooks. */
 function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettings): void {
   const { reply } = pending
   const { statusCode, readable } = answer
   readable.on('error', () => {})
-  // Over HTTP/2 that would be acceptance: RFC 8441 section 5.
+  // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
   if (pending.httpVersion === '2.0' && statusCode < 300) {
     readable.destroy()
     throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)

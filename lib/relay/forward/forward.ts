@@ -9,22 +9,27 @@ import { targetOf } from './target.ts'
 import type { DuplexKind, ForwardOptions, ForwardUpstream, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
 /**
- * Sends a request on to another server, and its answer back: what that accepts is joined with the client, and what it refuses
- * is the client's answer.
+ * Sends a request on to another server (the upstream), and its answer back to the client. If the upstream accepts, the two
+ * connections are joined. If it refuses, the client gets that refusal.
  *
- * The connection is accepted only when the upstream has: with 101, with 2xx to a CONNECT, with 200 to an extended CONNECT, or, of a
- * `body`, with any answer. Until then no byte of the client goes up but the request and its body. A refusal goes through `reply`,
- * with its status, fields and body.
+ * The connection is accepted only after the upstream has answered: an upgrade with 101, a CONNECT with 2xx, an extended CONNECT
+ * with 200, a `body` with any answer. Until then only the request and its body are sent to the upstream. A refusal goes through
+ * `reply`, with its status, fields and body.
  *
- * Rejects, before acceptance, with `FST_ERR_DUPLEX_NO_UPSTREAM` (404) where `upstream` gives undefined; with what `dial()` rejects
- * with; with `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502), `FST_ERR_DUPLEX_UPSTREAM_LOST` (502) or `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT` (504); with
- * `FST_ERR_DUPLEX_BAD_PATH` (400) for a target that cannot be sent on; with `FST_ERR_DUPLEX_INVALID_OPTION` (500). All of
- * these are answered by the app's error handler when the handler passes them on.
+ * Before acceptance it rejects
+ * - with `FST_ERR_DUPLEX_NO_UPSTREAM` (404), if `upstream` returns undefined;
+ * - with an error of `dial()`;
+ * - with `FST_ERR_DUPLEX_UPSTREAM_INVALID` (502), `FST_ERR_DUPLEX_UPSTREAM_LOST` (502) or `FST_ERR_DUPLEX_UPSTREAM_TIMEOUT`
+ *   (504);
+ * - with `FST_ERR_DUPLEX_BAD_PATH` (400), for a target that cannot be sent on;
+ * - with `FST_ERR_DUPLEX_INVALID_OPTION` (500).
  *
- * @param pending what a handler with `accept: 'manual'` got
- * @param upstream where to, or a function that says it for this request
- * @returns the bytes that went each way, when all is over; undefined where the upstream refused, and the refusal is on its way.
- * Rejects with the error that tore it down
+ * If the handler returns this promise, the app's error handler answers.
+ *
+ * @param pending the pending connection of a handler with `accept: 'manual'`
+ * @param upstream where to send the request, or a function that chooses that for each request
+ * @returns the bytes that went each way, when both directions are over. Undefined if the upstream refused: then the refusal is
+ * on its way. Rejects with the error that ended the connection
  */
 export async function forward<K extends DuplexKind, P extends string> (
   pending: PendingDuplex<K, P>, upstream: ForwardUpstream, options?: ForwardOptions

@@ -1,12 +1,13 @@
 import type { FastifyRequest } from 'fastify'
 import type { ForwardFields } from '../../../types/index.ts'
 
-/** All that proxies say of whom they stand for. */
+/** The fields in which proxies describe the client. */
 const SAID = /^(?:forwarded|x-forwarded-.*|x-real-ip)$/
 
 /**
- * Tells the upstream who the client is. Fastify knows by its `trustProxy` how much of what came is true: `ips` goes
- * from who connected to the first one that is not trusted, and `host` and `protocol` are what a trusted proxy says, or what came.
+ * Tells the upstream who the client is. Fastify's `trustProxy` decides which of the received fields are believed: `request.ips`
+ * goes from the peer to the first address that is not trusted. `request.host` and `request.protocol` come from a trusted proxy,
+ * or else from the request itself.
  */
 export function sayForwarded (fields: ForwardFields, request: FastifyRequest, how: 'append' | 'replace' | false): void {
   const { ips } = request
@@ -20,7 +21,7 @@ export function sayForwarded (fields: ForwardFields, request: FastifyRequest, ho
   const { socket } = request
   const address = socket?.remoteAddress
   if (how === 'append' && ips !== undefined && trusts(request)) {
-    // What else it said: of its port, its prefix, and all that in the form of RFC 7239.
+    // A trusted proxy may have sent more, such as the port, a prefix, or a `Forwarded` field (RFC 7239).
     for (const [name, value] of said) fields[name] = value
     fields['x-forwarded-for'] = [...ips].reverse().join(', ')
     fields['x-forwarded-host'] = request.host
@@ -33,7 +34,7 @@ export function sayForwarded (fields: ForwardFields, request: FastifyRequest, ho
   }
 }
 
-/** Whether `trustProxy` trusts who has connected: then it looks further, at what that one says. */
+/** Whether `trustProxy` trusts the peer. If it does, `ips` also has the address of a forwarded field. */
 function trusts (request: FastifyRequest): boolean {
   const { raw: { socket } } = request
   const asked = Object.create(request, { raw: { value: { socket, headers: { 'x-forwarded-for': '192.0.2.1' } } } }) as FastifyRequest

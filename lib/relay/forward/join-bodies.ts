@@ -9,19 +9,19 @@ import { trailerFields } from './fields.ts'
 import { Pump } from './pump.ts'
 import type { DuplexConnection, Milliseconds, TunnelResult } from '../../../types/index.ts'
 
-/** How long no byte may come for a client that has ended its side, before the upstream is told of that. */
+/** The client has ended its side. If no byte comes for it for this time, the upstream is told. */
 const QUIET: Milliseconds = 1_000
 
-/** A request to the upstream, and the head of the answer. */
+/** A request to the upstream, with the head of its answer. */
 export interface Answered extends Asked {
   answer: Answer
-  /** The direction to the upstream, which has begun. */
+  /** Sends the client's body to the upstream. It runs already. */
   up: Pump | undefined
 }
 
 /**
- * Sends the answer's body to the client while the request's is still sent up, until both are over. What breaks one side breaks the
- * other: a body without its end.
+ * Sends the body of the answer to the client, while the body of the request is still sent to the upstream. It ends when both
+ * are over. If one side breaks, the other is broken off, too.
  */
 export function joinBodies (connection: DuplexConnection<'body'>, asked: Answered): Promise<TunnelResult> {
   return new Promise((resolve, reject) => new BodyJoint(connection, asked, resolve, reject).start())
@@ -59,7 +59,7 @@ class BodyJoint {
     this.#inactivityLimit = (claimOf(connection.reply.request.raw) as Claim).route.settings.finTimeout
     this.#down = new Pump(answer.readable, connection.writable, {
       ends: () => this.#addTrailers(),
-      // The response to a HEAD over HTTP/2 has ended long before.
+      // Over HTTP/2 the response to a HEAD has finished long before.
       waits: () => { if (this.#down.ended && connection.writable.writableFinished) this.#onFinish() },
       failed: error => this.#fail(error)
     })
@@ -87,7 +87,7 @@ class BodyJoint {
 
   #addTrailers (): void {
     const { kind, readable } = this.#answer
-    // A body that only the end of its connection ended: the other half of that is still there.
+    // Only the end of its connection has ended this body. So our side of that connection is still open.
     if (kind === 'hijack') (readable as Duplex).end()
     const { writable, reply } = this.#connection
     if ('sendTrailers' in writable) sendTrailersBehind(reply.raw as unknown as LateFields, this.#trailers)
@@ -99,14 +99,14 @@ class BodyJoint {
     this.#check(false)
   }
 
-  /** It was cut off. */
+  /** The answer was cut off. */
   readonly #onClose = (): void => {
     if (!this.#down.ended) this.#fail(closedEarly())
   }
 
   /**
-   * By a FIN a client leaves, or says that it has no more requests: the wire does not tell which until something is sent. While
-   * nothing is, the upstream sees what it would see of this client itself.
+   * A client sends a FIN when it leaves, or when it has no more requests. The wire shows the difference only when something is
+   * sent to it. If nothing is sent for a while, the FIN is passed on to the upstream.
    */
   readonly #onClientEnd = (): void => {
     let seen = -1
@@ -123,7 +123,7 @@ class BodyJoint {
 
   readonly #onGone = (): void => this.#fail(this.#connection.signal.reason as Error)
 
-  /** @param over nothing more goes to the upstream: what its client still sends has nowhere to go */
+  /** @param over the upstream takes nothing more, so the rest of the client's body has nowhere to go */
   #check (over: boolean): void {
     if (this.#over || !this.#answered) return
     const up = this.#up
@@ -131,7 +131,10 @@ class BodyJoint {
     else this.#watchInactivity(up)
   }
 
-  /** The answer is whole, and the upstream may not want the rest: it is waited for as long as it takes of it. */
+  /**
+   * The answer is complete, but the upstream may still read the request. The wait ends when the upstream reads nothing for
+   * `finTimeout`.
+   */
   #watchInactivity (up: Pump): void {
     if (this.#inactivityLimit === 0 || this.#inactivityTimer !== undefined) return
     this.#seen = up.bytes
@@ -169,12 +172,12 @@ class BodyJoint {
   }
 }
 
-/** `Http2ServerResponse`, of which the declaration of Node lacks this. */
+/** A method of `Http2ServerResponse` that Node's types do not declare. */
 interface LateFields {
   setTrailer (name: string, value: string[]): void
 }
 
-/** Node's response sends them when the stream asks for trailers. */
+/** Node's response sends these when its stream asks for trailers. */
 function sendTrailersBehind (res: LateFields, trailers: readonly [string, string][]): void {
   const fields: Record<string, string[]> = {}
   for (const [name, value] of trailers) (fields[name.toLowerCase()] ??= []).push(value)

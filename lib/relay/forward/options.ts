@@ -5,7 +5,7 @@ import type {
   ForwardedRequest, ForwardFieldsChange, ForwardOptions, ForwardRouteOptions, ForwardTarget, ForwardUpstream, Milliseconds
 } from '../../../types/index.ts'
 
-/** How requests are forwarded, every option of it set. */
+/** The options of `forward`, with defaults filled in. */
 export interface ForwardSettings {
   readonly path: string | ((path: string, request: ForwardedRequest) => string) | undefined
   readonly requestHeaders: ForwardFieldsChange | undefined
@@ -75,7 +75,7 @@ export function forwardRoute (given: unknown, place: Place): ForwardRoute {
   return { upstream: typeof to === 'function' ? to : fixed(to, place), settings }
 }
 
-/** What never changes is checked once. */
+/** A target that does not depend on the request is checked once, at boot. */
 function fixed (to: ForwardTarget, place: Place): ForwardTarget {
   try {
     targetOf(to)

@@ -10,18 +10,18 @@ import type { Target } from './target.ts'
 import { acceptOf, isKey, makeKey } from './websocket.ts'
 import type { ForwardFields, PendingDuplex } from '../../../types/index.ts'
 
-/** What is sent to the upstream for one request. */
+/** The request for the upstream. */
 export interface Outgoing {
   readonly method: string
   readonly target: string
   readonly headers: readonly string[]
-  /** What the upstream may switch to; undefined where that is not what the request asks for. */
+  /** The tokens that the upstream may switch to. Undefined if the request is no upgrade. */
   readonly protocol: readonly string[] | undefined
-  /** The body of the request is sent as it comes in. */
+  /** The body is sent while it arrives. */
   readonly streams: boolean
-  /** Or it was parsed, and is sent as it was. */
+  /** The body was parsed, and is sent again as a whole. */
   readonly parsed: Buffer | undefined
-  /** For a WebSocket between two versions of HTTP: changes the fields of the acceptance, or throws. */
+  /** Set for a WebSocket between two versions of HTTP. It changes the fields of the accept head, or throws. */
   readonly translate: ((fields: ForwardFields) => void) | undefined
 }
 
@@ -47,15 +47,15 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
   return { method: raw.method as string, target: path, headers: rawFields(fields), protocol, streams, parsed, translate }
 }
 
-/** What a function of the app cannot set: it frames the message, or switches the connection. */
+/** Fields that `requestHeaders` cannot set, because they frame the message or switch the connection. */
 const FRAMING = /^(?:connection|upgrade|transfer-encoding|keep-alive|proxy-connection|content-length|expect|:.*)$/i
 
-/** The tokens that the client offers and that may pass. One at least, since the route has taken the request. */
+/** The client's tokens that may be sent on. There is at least one, because the route has taken the request. */
 function passing (claim: Claim, { listed }: ForwardSettings): string[] {
   const { settings } = claim.route
   const list = listed ?? settings.listed
   const tokens = meantForRoute(claim.offered, list).filter(token => list === undefined || chooseToken([token], list) !== undefined)
-  // What comes by hand may have been negotiated in another way.
+  // A handler that calls `forward()` itself may have negotiated the protocol in another way.
   if (tokens.length === 0 && claim.protocol !== undefined && listed === undefined) tokens.push(claim.protocol)
   if (tokens.length === 0) throw new FST_ERR_DUPLEX_BAD_UPGRADE()
   return tokens
@@ -71,7 +71,7 @@ function pathOf (request: FastifyRequest, { path }: ForwardSettings): string {
 function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: FastifyRequest, claim: Claim): Pick<Outgoing, 'streams' | 'parsed'> {
   const { 'content-length': length, 'transfer-encoding': coding } = raw.headers
   if (pending.kind === 'body') {
-    // A hook may have put another stream in the place of the body.
+    // A hook may have replaced the body by another stream.
     const asItCame = pending.readable === (raw as unknown) || raw.httpVersionMajor === 2
     if (length !== undefined && asItCame) fields['content-length'] = length
     else if (coding !== undefined || length !== undefined) fields['transfer-encoding'] = asItCame ? coding as string : 'chunked'
@@ -94,7 +94,7 @@ function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: Fas
   return { streams: false, parsed }
 }
 
-/** RFC 8441 section 5: over HTTP/2 a WebSocket has neither the key nor the answer to it. */
+/** RFC 8441 section 5: over HTTP/2 a WebSocket has no key, and no answer to a key. */
 function translateWebSocket (
   fields: ForwardFields, came: ForwardFields | Record<string, unknown>, protocol: readonly string[], from: number, to: '1.1' | '2'
 ): ((fields: ForwardFields) => void) | undefined {

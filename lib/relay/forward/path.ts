@@ -1,12 +1,15 @@
 import { FST_ERR_DUPLEX_BAD_PATH, FST_ERR_DUPLEX_INVALID_OPTION } from '../../errors.ts'
 
-/** RFC 9112 section 3.2.2: a server takes a target with a scheme and an authority; who is asked for it, is not the client's to say. */
+/**
+ * RFC 9112 section 3.2.2: a client may send a whole URL as its target. The client must not choose the server that is asked, so
+ * scheme and authority are removed.
+ */
 const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i
 
-/** A request target that goes on a line of its own. Node's own clients take no other. */
+/** A request target that cannot break out of its line. Node's own clients accept nothing else. */
 const PATH = /^(?:\/[\u0021-\u00ff]*|\*)$/
 
-/** The path and query of a target in whatever form, to ask another server for. */
+/** The path and query of any request target. */
 export function originForm (url: string): string {
   const path = url.replace(ABSOLUTE, '')
   const rooted = path === '' || path.startsWith('?') ? `/${path}` : path
@@ -14,7 +17,7 @@ export function originForm (url: string): string {
   return rooted
 }
 
-/** What a function of the app makes of it is the app's to get right. */
+/** A wrong path is a fault of the app's function, and not of the client. */
 export function assertPath (path: unknown): string {
   if (typeof path === 'string' && PATH.test(path)) return path
   throw new FST_ERR_DUPLEX_INVALID_OPTION(`the path of forward must begin with "/", got ${JSON.stringify(path)}`)

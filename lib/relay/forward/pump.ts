@@ -1,20 +1,20 @@
 import type { Readable, Writable } from 'node:stream'
 
 export interface PumpWatcher {
-  /** The destination takes no more for now, or has all of it: it is its turn. */
+  /** The destination has to act now: its buffer is full, or it has everything. */
   waits? (): void
-  /** It has taken what there was. */
+  /** The destination has taken what was in its buffer. */
   flows? (): void
-  /** All is read, and the end of the destination is next. */
+  /** Everything was read, and the destination is ended next. */
   ends? (): void
   /** The source broke. */
   failed? (error: Error): void
 }
 
-/** One direction: sends what is read from one stream to another, at the pace of that, and its end. */
+/** Sends everything from one stream to another, with backpressure, and then ends the destination. */
 export class Pump {
   bytes = 0
-  /** The end has been passed on. */
+  /** Whether the end was passed on. */
   ended = false
   readonly #from: Readable
   readonly #to: Writable
@@ -37,7 +37,7 @@ export class Pump {
     return this
   }
 
-  /** Whatever is left stays in the source. */
+  /** Stops the pump. Bytes that were not read stay in the source. */
   stop (): void {
     const from = this.#from
     from.removeListener('data', this.#onData)

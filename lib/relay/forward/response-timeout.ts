@@ -3,7 +3,7 @@ import type { Exchange } from '../../client/exchange.ts'
 import type { PumpWatcher } from './pump.ts'
 import type { Milliseconds } from '../../../types/index.ts'
 
-/** Breaks an exchange off whose upstream neither answers nor takes what there is for it. It runs when it is the upstream's turn. */
+/** Breaks an exchange off if the upstream neither answers nor reads. The timer runs only while the upstream has to act. */
 export class ResponseTimeout implements PumpWatcher {
   readonly #exchange: Exchange
   readonly #delay: Milliseconds

@@ -2,18 +2,18 @@ import { isIPv6 } from 'node:net'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../../errors.ts'
 import type { DialTarget, DialTlsOptions, ForwardTarget } from '../../../types/index.ts'
 
-/** An upstream, as it is dialled and asked. */
+/** An upstream: how it is dialled, and what is sent to it. */
 export interface Target {
   readonly dial: DialTarget
   readonly tls: DialTlsOptions | undefined
-  /** What `Host` says. */
+  /** The value of the field `Host`. */
   readonly host: string
   readonly scheme: 'http' | 'https'
 }
 
 const PORTS = { http: 80, https: 443 } as const
 
-/** Throws for what is no upstream: a client must never be able to make it one. */
+/** Throws if this is no upstream. A client must never be able to choose one, so nothing is guessed. */
 export function targetOf (given: ForwardTarget): Target {
   if (typeof given === 'string' || given instanceof URL) return ofOrigin(given)
   const { host, port, socketPath, tls } = (typeof given === 'object' && given !== null ? given : {}) as Record<string, unknown>

@@ -9,19 +9,19 @@ import type { ForwardSettings } from './options.ts'
 import type { Target } from './target.ts'
 import type { Milliseconds } from '../../../types/index.ts'
 
-/** How long a connection is kept that carries nothing: less than most servers keep theirs, Node's 5 s among them. */
+/** How long an unused connection is kept. Most servers keep one longer: Node keeps it for 5 s. */
 const IDLE: Milliseconds = 4_000
 
-/** How many of them to one upstream. */
+/** How many unused connections to one upstream are kept. */
 const MOST_IDLE = 64
 
-/** The connections of an app to its upstreams, as far as they are used more than once. */
+/** The connections of an app to its upstreams, if they carry more than one request. */
 export class Upstreams {
   readonly #idle = new Map<string, IdleSocket[]>()
   readonly #sessions = new Map<string, Promise<ClientHttp2Session>>()
   #closed = false
 
-  /** One that carries nothing, if there is such. */
+  /** An unused connection, if there is one. */
   take (key: string): Socket | undefined {
     const idle = this.#idle.get(key)
     for (let next = idle?.pop(); next !== undefined; next = idle?.pop()) {
@@ -31,7 +31,7 @@ export class Upstreams {
     return undefined
   }
 
-  /** It carries nothing any more. */
+  /** Takes back a connection that carries no request any more. */
   give (key: string, socket: Socket): void {
     const idle = this.#idle.get(key) ?? []
     if (this.#closed || socket.destroyed || !socket.writable || idle.length >= MOST_IDLE) {
@@ -47,7 +47,7 @@ export class Upstreams {
     idle.push(entry)
   }
 
-  /** A session that takes another stream. */
+  /** An HTTP/2 session that can take another stream. */
   async session (key: string, target: Target, settings: ForwardSettings, signal: AbortSignal): Promise<ClientHttp2Session> {
     const known = this.#sessions.get(key)
     const session = known === undefined ? undefined : await known.catch(() => undefined)
@@ -72,7 +72,7 @@ export class Upstreams {
   }
 }
 
-/** A connection that waits for its next request. What comes on it by then belongs to none. */
+/** A connection that waits for its next request. If bytes arrive meanwhile, they answer nothing, and the connection is closed. */
 class IdleSocket {
   readonly #socket: Socket
   readonly #gone: () => void
@@ -89,7 +89,7 @@ class IdleSocket {
     socket.unref()
   }
 
-  /** @returns undefined when it is gone */
+  /** @returns undefined if the connection is gone */
   take (): Socket | undefined {
     const socket = this.#socket
     this.#leave()
@@ -133,7 +133,7 @@ function takesMore (session: Counting): boolean {
   return !session.closed && !session.destroyed && (session[kOpen] ?? 0) < (session.remoteSettings.maxConcurrentStreams ?? Infinity)
 }
 
-/** It ends by itself some time after its last stream. */
+/** The session closes by itself some time after its last stream. */
 function closeWhenIdle (session: Counting): void {
   let timer: NodeJS.Timeout | undefined
   const idle = (): void => { timer = setTimeout(() => session.close(), IDLE).unref() }
@@ -182,10 +182,10 @@ function numberOf (value: object | undefined): number {
   return number
 }
 
-/** Connections with the same key are as good as each other: to the same upstream, let through by the same check. */
+/** Requests with the same key may share connections: their upstream is the same, and the same check has passed it. */
 export function keyOf ({ dial, tls, scheme }: Target, { check, version }: ForwardSettings): string {
   const where = 'path' in dial ? dial.path : `${dial.host} ${dial.port}`
-  // `tls: true` is the same every time.
+  // `tls: true` always means the same, so it needs no object in the key.
   const options = tls === undefined || Object.keys(tls).length === 0 ? 0 : numberOf(tls)
   return `${scheme} ${version} ${options} ${numberOf(check)} ${where}`
 }
