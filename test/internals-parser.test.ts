@@ -5,7 +5,7 @@ import { createServer as createTcpServer, Socket, type AddressInfo } from 'node:
 import { PassThrough, type Duplex } from 'node:stream'
 import { createServer as createTlsServer, TLSSocket } from 'node:tls'
 import {
-  hasLostFields, nodesListeners, onRequestHead, restoreListeners, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, upgradeCallback
+  canSpeakHttp, hasLostFields, nodesListeners, onRequestHead, restoreListeners, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, upgradeCallback
 } from '../lib/internals/http-parser.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { connectionEvent, listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -180,6 +180,10 @@ t.test('Q55 upgradeCallback is what the app gave to its server, and nothing that
   ;(server as { shouldUpgradeCallback?: unknown }).shouldUpgradeCallback = ({ url }: IncomingMessage) => url === '/own'
   await ask()
   t.same(seen, [undefined, true])
+})
+
+t.test('canSpeakHttp says that speakHttp has what it needs here', async t => {
+  t.equal(canSpeakHttp(), true)
 })
 
 onBoth('speakHttp lets Node have a socket that no server of HTTP has accepted, and tells nobody of a connection', async (t, carrying) => {
