@@ -67,7 +67,7 @@ export class Governed implements Expiring {
 
   expire (): void {
     const connection = this.#connection
-    if (connection === undefined || this.#revoked || this.#expired !== undefined) return
+    if (connection === undefined || this.#expired !== undefined) return
     const error = new FST_ERR_DUPLEX_EXPIRED()
     this.#expired = error
     const goesOn = connection.accepted && this.#grace > 0

@@ -38,6 +38,10 @@ export class KeySlots {
 /** What a function of the app gave, for an error about it: no value of it, which may be a secret. */
 export function shown (value: unknown): string {
   if (value === null) return 'null'
-  if (typeof (value as { then?: unknown } | undefined)?.then === 'function') return 'a promise'
+  if (typeof (value as { then?: unknown } | undefined)?.then === 'function') {
+    // Nobody waits for it, and a rejection that nobody handles would end the process.
+    Promise.resolve(value).catch(() => {})
+    return 'a promise'
+  }
   return typeof value === 'object' ? Object.prototype.toString.call(value) : typeof value
 }

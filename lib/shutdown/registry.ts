@@ -33,6 +33,8 @@ export class Registry implements ClaimWatcher {
   readonly #drainTimeout: Milliseconds
   readonly #drainSpread: Milliseconds
   #spread: DrainSpread<Connection> | undefined
+  /** Connections that were not accepted yet when the drain began. They are told at once. */
+  #pending: readonly Connection[] = []
   /** How long a connection that is told from now on may take to end. */
   #timePerConnection: Milliseconds = 0
   #drained: Promise<void> | undefined
@@ -144,16 +146,17 @@ export class Registry implements ClaimWatcher {
     const end = (connections: readonly Connection[]): void => { for (const connection of connections) connection[kShutDown]() }
     if (this.#spread !== undefined) {
       this.#timePerConnection = Math.min(this.#timePerConnection, timeout)
-      const told = this.#spread.told
+      const told = [...this.#pending, ...this.#spread.told]
       this.#after(timeout, () => end(told))
       return
     }
     this.#timePerConnection = timeout
     const open: Connection[] = []
-    for (const connection of this.connections) {
-      if (connection.accepted) open.push(connection)
-      else connection[kDrain](reason)
-    }
+    const pending: Connection[] = []
+    for (const connection of this.connections) (connection.accepted ? open : pending).push(connection)
+    this.#pending = pending
+    for (const connection of pending) connection[kDrain](reason)
+    if (pending.length > 0) this.#after(timeout, () => end(pending))
     const spread = new DrainSpread(open, this.#drainSpread, (turn, last) => {
       const left = turn.filter(connection => this.connections.has(connection))
       for (const connection of left) connection[kDrain](reason)
