@@ -129,8 +129,9 @@ export interface ClientConnection {
   /** Resolves when the connection is over. It never rejects. */
   readonly closed: Promise<ClientClosed>
   /**
-   * Sends what was written, ends our side, and waits up to 30 seconds until the server ends its side. Input that nobody reads
-   * is thrown away. `code` and `reason` are for the close frame of a WebSocket.
+   * Sends what was written, ends our side, and waits until the server ends its side. If the server takes nothing for 30
+   * seconds, or does not end its side within 30 seconds, the connection is broken off. Input that nobody reads is thrown away.
+   * `code` and `reason` are for the close frame of a WebSocket.
    */
   close (options?: { code?: number | undefined, reason?: string | undefined }): Promise<ClientClosed>
   /** Breaks the connection off at once. The server never sees a clean end. */

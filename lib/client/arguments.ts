@@ -52,6 +52,8 @@ export interface Command {
   readonly url: string
   readonly options: ConnectOptions & { websocket?: { subprotocols: string[] } }
   readonly verbose: boolean
+  /** All of standard input is the body, and it is read before the request is sent. */
+  readonly dataFromInput: boolean
 }
 
 /** @returns what to do, or what to print in its place */
@@ -70,11 +72,14 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
   if (body && values.data !== undefined) throw new UsageError('--body is for standard input, and --data for a body that is known')
   const timeout = Number(values.timeout ?? 30)
   if (!(timeout >= 0 && timeout <= 2_000_000)) throw new UsageError(`--timeout is a number of seconds: ${values.timeout}`)
-  const given = { ...values.data === undefined ? {} : { body: dataOf(values.data) }, ...body ? { body: true as const } : {} }
+  const dataFromInput = values.data === '@-'
+  const known = values.data === undefined || dataFromInput ? {} : { body: dataOf(values.data) }
+  const given = { ...known, ...body ? { body: true as const } : {} }
   const ca = values.ca === undefined ? {} : { ca: certificates(values.ca) }
   return {
     url,
     verbose: values.verbose === true,
+    dataFromInput,
     options: {
       ...given,
       headers: headersOf(values.header ?? [], env.FASTIFY_DUPLEX_HEADERS ?? ''),
@@ -156,14 +161,17 @@ function certificates (file: string): Buffer {
 }
 
 function dataOf (data: string): string | Buffer {
-  if (!data.startsWith('@')) return data
-  return read(data === '@-' ? 0 : data.slice(1))
+  return data.startsWith('@') ? read(data.slice(1)) : data
 }
 
-function read (file: string | number): Buffer {
+function read (file: string): Buffer {
   try {
     return readFileSync(file)
   } catch (error) {
-    throw new UsageError(`${typeof file === 'string' ? file : 'standard input'} cannot be read (${(error as { code?: string }).code ?? 'unknown'})`)
+    throw unreadable(file, error)
   }
+}
+
+export function unreadable (what: string, error: unknown): UsageError {
+  return new UsageError(`${what} cannot be read (${(error as { code?: string }).code ?? 'unknown'})`)
 }

@@ -1,13 +1,16 @@
 import type { IncomingHttpHeaders } from 'node:http'
+import { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
+import { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { isRead } from '../connection/reading.ts'
 import { webPair } from '../connection/web-pair.ts'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../errors.ts'
+import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
 import type { Answer, Exchange, ExchangeEnd } from './exchange.ts'
 import type { Opened } from './open.ts'
 import type { ClientClosed, ClientConnection, ClientCloseReason, DuplexKind, DuplexWebPair, Milliseconds } from '../../types/index.ts'
 
-/** How long `close()` waits for the server. */
+/** How long `close()` waits for a server that has everything, or that takes nothing. */
 const FIN_TIMEOUT: Milliseconds = 30_000
 
 /** What was accepted, as bytes. */
@@ -39,8 +42,11 @@ export class ByteConnection implements ClientConnection {
   close (): Promise<ClientClosed> {
     this.endOutput()
     this.discardInput()
-    const timer = setTimeout(() => this.destroy(new FST_ERR_DUPLEX_FIN_TIMEOUT(FIN_TIMEOUT)), FIN_TIMEOUT)
-    void this.closed.then(() => clearTimeout(timer))
+    const watch = new InactivityWatch(FIN_TIMEOUT, () => this.#unsent, () => {
+      this.destroy(new FST_ERR_DUPLEX_FIN_TIMEOUT(FIN_TIMEOUT))
+      return true
+    })
+    void this.closed.then(() => watch.stop())
     return this.closed
   }
 
@@ -70,6 +76,12 @@ export class ByteConnection implements ClientConnection {
   }
 
   protected facts (): Pick<ClientClosed, 'websocket'> { return {} }
+
+  /** How many bytes wait for the server. */
+  get #unsent (): number {
+    const { writable } = this.answer
+    return writable.writableLength + (writable instanceof Socket ? bytesInFlight(writable as HttpSocket) : 0)
+  }
 
   #closed ({ complete, error }: ExchangeEnd): ClientClosed {
     const { readable, writable } = this.answer

@@ -1,7 +1,8 @@
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
-import { commandOf, UsageError, type Command } from './arguments.ts'
+import { buffer } from 'node:stream/consumers'
+import { commandOf, unreadable, UsageError, type Command } from './arguments.ts'
 import { connect } from './connect.ts'
 import { feed } from './feed.ts'
 import { DuplexRefused } from './refused.ts'
@@ -59,12 +60,13 @@ export async function netcat (terminal: Terminal): Promise<number> {
   }
 }
 
-async function join (terminal: Terminal, { url, options, verbose }: Command): Promise<void> {
+async function join (terminal: Terminal, { url, options, verbose, dataFromInput }: Command): Promise<void> {
   const { stdin, stdout, stderr, signal } = terminal
   const broken = once(stdout, 'error').then(([error]) => { throw new OutputLost(error as Error) })
   broken.catch(() => {})
   // A server may read all of a body before it answers.
-  const given = options.body === true ? { ...options, body: stdin } : options
+  const body = dataFromInput ? await allOf(stdin, signal) : options.body === true ? stdin : options.body
+  const given = { ...options, body }
   const connection = await Promise.race([connect(url, { ...given, signal }), broken])
   if (verbose) await print(stderr, headOf(connection))
   try {
@@ -77,11 +79,18 @@ async function join (terminal: Terminal, { url, options, verbose }: Command): Pr
   }
 }
 
+/** Not by a synchronous read: that fails on a pipe with nothing in it yet, and cannot be interrupted. */
+async function allOf (stdin: Readable, signal: AbortSignal): Promise<Buffer> {
+  const interrupted = once(signal, 'abort').then(() => { throw signal.reason })
+  interrupted.catch(() => {})
+  signal.throwIfAborted()
+  return await Promise.race([buffer(stdin).catch((error: unknown) => { throw unreadable('standard input', error) }), interrupted])
+}
+
 /** Until the server has ended. */
 async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal, isFed: boolean): Promise<void> {
   const { readable, writable } = connection
-  const failed = (error: Error): void => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
-  const input = stdin.readable && !writable.writableEnded && !isFed ? feed(stdin, writable, failed) : undefined
+  const input = !writable.writableEnded && !isFed ? feed(stdin, writable, error => inputFailed(connection, error)) : undefined
   for await (const chunk of readable as AsyncIterable<Buffer>) await print(stdout, chunk)
   input?.stop()
   if (!writable.writableEnded) writable.end()
@@ -91,6 +100,8 @@ async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal,
 /** A line is a message, and a message a line. */
 async function lines (connection: ClientMessageConnection<string | Buffer, string>, { stdin, stdout }: Terminal): Promise<void> {
   const { readable } = connection
+  // It is the end for readline, too.
+  stdin.once('error', error => inputFailed(connection, error))
   const input = createInterface({ input: stdin, crlfDelay: Infinity })
   const sending = (async () => {
     for await (const line of input) await connection.send(line)
@@ -106,6 +117,10 @@ async function lines (connection: ClientMessageConnection<string | Buffer, strin
   if (websocket !== undefined && websocket.code !== 1000 && websocket.code !== 1001 && websocket.code !== 1005) {
     throw new Error(`the server closed the WebSocket with ${websocket.code}${websocket.reason === '' ? '' : ` ${websocket.reason}`}`)
   }
+}
+
+function inputFailed (connection: Pick<ClientConnection, 'destroy'>, error: Error): void {
+  connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
 }
 
 async function ended ({ closed }: Pick<ClientConnection, 'closed'>) {

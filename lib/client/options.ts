@@ -35,12 +35,15 @@ const SCHEMES: Readonly<Record<string, boolean>> = { 'http:': false, 'ws:': fals
 
 /** Reads what was given to `connect()`, by code that types may not have checked. */
 export function planOf (address: string | URL, options: ConnectOptions): Plan {
+  if (!isObject(options)) throw invalid(`the options of connect() must be an object, got ${options === null ? 'null' : typeof options}`)
   for (const name of Object.keys(options)) if (!KNOWN.includes(name)) throw invalid(`there is no option ${name} of connect()`)
   checkDuration('timeout', options.timeout)
   const url = urlOf(address, 'url')
   const secure = SCHEMES[url.protocol]
   if (secure === undefined) throw invalid(`a URL of http:, https:, ws: or wss: is needed, got ${url.protocol}`)
-  const { target, socketPath, websocket } = options
+  const { target, socketPath, websocket, http2, tls } = options
+  if (http2 !== undefined && typeof http2 !== 'boolean') throw invalid('http2 must be true, false or undefined')
+  if (tls !== undefined && !isObject(tls)) throw invalid('tls must be an object')
   const body = bodyOf(options.body)
   const protocol = websocket === undefined ? protocolOf(options.protocol) : ['websocket']
   if (websocket === undefined && url.protocol.startsWith('ws')) throw invalid(`a URL of ${url.protocol} needs websocket: true`)
@@ -74,12 +77,22 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
 }
 
 function urlOf (address: unknown, name: string): URL {
+  const url = parsed(address, name)
+  if (url.port === '0') throw invalid(`${name} has port 0`)
+  return url
+}
+
+function parsed (address: unknown, name: string): URL {
   try {
     return new URL(String(address))
   } catch {
     // It may have a password.
     throw invalid(`${name} is no URL: ${JSON.stringify(String(address).replace(/[^/]*@/, '...@'))}`)
   }
+}
+
+function isObject (value: unknown): value is object {
+  return typeof value === 'object' && value !== null
 }
 
 function proxyOf (address: string | URL): URL {
@@ -115,10 +128,12 @@ function isReadable (body: unknown): body is Readable {
 
 function headersOf (host: string, url: URL, given: ClientHeaders, protocol: readonly string[]): string[] {
   const headers: string[] = []
+  // The fields of a Headers, of a Map or of a list of pairs are no properties, and would be left out.
+  if (!isObject(given) || Symbol.iterator in given) throw invalid('headers must be an object with names and values')
   for (const [name, value] of Object.entries(given)) {
     if (value === undefined) continue
     checkName(name, protocol)
-    for (const one of [value].flat()) headers.push(name, checked(name, String(one)))
+    for (const one of [value].flat() as unknown[]) headers.push(name, checked(name, one))
   }
   const names = Object.keys(given).map(name => name.toLowerCase())
   if (!names.includes('host')) headers.unshift('Host', host)
@@ -138,7 +153,9 @@ function checkName (name: string, protocol: readonly string[]): void {
 }
 
 /** Its message does not tell the value, which may be a secret. */
-function checked (name: string, value: string): string {
+function checked (name: string, given: unknown): string {
+  if (typeof given !== 'string' && typeof given !== 'number') throw invalid(`headers: the value of ${name} must be text, a number or a list of these`)
+  const value = String(given)
   try {
     validateHeaderValue(name, value)
     return value
