@@ -1,14 +1,16 @@
 import t, { type Test } from 'tap'
 import { spawn } from 'node:child_process'
-import { once } from 'node:events'
+import { getEventListeners, once } from 'node:events'
 import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import { mock } from 'node:test'
 import { setImmediate as turn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
+import { events } from '../lib/client/events.ts'
 import { connect } from '../lib/client/index.ts'
 import { netcat } from '../lib/client/netcat.ts'
 import { bytesInFlight, type HttpSocket } from '../lib/internals/sockets.ts'
+import { acceptOf } from '../lib/messages/websocket/handshake.ts'
 import { serve } from './fixtures/server.ts'
 import { upstream } from './fixtures/upstream.ts'
 
@@ -137,4 +139,39 @@ t.test('CL1 close() waits for as long as the server takes what was written, and 
   mock.timers.tick(20_000)
   mock.timers.tick(20_000)
   t.match(await closing, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_FIN_TIMEOUT' } })
+})
+
+const handshakes: [fields: string, message: RegExp][] = [
+  ['Sec-WebSocket-Extensions: permessage-deflate', /an extension that was not offered/],
+  ['Sec-WebSocket-Protocol: other', /a subprotocol that was not offered: other/]
+]
+
+for (const [fields, message] of handshakes) {
+  t.test(`CL2 a handshake that is right but for ${fields} is none`, async t => {
+    const far = await upstream(t)
+    const opening = connect(`ws://127.0.0.1:${far.port}/`, { websocket: { subprotocols: ['mine'] } }).then(() => undefined, (error: unknown) => error)
+    const wire = await far.accepted()
+    const head = await wire.until('\r\n\r\n')
+    const key = /sec-websocket-key: (.*)\r\n/i.exec(head)?.[1] ?? ''
+    wire.send(`HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: ${acceptOf(key)}\r\n${fields}\r\n\r\n`)
+    t.match(await opening, { code: 'FST_ERR_DUPLEX_UPSTREAM_INVALID', message })
+    t.equal(await wire.gone(), 'broken')
+  })
+}
+
+t.test('CL2 an event whose line ends are cut in two is one event', t => {
+  const decoder = (events.decoder as NonNullable<typeof events.decoder>)({ maxLength: 100 })
+  const heard = ['data: a\r', '\ndata: b\r\n\r', '\ndata: c\r\n\r\n'].flatMap(text => [...decoder.decode(Buffer.from(text))].map(String))
+  t.same(heard, ['a\nb', 'c'])
+  t.end()
+})
+
+t.test('CL1 a signal keeps no listener of a connection that was refused, or is over', async t => {
+  const { signal } = new AbortController()
+  const server = await serve(t, {}, app => app.get('/it', { duplex: true }, ({ writable }) => { writable.end() }))
+  await t.rejects(connect(`http://127.0.0.1:${server.port}/nowhere`, { protocol: 'foo', signal }), { name: 'DuplexRefused' })
+  const connection = await connect(`http://127.0.0.1:${server.port}/it`, { protocol: 'foo', signal })
+  await connection.close()
+  await server.quiet()
+  t.equal(getEventListeners(signal, 'abort').length, 0)
 })

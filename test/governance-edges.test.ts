@@ -88,3 +88,36 @@ t.test('GV4 a drain within a drain holds for what is not accepted, too', async t
   t.equal(server.app.duplex.connections.size, 0)
   await server.app.close()
 })
+
+t.test('GV2 GV4 extend() during a drain takes back the expiry, and not the drain', async t => {
+  const connections: DuplexConnection[] = []
+  const server = await serveBriefly(t, { close: false, plugin: { drainTimeout: 60_000 } }, app => take(app, connection => {
+    connections.push(connection)
+    return forever()
+  }, { expires: () => Date.now() + 3_600_000, expiryGrace: 60_000 }))
+  await attempt(server)
+  await until(() => connections.length > 0)
+  const [connection] = connections as [DuplexConnection]
+  t.ok(connection.extend(Date.now() - 1000))
+  t.ok(connection.draining.aborted)
+  const drained = server.app.duplex.drain()
+  t.ok(connection.extend(Date.now() + 3_600_000))
+  t.ok(connection.draining.aborted, 'the server still closes')
+  connection.destroy()
+  await drained
+  await server.app.close()
+})
+
+for (const limit of ['idleTimeout', 'readTimeout']) {
+  t.test(`GV5 the time that bytes wait for their rate does not count for ${limit}`, async t => {
+    const server = await serve(t, {}, app => take(app, async ({ readable, writable }) => {
+      let read = ''
+      for await (const chunk of readable) if ((read += String(chunk)).length === 2) break
+      writable.end(read)
+    }, { rate: { bytesIn: 2 }, [limit]: 80 }))
+    const { wire } = await attempt(server)
+    wire.send('ab')
+    t.equal((await wire.rest()).toString(), 'ab')
+    wire.end()
+  })
+}

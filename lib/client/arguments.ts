@@ -40,7 +40,7 @@ program. Exit code:
   0  the connection was accepted, and the server ended it in order; all of it was printed
   1  it was refused (the status and the answer are on standard error), could not be made, or broke
   2  the command line is wrong
-  130, 143  interrupted, terminated
+  129, 130, 143  hung up, interrupted, terminated
 `
 
 /** What is wrong with the command line. */
