@@ -43,7 +43,7 @@ program. Exit code:
   130, 143  interrupted, terminated
 `
 
-/** What is wrong with the command line. */
+/** A mistake in the command line. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
@@ -54,7 +54,7 @@ export interface Command {
   readonly verbose: boolean
 }
 
-/** @returns what to do, or what to print in its place */
+/** @returns what to do, or a text to print instead */
 export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, version: () => string): Command | string {
   const { values, positionals } = parse(argv)
   if (values.help === true) return HELP
