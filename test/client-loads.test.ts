@@ -31,6 +31,6 @@ t.test('CL1 the client loads no Fastify, and nothing of the server', inNode, asy
 t.test('CL1 the plugin does not load the client, nor injection', inNode, async t => {
   const loaded = loadedBy(`../lib/index.${ending}`)
   t.ok(loaded.some(url => url.includes('/lib/plugin.')), 'the hook sees what is loaded')
-  t.same(loaded.filter(url => /\/lib\/client\/(?:index|connect|open|messages|connection|netcat|bin|arguments|options|events|refused)\./.test(url)), [])
-  t.same(loaded.filter(url => /\/lib\/inject\/(?!inject\.|hang-up\.)/.test(url)), [])
+  t.same(loaded.filter(url => /\/lib\/client\/(?:index|connect|open|messages|connection|netcat|bin|arguments|options|events|refused|what-happened)\./.test(url)), [])
+  t.same(loaded.filter(url => /\/lib\/inject\/(?!inject\.|injected-clients\.)/.test(url)), [])
 })

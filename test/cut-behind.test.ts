@@ -3,6 +3,7 @@ import { PassThrough } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { FastifyReply, FastifyInstance } from 'fastify'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
+import { faults } from './fixtures/fastify-faults.ts'
 import { request } from './fixtures/requests.ts'
 import { onEach, serve, type Way } from './fixtures/server.ts'
 import { pattern, sha256 } from './fixtures/takeover.ts'
@@ -55,6 +56,8 @@ const cuts: Record<string, (app: FastifyInstance) => void> = {
 }
 
 for (const [how, declare] of Object.entries(cuts)) {
+  // The time limit strikes behind an answer that has begun.
+  if (faults.lateError && how.startsWith('its time')) continue
   onEach(t, `Q8 a body that is cut because ${how}, behind a response that the client has not read yet: that one arrives whole`, async (t: Test, transport: Way) => {
     const replies: FastifyReply[] = []
     const server = await serve(t, { transport }, app => {

@@ -5,7 +5,8 @@ import { createServer as createTcpServer, Socket, type AddressInfo } from 'node:
 import { PassThrough, type Duplex } from 'node:stream'
 import { createServer as createTlsServer, TLSSocket } from 'node:tls'
 import {
-  canSpeakHttp, hasLostFields, nodesListeners, onRequestHead, restoreListeners, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, upgradeCallback
+  canSpeakHttp, hasLostFields, nodesListeners, onRequestHead, restoreListeners, sawUpgrade, speakHttp, takeOver, takeOverAfterBody,
+  upgradeCallback
 } from '../lib/internals/http-parser.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { connectionEvent, listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'

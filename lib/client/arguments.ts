@@ -43,7 +43,7 @@ program. Exit code:
   129, 130, 143  hung up, interrupted, terminated
 `
 
-/** What is wrong with the command line. */
+/** A mistake in the command line. */
 export class UsageError extends Error {
   override readonly name = 'UsageError'
 }
@@ -56,7 +56,7 @@ export interface Command {
   readonly dataFromInput: boolean
 }
 
-/** @returns what to do, or what to print in its place */
+/** @returns what to do, or a text to print instead */
 export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, version: () => string): Command | string {
   const { values, positionals } = parse(argv)
   if (values.help === true) return HELP

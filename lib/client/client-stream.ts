@@ -51,7 +51,7 @@ export class ClientStream extends Duplex {
     })
   }
 
-  /** RFC 9113 section 8.1: nobody wants the rest of what was refused. */
+  /** RFC 9113 section 8.1: after a refusal nobody wants the rest of the request. */
   refuse (): void {
     this.#refused = true
     if (this.complete) this.#stop()
@@ -75,7 +75,7 @@ export class ClientStream extends Duplex {
 
   override _destroy (error: Error | null, done: Done): void {
     if (!this.complete || !this.writableFinished) {
-      // RFC 9113 section 8.5: the reset of a tunnel.
+      // RFC 9113 section 8.5: a tunnel that breaks is reset with CONNECT_ERROR.
       const tunnel = this.stream.sentHeaders?.[':method'] === 'CONNECT' && error !== null
       resetStream(this.stream, tunnel ? NGHTTP2_CONNECT_ERROR : NGHTTP2_CANCEL)
     }
@@ -85,7 +85,7 @@ export class ClientStream extends Duplex {
   #ended (): void {
     const { stream } = this
     this.complete = true
-    // Bytes that wait in Node's stream are lost with it. They are no more than a window.
+    // Bytes that wait in Node's stream would be lost with it. This reads them. They are at most one window.
     while (stream.read() !== null);
     this.push(null)
     if (this.#refused) this.#stop()

@@ -32,7 +32,7 @@ export function connect (url: string | URL, options?: ConnectOptions): Promise<C
 export async function connect (url: string | URL, options: ConnectOptions = {}): Promise<ClientConnection> {
   const plan = planOf(url, options)
   if (options.messages === undefined && options.websocket === undefined) return new ByteConnection(await opened(plan, options))
-  // An app that wants bytes never loads it.
+  // An app that uses only bytes never loads this.
   const { wordy } = await import('./messages.ts')
   const words = await wordy(plan, options)
   const { exchange, answer } = await opened(words.plan, options)

@@ -10,17 +10,17 @@ import type { Answer, Exchange, ExchangeEnd } from './exchange.ts'
 import type { Opened } from './open.ts'
 import type { ClientClosed, ClientConnection, ClientCloseReason, DuplexKind, DuplexWebPair, Milliseconds } from '../../types/index.ts'
 
-/** How long `close()` waits for a server that has everything, or that takes nothing. */
+/** How many milliseconds `close()` waits for a server that has taken everything, or that takes nothing more. */
 const FIN_TIMEOUT: Milliseconds = 30_000
 
-/** What was accepted, as bytes. */
+/** An accepted connection whose pair carries bytes. */
 export class ByteConnection implements ClientConnection {
   readonly closed: Promise<ClientClosed>
   protected readonly answer: Answer
   readonly #exchange: Exchange
   readonly #dead = new AbortController()
   readonly #since = performance.now()
-  /** What was done here, or by whoever has a stream. */
+  /** Why the connection was broken off here: by `destroy()`, or by the error of a stream. */
   protected cause: { reason: ClientCloseReason, error: Error | undefined } | undefined
 
   constructor ({ exchange, answer }: Opened) {

@@ -3,8 +3,8 @@ import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
 import { FST_ERR_DUPLEX_MESSAGE_TOO_LONG } from '../errors.ts'
 
 /**
- * Server-Sent Events as they come, for a client: the data of each event is a message. Names and ids of events are left out.
- * An event that is cut off by the end is none, as the specification of HTML has it.
+ * Server-Sent Events for a client: the data of each event is a message. Names and ids of events are ignored. An event that is
+ * cut off is dropped, as the HTML specification says.
  */
 export const events: MessageFraming = {
   name: 'sse',

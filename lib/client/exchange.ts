@@ -5,14 +5,17 @@ import { exchangeHttp1 } from './http1.ts'
 import { exchangeHttp2 } from './http2.ts'
 import type { DuplexKind, Milliseconds } from '../../types/index.ts'
 
-/** Where a request goes: a connection that carries nothing else now, or a session of `openSession()`, which carries many. */
+/**
+ * The connection for a request: one that carries nothing else now, or an HTTP/2 session of `openSession()`, which carries many
+ * requests.
+ */
 export type Link = Duplex | ClientHttp2Session
 
 /** One request, the same for every version of HTTP. */
 export interface ExchangeRequest {
-  /** `CONNECT` for a tunnel to `target`. An upgrade has its own method; over HTTP/2 that must be GET. */
+  /** `CONNECT` for a tunnel to `target`. An upgrade may have any method over HTTP/1, and only GET over HTTP/2. */
   readonly method: string
-  /** As it goes on the wire: the path and query, `*`, or `host:port` of a CONNECT. */
+  /** The request target as it is sent: the path and query, `*`, or `host:port` for a CONNECT. */
   readonly target: string
   /**
    * The fields, as name and value in turn, like `rawHeaders`. They include `Host`. Spelling and repetitions are kept. Only
@@ -21,29 +24,29 @@ export interface ExchangeRequest {
    */
   readonly headers: readonly string[]
   /**
-   * The tokens to upgrade to. HTTP/1: `Upgrade`, and `Connection: Upgrade` if there is no `Connection` in `headers`.
-   * HTTP/2: `:protocol` of an extended CONNECT, one token.
+   * The tokens to upgrade to. HTTP/1: they are sent as `Upgrade`, with `Connection: Upgrade` unless `headers` has a
+   * `Connection`. HTTP/2: the one token is the `:protocol` of an extended CONNECT.
    */
   readonly protocol?: readonly string[] | undefined
   /**
-   * A body follows the head: these bytes, or what is written to `exchange.body`. HTTP/1: it is framed as `Content-Length` or
-   * `Transfer-Encoding` of `headers` say, by `Transfer-Encoding: chunked` if there is neither.
+   * The body: these bytes, or true for what is written to `exchange.body`. Over HTTP/1 it is framed by `Content-Length` or
+   * `Transfer-Encoding` of `headers`, otherwise by `Transfer-Encoding: chunked`.
    */
   readonly body?: boolean | Buffer | undefined
-  /** Bytes right behind the head of an upgrade, a CONNECT or a hijack, in the same write, before there is an answer. */
+  /** Bytes to send in the same write as the head of an upgrade, a CONNECT or a hijack, before there is an answer. */
   readonly early?: Buffer | undefined
-  /** Of HTTP/2. */
+  /** The `:scheme` of an HTTP/2 request. */
   readonly scheme?: 'http' | 'https' | undefined
-  /** The most that the head of the answer may take, from this call on; 0 is no limit. */
+  /** How long the head of the answer may take, from this call on. 0 is no limit. */
   readonly timeout?: Milliseconds | undefined
-  /** Breaks the exchange off, before and after the answer. */
+  /** Breaks the exchange off, before or after the answer. */
   readonly signal?: AbortSignal | undefined
   /**
-   * HTTP/1: leaves the connection open when both messages are over and the server does not close it; `over` then says `reusable`. Otherwise
-   * it is closed.
+   * HTTP/1: keeps the connection open after the exchange, if the server does. Then `over` says `reusable`. Otherwise the
+   * connection is closed.
    */
   readonly keepAlive?: boolean | undefined
-  /** Every 1xx answer but 101. A hundred of them, and the answer is invalid. */
+  /** Called for every 1xx answer but 101. After a hundred of them the answer is invalid. */
   readonly onInformation?: ((information: Information) => void) | undefined
 }
 
@@ -71,19 +74,19 @@ export interface Exchange {
    */
   readonly answer: Promise<Answer>
   /**
-   * Resolves when nothing of the exchange is on the wire any more: the connection is closed or reusable, the stream
-   * of HTTP/2 closed. Never rejects.
+   * Resolves when the exchange no longer uses its connection: the connection is closed or reusable, or the HTTP/2 stream is
+   * closed. It never rejects.
    */
   readonly over: Promise<ExchangeEnd>
-  /** A byte of an answer has come, or may have: the request is not to be repeated. */
+  /** The server may have begun with the request, so it must not be repeated. */
   readonly heard: boolean
-  /** Fields behind the request's body, name and value in turn; to be called before its `end()`. HTTP/1 sends them behind chunks only. */
+  /** Sets the trailers of the request. Call it before `end()` of the body. HTTP/1 sends them only after a chunked body. */
   addTrailers (rawTrailers: readonly string[]): void
-  /** In such a way that the server cannot take it for an end: TCP reset, RST_STREAM. */
+  /** Breaks the exchange off, by a TCP reset or RST_STREAM, so that the server sees no clean end. */
   abort (error: Error): void
 }
 
-/** The head of the final answer, and what follows it. */
+/** The head of the final answer, with its streams. */
 export interface Answer {
   /**
    * How the server has answered.
@@ -101,9 +104,9 @@ export interface Answer {
   readonly headers: IncomingHttpHeaders
   /** Name and value in turn; without `:status`. */
   readonly rawHeaders: readonly string[]
-  /** What was upgraded to, as the server spells it, or `:protocol`. */
+  /** The protocol of an upgrade, as the server spells it, or the `:protocol`. */
   readonly protocol: string | undefined
-  /** The bytes that came with the head of a takeover, for information: they are at the front of `readable`. */
+  /** The bytes that came together with the head of a takeover. They are for information: `readable` begins with them. */
   readonly head: Buffer
   /**
    * What the server sends.
@@ -115,18 +118,18 @@ export interface Answer {
    * If `kind` is `body`: the decoded body of the response. It ends when that is complete, and fails when it is cut off.
    */
   readonly readable: Readable
-  /** Where `kind` is `body`: the request's body; one that has ended, if there is none. */
+  /** What the server receives. If `kind` is `body`, this is the body of the request, or a stream that has ended if there is none. */
   readonly writable: Writable
-  /** Behind the end of a `body`: the fields that came after it, name and value in turn. */
+  /** The trailers of a `body`, as name and value in turn. Call it after the end of the body. */
   rawTrailers (): readonly string[]
 }
 
 export interface ExchangeEnd {
-  /** The server's side came to its end in order. */
+  /** Whether the server's side came to an orderly end. */
   readonly complete: boolean
-  /** The connection can carry the next request. Always true of a session of HTTP/2 that is not closing. */
+  /** Whether the connection can carry another request. It is always true for an HTTP/2 session that is not closing. */
   readonly reusable: boolean
-  /** Why not `complete`. */
+  /** Why it is not `complete`. */
   readonly error?: Error
 }
 

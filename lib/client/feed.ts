@@ -1,11 +1,11 @@
 import type { Readable, Writable } from 'node:stream'
 
 export interface Feed {
-  /** What is left stays in the source. */
+  /** Stops. Unread bytes stay in the source. */
   stop (): void
 }
 
-/** Sends what is read from `source` until its end, which ends `writable`. Whoever ends that before ends the feed. */
+/** Sends everything from `source` to `writable`, and then ends `writable`. If somebody ends `writable` before, this stops. */
 export function feed (source: Readable, writable: Writable, failed: (error: Error) => void): Feed {
   const onDrain = (): void => { source.resume() }
   const onData = (chunk: Buffer | string): void => {
@@ -23,7 +23,7 @@ export function feed (source: Readable, writable: Writable, failed: (error: Erro
     writable.removeListener('error', stop)
     source.pause()
   }
-  // An error of the connection is told by its other half.
+  // If the connection fails, its readable half reports the error.
   writable.on('error', stop)
   writable.on('drain', onDrain)
   source.on('error', failed)

@@ -1,6 +1,6 @@
 import { validateHeaderName, validateHeaderValue } from 'node:http'
 
-/** Fields by lower-case name: the spelling that came first, and all values. Throws for what HTTP does not allow. */
+/** Fields by lower-case name, with the first spelling and all values. Throws for a field that HTTP does not allow. */
 export type Fields = Map<string, { name: string, values: string[] }>
 
 export function fieldsOf (raw: readonly string[]): Fields {

@@ -18,7 +18,7 @@ import type { DuplexKind } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
 
-/** More 1xx answers than that are none. */
+/** More 1xx answers than this are an invalid answer. */
 const MOST_INFORMATIONAL = 100
 
 /** HTTP/1.1 by node:http. */
@@ -35,7 +35,7 @@ class Http1Exchange implements Exchange, BodyOwner {
   readonly #offered: readonly string[]
   readonly #req: ClientRequest
   readonly #readBefore: number | undefined
-  /** Whether the server leaves the connection open; asked once, when its response is there. */
+  /** Whether the server leaves the connection open. Asked once, when its response is there. */
   readonly #stays: () => boolean
   #resolve!: (answer: Answer) => void
   #reject!: (error: Error) => void
@@ -45,7 +45,7 @@ class Http1Exchange implements Exchange, BodyOwner {
   #res: IncomingMessage | undefined
   #taken: Taken | undefined
   #ended = false
-  /** Takes back what was done to Node's client. */
+  /** Undoes what was changed on Node's client. */
   #restore = (): void => {}
   /** The response has arrived whole. */
   #whole = false
@@ -106,7 +106,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     req.once('socket', () => {
       if (this.#ended) return
       this.#restore = outliveEnd(connection)
-      // Behind Node's own listener, for which the end of input may be that of the response.
+      // This listener runs after Node's own. For Node the end of input may be the end of the response.
       connection.on('end', this.#onEnd)
     })
     req.on('information', information => this.#informed(information))
@@ -129,7 +129,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     else req.end(body)
   }
 
-  /** A hijack has nothing but its end to say where it ends, RFC 9112 section 6.3. */
+  /** RFC 9112 section 6.3: a response without framing ends only with its connection. That makes a hijack. */
   #isTakeover ({ statusCode, headers }: IncomingMessage): boolean {
     const { method, body = false } = this.#request
     const accepted = statusCode !== undefined && statusCode >= 200 && statusCode < 300
@@ -158,7 +158,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     this.#resolve(this.#answerOf(res, kind, head))
   }
 
-  /** What no 101 may be, RFC 9110 section 15.2.2. */
+  /** RFC 9110 section 15.2.2: what is wrong with a 101. Undefined if it is right. */
   #wrongWith ({ headers }: IncomingMessage): string | undefined {
     const { offered, malformed } = parseUpgrade(headers.upgrade ?? '')
     if (malformed || offered.length === 0) return '101 without a protocol'
@@ -180,7 +180,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     }
     this.#reusable = this.#request.keepAlive === true && stays
     onWhole(res, () => {
-      // Node's client takes a reset for the end of a response that has no other.
+      // Node's client takes a reset for the end, if nothing else ends the response.
       if (this.#error !== undefined) return
       this.#whole = true
       this.#progressed()
@@ -208,12 +208,12 @@ class Http1Exchange implements Exchange, BodyOwner {
     }
   }
 
-  /** Nobody waits for the head of an answer any more. */
+  /** The head of the answer is there, or will never come. */
   #answered (): void {
     clearTimeout(this.#timer)
   }
 
-  /** Both messages are over: what becomes of the connection. */
+  /** If both messages are over, closes the connection or leaves it open. */
   #progressed (): void {
     if (!this.#whole || !this.#req.writableFinished || this.#reusable || this.#ended) return
     const connection = this.#connection as Partial<Socket> & Duplex
@@ -259,7 +259,7 @@ class Http1Exchange implements Exchange, BodyOwner {
   }
 
   readonly #onEnd = (): void => {
-    // Without an answer Node says so itself.
+    // Without an answer Node reports the end itself.
     if (this.#whole || this.#res === undefined) return
     const error = resetByPeer()
     this.#res?.destroy(error)
@@ -274,7 +274,7 @@ class Http1Exchange implements Exchange, BodyOwner {
   }
 }
 
-/** What is sent, checked before Node could have begun to. */
+/** Makes the fields, and checks them before Node can send anything. */
 function fieldsFor ({ headers, protocol = [], body = false }: ExchangeRequest): Fields {
   const fields = fieldsOf(protocol.length > 0 ? [...headers, 'Upgrade', protocol.join(', ')] : headers)
   if (protocol.length > 0 && !fields.has('connection')) fields.set('connection', { name: 'Connection', values: ['Upgrade'] })
@@ -282,20 +282,20 @@ function fieldsFor ({ headers, protocol = [], body = false }: ExchangeRequest): 
     if (body === true) fields.set('transfer-encoding', { name: 'Transfer-Encoding', values: ['chunked'] })
     else fields.set('content-length', { name: 'Content-Length', values: [String(body.length)] })
   }
-  // Node would not send it.
+  // Node sends trailers only after chunks.
   if (!/\bchunked\b/i.test(fields.get('transfer-encoding')?.values.join() ?? '')) fields.delete('trailer')
   return fields
 }
 
 function requestOn (connection: Duplex, { method, target }: ExchangeRequest, fields: Fields): ClientRequest {
   const req = send({ method, path: target, setHost: false, createConnection: () => connection })
-  // Without this Node adds fields of its own, one of which would end the connection with the response.
+  // Without this Node adds fields of its own. One of them would close the connection after the response.
   for (const name of ['connection', 'content-length', 'transfer-encoding']) if (!fields.has(name)) req.removeHeader(name)
   for (const { name, values } of fields.values()) req.setHeader(name, values.length === 1 ? values[0] as string : values)
   return req
 }
 
-/** For a request without a body, or with one that was known. */
+/** The body of a request that has none, or whose body was sent as a whole. */
 function endedBody (): Writable {
   return new Writable().end()
 }

@@ -14,13 +14,13 @@ import type { Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
 
-/** More 1xx answers than that are none. */
+/** More 1xx answers than this are an invalid answer. */
 const MOST_INFORMATIONAL = 100
 
-/** RFC 9113 section 8.2.2. */
+/** RFC 9113 section 8.2.2: fields of an HTTP/1 connection. */
 const OF_A_CONNECTION = ['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade', 'host']
 
-/** What Node's client of HTTP/1 takes for a target. */
+/** Characters that Node's HTTP/1 client refuses in a target. */
 const NOT_IN_A_TARGET = /[^\u0021-\u00ff]/
 
 /** HTTP/2 by node:http2. */
@@ -128,7 +128,7 @@ class Http2Exchange implements Exchange {
   /** The stream closed before an answer. */
   #lost (cause: Error | undefined): void {
     if (this.#answered) return
-    // The server says that it has not begun: RFC 9113 section 8.7.
+    // RFC 9113 section 8.7: with this code the server says that it has not begun with the request.
     this.#heard = this.#stream.rstCode !== constants.NGHTTP2_REFUSED_STREAM
     this.#reject(this.#error ?? new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause }))
   }
@@ -161,7 +161,7 @@ function headersOf (session: ClientHttp2Session, request: ExchangeRequest): Outg
   return { ...common, ':method': 'CONNECT', ':protocol': token }
 }
 
-/** Without the fields that are HTTP/2's own. */
+/** The fields without HTTP/2's pseudo-header fields. */
 function rawOf (headers: IncomingHttpHeaders, raw: string[] | undefined): readonly string[] {
   const all = raw ?? Object.entries(headers).flatMap(([name, value]) => [value].flat().flatMap(one => [name, String(one)]))
   const fields: string[] = []
@@ -176,21 +176,21 @@ export interface SessionOptions {
   readonly signal?: AbortSignal | undefined
   /** 0 is no limit. */
   readonly timeout?: Milliseconds | undefined
-  /** Waits until the server has heard of our settings, too, and has nothing of its own on the way. */
+  /** Also waits until the server has acknowledged our settings, so that nothing of its own is on the way. */
   readonly settled?: boolean | undefined
 }
 
 /**
- * Makes a session of a connection, and waits for the server's SETTINGS, which say whether it knows extended CONNECT.
- * Rejects with the codes of `Exchange.answer`, and the connection is destroyed then.
+ * Makes an HTTP/2 session of a connection, and waits for the server's SETTINGS. These say whether the server knows extended
+ * CONNECT. If it rejects, it has the codes of `Exchange.answer`, and the connection is destroyed.
  *
- * @returns a session with an 'error' listener; its opener closes it, which ends the connection when its streams are over
+ * @returns a session with an 'error' listener. Its opener closes it. Then the connection ends when all streams are over
  */
 export function openSession (connection: Duplex, options: SessionOptions = {}): Promise<ClientHttp2Session> {
   const { scheme = 'http', signal, timeout = 0, settled = false } = options
   signal?.throwIfAborted()
   ownErrors(connection)
-  // Node's session does not hear of the end of a half-open connection.
+  // Node's session does not notice the end of a half-open connection.
   connection.allowHalfOpen = false
   return new Promise((resolve, reject) => {
     const session = connect(`${scheme}://localhost`, { createConnection: () => connection, settings: { enablePush: false } })

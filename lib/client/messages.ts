@@ -23,7 +23,7 @@ const ENCODINGS: Readonly<Record<string, MessageEncoding>> = { json, text, binar
 
 const CLOSE_TIMEOUT = 30_000
 
-/** A plan with what messages say in a head, and what becomes of the answer. */
+/** A plan for a connection with messages: the head that it needs, and what to make of the answer. */
 export interface Wordy {
   readonly plan: Plan
   connection (opened: Opened): ClientMessageConnection
@@ -92,7 +92,7 @@ function settingsOf (given: ClientMessageOptions, { messages }: ConnectOptions):
   return { codec: new Codec(known, maxLength), maxLength, highWaterMark }
 }
 
-/** What a body holds, and what is wanted. */
+/** Adds Content-Type and Accept. */
 function withTypes ({ headers, body }: Plan, { contentType }: MessageFraming): string[] {
   const names = headers.filter((_, at) => at % 2 === 0).map(name => name.toLowerCase())
   const added = [...headers]
@@ -101,7 +101,7 @@ function withTypes ({ headers, body }: Plan, { contentType }: MessageFraming): s
   return added
 }
 
-/** RFC 6455 section 4.1; over HTTP/2 a key is answered by few. */
+/** RFC 6455 section 4.1: what is wrong with the answer. Over HTTP/2 few servers answer a key. */
 function wrongWith ({ answer: { headers, httpVersion } }: Opened, key: string, subprotocols: readonly string[]): string | undefined {
   const accept = headers['sec-websocket-accept']
   if (accept === undefined ? httpVersion !== '2.0' : accept !== acceptOf(key)) return 'Sec-WebSocket-Accept is not that of the key'
@@ -111,7 +111,7 @@ function wrongWith ({ answer: { headers, httpVersion } }: Opened, key: string, s
   return undefined
 }
 
-/** What was accepted, as messages. */
+/** An accepted connection whose pair carries messages. */
 class MessageConnection extends ByteConnection implements WebSocketOwner {
   readonly subprotocol: string | undefined
   readonly #messenger: Messenger

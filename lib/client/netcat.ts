@@ -9,7 +9,7 @@ import { DuplexRefused } from './refused.ts'
 import { whatHappened, type Going } from './what-happened.ts'
 import type { ClientConnection, ClientMessageConnection } from '../../types/index.ts'
 
-/** The process, as far as the program needs it. */
+/** The parts of a process that the program uses. */
 export interface Terminal {
   readonly argv: readonly string[]
   readonly env: NodeJS.ProcessEnv
@@ -17,11 +17,11 @@ export interface Terminal {
   readonly stdout: Writable
   readonly stderr: Writable
   readonly version: () => string
-  /** Aborts when it is to stop, with the exit code. */
+  /** Aborts when the program has to stop. The reason has the exit code. */
   readonly signal: AbortSignal
 }
 
-/** Somebody wants it to stop. */
+/** The program was told to stop. */
 export class Interrupted extends Error {
   readonly exitCode: number
 
@@ -40,10 +40,10 @@ class OutputLost extends Error {
   }
 }
 
-/** @returns the exit code; never rejects, and all that was printed has left when it resolves */
+/** @returns the exit code. It never rejects. When it resolves, all output has left */
 export async function netcat (terminal: Terminal): Promise<number> {
   const { argv, env, stdout, stderr, version } = terminal
-  // What cannot be said there cannot be said.
+  // If standard error is closed, there is nowhere to report that.
   stderr.on('error', () => {})
   let going: Going | undefined
   try {
@@ -64,7 +64,7 @@ async function join (terminal: Terminal, { url, options, verbose, dataFromInput 
   const { stdin, stdout, stderr, signal } = terminal
   const broken = once(stdout, 'error').then(([error]) => { throw new OutputLost(error as Error) })
   broken.catch(() => {})
-  // A server may read all of a body before it answers.
+  // A server may read the whole body before it answers, so stdin is sent at once.
   const body = dataFromInput ? await allOf(stdin, signal) : options.body === true ? stdin : options.body
   const given = { ...options, body }
   const connection = await Promise.race([connect(url, { ...given, signal }), broken])
@@ -79,7 +79,7 @@ async function join (terminal: Terminal, { url, options, verbose, dataFromInput 
   }
 }
 
-/** Not by a synchronous read: that fails on a pipe with nothing in it yet, and cannot be interrupted. */
+/** A synchronous read would fail on a pipe that is still empty, and could not be interrupted. */
 async function allOf (stdin: Readable, signal: AbortSignal): Promise<Buffer> {
   const interrupted = once(signal, 'abort').then(() => { throw signal.reason })
   interrupted.catch(() => {})
@@ -87,7 +87,7 @@ async function allOf (stdin: Readable, signal: AbortSignal): Promise<Buffer> {
   return await Promise.race([buffer(stdin).catch((error: unknown) => { throw unreadable('standard input', error) }), interrupted])
 }
 
-/** Until the server has ended. */
+/** Sends and prints until the server has ended. */
 async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal, isFed: boolean): Promise<void> {
   const { readable, writable } = connection
   const input = !writable.writableEnded && !isFed ? feed(stdin, writable, error => inputFailed(connection, error)) : undefined
@@ -97,7 +97,7 @@ async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal,
   await ended(connection)
 }
 
-/** A line is a message, and a message a line. */
+/** Each line is sent as a message, and each message is printed as a line. */
 async function lines (connection: ClientMessageConnection<string | Buffer, string>, { stdin, stdout }: Terminal): Promise<void> {
   const { readable } = connection
   // It is the end for readline, too.
@@ -107,7 +107,7 @@ async function lines (connection: ClientMessageConnection<string | Buffer, strin
     for await (const line of input) await connection.send(line)
     void connection.close()
   })()
-  // It is told by the other half.
+  // The other half reports this error.
   sending.catch(() => {})
   for await (const message of readable) {
     await print(stdout, typeof message === 'string' ? `${message}\n` : Buffer.concat([message, Buffer.from('\n')]))
@@ -129,7 +129,7 @@ async function ended ({ closed }: Pick<ClientConnection, 'closed'>) {
   return end
 }
 
-/** Resolves when it has left. */
+/** Resolves when the text has left. */
 function print (stream: Writable, text: string | Buffer): Promise<void> {
   return new Promise((resolve, reject) => {
     stream.write(text, error => error == null ? resolve() : reject(new OutputLost(error)))
@@ -160,7 +160,7 @@ async function bodyOf (refused: DuplexRefused): Promise<string[]> {
   }
 }
 
-/** What a server says is not for the terminal to obey. */
+/** A text of the server must not control the terminal. */
 function oneLine (text: string): string {
   return text.replace(/\p{Cc}+/gu, ' ').trim()
 }

@@ -15,24 +15,24 @@ import { breakConnection } from './own-socket.ts'
 import { DuplexRefused } from './refused.ts'
 import type { ConnectOptions, DialTlsOptions } from '../../types/index.ts'
 
-/** An exchange that was answered, and the session that is to be closed behind it. */
+/** An exchange that was answered. */
 export interface Opened {
   readonly exchange: Exchange
   readonly answer: Answer
 }
 
 export interface Signals {
-  /** Until the answer. */
+  /** Aborts the attempt, until the answer. */
   readonly until: AbortSignal
-  /** For good. */
+  /** Aborts the connection, also after the answer. */
   readonly always: AbortSignal | undefined
 }
 
-/** Connects, sends the request, and waits for the answer. What fails leaves nothing. */
+/** Connects, sends the request, and waits for the answer. If this fails, nothing is left open. */
 export async function open (plan: Plan, given: ConnectOptions, signals: Signals): Promise<Opened> {
   const options = { ...given, tls: secured(given.tls) }
   const { http2 } = options
-  // An upgrade that is no GET has no form in HTTP/2.
+  // Over HTTP/2 an upgrade has only the method GET and one protocol.
   const http1Alone = http2 === false || (http2 === undefined && plan.protocol.length > 0 && (plan.method !== 'GET' || plan.protocol.length > 1))
   try {
     return await attempt(plan, options, signals, http1Alone ? ['http/1.1'] : http2 === true ? ['h2'] : ['h2', 'http/1.1'])
@@ -73,7 +73,7 @@ async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, v
     else link.destroy()
     throw error
   }
-  // It ends when its stream is over.
+  // The session closes when its only stream is over.
   if (link !== connection) void sent.over.then(() => (link as ClientHttp2Session).close())
   if (plan.source !== undefined) {
     const sending = feed(plan.source, sent.body as Writable, error => sent.abort(error))
@@ -94,7 +94,7 @@ async function waited (sent: Exchange, until: AbortSignal): Promise<Answer> {
   }
 }
 
-/** A connection to the server, through a proxy if there is one. */
+/** Opens a connection to the server, through a proxy if there is one. */
 async function connected (plan: Plan, tlsOptions: DialTlsOptions, signal: AbortSignal): Promise<Socket> {
   const { proxy, to, secure } = plan
   if (proxy === undefined) return await dial(to, { signal, timeout: 0, tls: secure ? { ...named(plan), ...tlsOptions } : false })
@@ -102,7 +102,7 @@ async function connected (plan: Plan, tlsOptions: DialTlsOptions, signal: AbortS
   return secure ? await overTls(tunnel, { ...named(plan), ...tlsOptions }, signal) : tunnel as Socket
 }
 
-/** RFC 6066 section 3: an address is no server name. */
+/** RFC 6066 section 3: an IP address is not a server name. */
 function named ({ host }: Plan): { servername?: string } {
   return isIP(host) === 0 ? { servername: host } : {}
 }
@@ -127,7 +127,7 @@ function ofProxy (error: unknown): unknown {
   return error
 }
 
-/** TLS inside of a tunnel. */
+/** Starts TLS inside a tunnel. */
 async function overTls (tunnel: Duplex, options: DialTlsOptions, signal: AbortSignal): Promise<TLSSocket> {
   const socket = tls.connect({ ...options, socket: tunnel })
   ownErrors(socket)

@@ -12,20 +12,20 @@ const KNOWN = [
 
 const OF_WEBSOCKET = ['sec-websocket-key', 'sec-websocket-version', 'sec-websocket-protocol', 'sec-websocket-extensions']
 
-/** Where to, and what to say. */
+/** The server to connect to, and the request to send. */
 export interface Plan {
   readonly to: DialTarget
   readonly secure: boolean
-  /** `host:port`, for a proxy. */
+  /** `host:port` of the server, to ask a proxy for. */
   readonly through: string
   readonly host: string
   readonly method: string
   readonly target: string
-  /** Name and value in turn, as they are sent. */
+  /** The fields as they are sent, as name and value in turn. */
   readonly headers: readonly string[]
   readonly protocol: readonly string[]
   readonly body: boolean | Buffer
-  /** What is sent as the body, from the head of the request on. */
+  /** The stream that is sent as the body, right after the head. */
   readonly source: Readable | undefined
   readonly early: Buffer | undefined
   readonly proxy: URL | undefined
@@ -33,7 +33,7 @@ export interface Plan {
 
 const SCHEMES: Readonly<Record<string, boolean>> = { 'http:': false, 'ws:': false, 'https:': true, 'wss:': true }
 
-/** Reads what was given to `connect()`, by code that types may not have checked. */
+/** Reads the arguments of `connect()`. The caller's code may not be typed. */
 export function planOf (address: string | URL, options: ConnectOptions): Plan {
   if (!isObject(options)) throw invalid(`the options of connect() must be an object, got ${options === null ? 'null' : typeof options}`)
   for (const name of Object.keys(options)) if (!KNOWN.includes(name)) throw invalid(`there is no option ${name} of connect()`)
@@ -86,7 +86,7 @@ function parsed (address: unknown, name: string): URL {
   try {
     return new URL(String(address))
   } catch {
-    // It may have a password.
+    // The URL may hold a password, so the error does not show it.
     throw invalid(`${name} is no URL: ${JSON.stringify(String(address).replace(/[^/]*@/, '...@'))}`)
   }
 }
@@ -121,7 +121,7 @@ function protocolOf (given: unknown): string[] {
   throw invalid(`protocol must be an upgrade token or a list of them, got ${JSON.stringify(given)}`)
 }
 
-/** Of any make: it is read by events. */
+/** Accepts streams of other libraries, because only their events are used. */
 function isReadable (body: unknown): body is Readable {
   return typeof (body as Readable | null | undefined)?.pipe === 'function' && typeof (body as Readable).pause === 'function'
 }

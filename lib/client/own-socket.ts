@@ -7,14 +7,14 @@ import { allowSetEncoding, isPassedOn, peerIsGone, resetByPeer, socketBeneath, w
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { ownErrors } from '../relay/stream-errors.ts'
 
-/** Before it speaks HTTP: half-open, with a listener for errors, and a reset is never an end. */
+/** Prepares a connection for HTTP. It is half-open, has a listener for errors, and never reports a reset as an end. */
 export function prepare (connection: Duplex): void {
   ownErrors(connection)
   keepHalfOpen(connection)
   if (isSocket(connection)) watchReset(connection as HttpSocket, onReset)
 }
 
-/** In such a way that the other end cannot take it for an end. */
+/** Destroys a connection with a reset, so that the other end sees no clean end. */
 export function breakConnection (connection: Duplex, error: Error): void {
   if (connection.destroyed) return
   const socket = connection as HttpSocket
@@ -23,7 +23,7 @@ export function breakConnection (connection: Duplex, error: Error): void {
     connection.destroy(error)
     return
   }
-  // Node resets without an error, and who reads would not know why.
+  // `resetAndDestroy()` destroys without an error, and a reader would not know why.
   socket.destroy = () => {
     Reflect.deleteProperty(socket, 'destroy')
     return socket.destroy(error)
@@ -33,7 +33,7 @@ export function breakConnection (connection: Duplex, error: Error): void {
 }
 
 export interface Taken {
-  /** The server has ended its side, whoever has read that. */
+  /** Whether the server has ended its side, even if nobody has read the end yet. */
   readonly inputEnded: boolean
 }
 
@@ -45,7 +45,7 @@ export function takeOver (connection: Duplex, head: Buffer): Taken {
   const socket = connection as HttpSocket
   const taken = new TakenSocket(socket)
   if (head.length > 0) socket.unshift(head)
-  // Before the end is held, since whoever listens for it from then on is a reader.
+  // This comes before `holdEnd()`, because later listeners for 'end' count as readers.
   socket.once('end', () => taken.end())
   holdEnd(socket, () => taken.end())
   iterateWithoutDestroying(socket)
@@ -58,7 +58,7 @@ export function takeOver (connection: Duplex, head: Buffer): Taken {
   return taken
 }
 
-/** Node reads no more behind the end of input, and sees no reset. */
+/** Notices a reset after the end of input. Node does not read then, and would not see it. */
 class TakenSocket implements Taken, Watched {
   inputEnded = false
   readonly #socket: HttpSocket
@@ -99,7 +99,7 @@ function destroy (this: HttpSocket, error?: Error | null): HttpSocket {
   return this
 }
 
-/** What comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
+/** Whether the error comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
 function isNetworkError (error: Error & { code?: string, syscall?: string }): boolean {
   return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
     /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')

@@ -2,11 +2,11 @@ import { STATUS_CODES, type IncomingHttpHeaders } from 'node:http'
 import { FST_ERR_DUPLEX_REFUSED } from '../errors.ts'
 import type { Answer, Exchange } from './exchange.ts'
 
-/** How much of the body of a refusal is kept, and how long it is waited for, in milliseconds. */
+/** How many bytes of a refusal's body are kept, and how many milliseconds it may take. */
 const MOST = 1024 * 1024
 const LONGEST = 10_000
 
-/** The server, or the proxy before it, has answered, and not with what was asked for. */
+/** The server, or the proxy before it, has not accepted the request. */
 export class DuplexRefused extends FST_ERR_DUPLEX_REFUSED {
   override readonly name: string = 'DuplexRefused'
   override readonly statusCode: number
@@ -28,17 +28,17 @@ export class DuplexRefused extends FST_ERR_DUPLEX_REFUSED {
     this.#body.catch(() => {})
   }
 
-  /** The body of the answer, up to a megabyte. Rejects when it was cut off. */
+  /** The body of the refusal, up to a megabyte. Rejects if it was cut off. */
   body (): Promise<Buffer> { return this.#body }
 }
 
 async function bodyOf (exchange: Exchange, { kind, readable, writable }: Answer): Promise<Buffer> {
   const chunks: Buffer[] = []
   let length = 0
-  // An answer that only the end of its connection ends may never end.
+  // If only the end of the connection ends the answer, it may never end.
   const timer = setTimeout(() => readable.destroy(), LONGEST)
   try {
-    // Nobody wants the rest of what was refused, RFC 9112 section 9.5.
+    // RFC 9112 section 9.5: after a refusal nobody wants the rest of the request.
     exchange.body?.on('error', () => {})
     for await (const chunk of readable as AsyncIterable<Buffer>) {
       chunks.push(chunk)

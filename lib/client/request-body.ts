@@ -4,9 +4,9 @@ import { ownErrors } from '../relay/stream-errors.ts'
 
 type Done = (error?: Error | null) => void
 
-/** Who a body belongs to. */
+/** The exchange of a body. */
 export interface BodyOwner {
-  /** The whole answer is there and the connection is gone: nobody takes the rest. */
+  /** Whether the answer is complete and the connection gone. Then nobody takes the rest of the body. */
   readonly unwanted: boolean
   abort (error: Error): void
 }
@@ -19,9 +19,9 @@ export class RequestBody extends Writable {
   trailers: readonly string[] = []
   readonly #req: ClientRequest
   readonly #owner: BodyOwner
-  /** What `Content-Length` leaves. */
+  /** How many bytes of `Content-Length` are left. */
   #left: number | undefined
-  /** Who waits for a write. */
+  /** The callback of a write that waits. */
   #waiting: Done | undefined
 
   constructor (req: ClientRequest, owner: BodyOwner) {
@@ -55,7 +55,7 @@ export class RequestBody extends Writable {
     done(error)
   }
 
-  /** The connection is gone, and perhaps with it the callback of what was written. */
+  /** The connection is gone. The callback of the last write may never come, so this ends it. */
   release (error: Error | undefined): void {
     if (error !== undefined) {
       this.destroy(error)
@@ -74,7 +74,7 @@ export class RequestBody extends Writable {
     this.#waiting = done
     write(error => {
       if (this.#waiting !== done) return
-      // Whether it is still wanted is known when the connection is closed.
+      // Only when the connection has closed it is known whether the body is still wanted.
       if (error != null) return
       this.#waiting = undefined
       done()

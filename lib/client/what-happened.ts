@@ -36,6 +36,7 @@ function explained (cause: unknown, why: string, going: Going | undefined): stri
   const { code = '', by = 'server' } = cause as { code?: string, by?: string } | undefined ?? {}
   if (NO_TLS.test(code)) return `the ${by} does not speak TLS`
   if (code === NO_VERSION) return `the ${by} does not offer ${going?.http2 === true ? 'HTTP/2' : 'a version of HTTP that was asked for'}`
-  if (UNTRUSTED.test(code)) return `the certificate of the ${by} is not trusted: ${why} (--ca FILE trusts one, --insecure any)`
+  // Node 24 adds advice of its own.
+  if (UNTRUSTED.test(code)) return `the certificate of the ${by} is not trusted: ${why.replace(/; .*$/, '')} (--ca FILE trusts one, --insecure any)`
   return by === 'proxy' ? `the proxy: ${why}` : why
 }

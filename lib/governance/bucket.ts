@@ -4,14 +4,14 @@ import type { Milliseconds } from '../../types/index.ts'
 const SAVED = 0.1
 const OWED = 1
 
-/** How much of a second moves at once. */
+/** How many seconds of the rate pass at once, and the most bytes of that. */
 const PORTION = 0.05
 const MOST = 16 * 1024
 
-/** Counts what may pass at this many bytes a second. */
+/** Counts how many bytes may pass at this rate. */
 export class Bucket {
   readonly #rate: number
-  /** How many bytes go together. What is longer is cut. */
+  /** How many bytes pass together. A longer chunk is cut. */
   readonly portion: number
   #bytes: number
   #at = performance.now()
@@ -31,7 +31,11 @@ export class Bucket {
     this.#at = now
   }
 
-  /** Takes as much of it as may pass now. @returns how much that is */
+  /**
+   * Takes as many of these bytes as may pass now.
+   *
+   * @returns how many
+   */
   take (length: number): number {
     this.#fill()
     const taken = Math.max(0, Math.min(length, Math.floor(this.#bytes)))
@@ -47,12 +51,12 @@ export class Bucket {
     return true
   }
 
-  /** It has passed already. */
+  /** Counts bytes that have passed already. */
   owe (length: number): void {
     this.#bytes -= length
   }
 
-  /** How long until that many bytes may pass, at most a portion. */
+  /** How long it takes until so many bytes may pass. A portion is enough. */
   delay (length: number): Milliseconds {
     this.#fill()
     return Math.max(0, (Math.min(length, this.portion) - this.#bytes) / this.#rate * 1000)

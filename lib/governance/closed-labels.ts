@@ -1,4 +1,4 @@
-/** How many closed labels are remembered at most, in two halves. */
+/** How many labels each of the two halves remembers. */
 const HALF = 5000
 
 /**
@@ -15,20 +15,24 @@ export class ClosedLabels {
   #closings = 0
   /** Closings up to this number may have been forgotten. */
   #forgotten = 0
-  /** The last closing that is in the older half. */
+  /** The number of the last closing in the older half. */
   #turned = 0
   #waiting = 0
 
   /** How many are remembered. */
   get size (): number { return this.#older.size + this.#newer.size }
 
-  /** A request has come. @returns its place among the closings, for `closedSince()` */
+  /**
+   * A request has come, and its labels are not known.
+   *
+   * @returns the number of closings so far, for `closedSince()`
+   */
   wait (): number {
     this.#waiting++
     return this.#closings
   }
 
-  /** Its labels are known, or it is over. */
+  /** The labels of a request are known, or the request is over. */
   waitNoMore (): void {
     if (--this.#waiting > 0) return
     this.#older = new Map()
@@ -49,7 +53,7 @@ export class ClosedLabels {
     this.#newer.set(label, this.#closings)
   }
 
-  /** Whether one of them was closed since. What may have been forgotten counts as closed. */
+  /** Whether one of these labels was closed after `place`. A closing that may have been forgotten counts. */
   closedSince (place: number, labels: readonly string[]): boolean {
     if (labels.length === 0) return false
     const closedAt = (label: string): number => this.#newer.get(label) ?? this.#older.get(label) ?? 0

@@ -1,6 +1,6 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** In how many steps at most the time is spread, so that none has more than a small share. */
+/** The most steps that the time is divided into. */
 const STEPS = 100
 
 /**
@@ -17,7 +17,7 @@ export class DrainSpread<T> {
   #passed = 0
   #at = performance.now()
 
-  /** @param tell called for each step, with those whose turn it is */
+  /** @param tell called in each step, with the members whose turn it is */
   constructor (members: readonly T[], spread: Milliseconds, tell: (members: readonly T[], last: boolean) => void) {
     this.#members = members
     this.#spread = spread
@@ -26,7 +26,7 @@ export class DrainSpread<T> {
     this.#timer = setInterval(() => this.#look(), this.#step)
   }
 
-  /** Those that were told. */
+  /** The members that were told. */
   get told (): readonly T[] { return this.#members.slice(0, this.#told) }
 
   get over (): boolean { return this.#timer === undefined }
@@ -37,10 +37,10 @@ export class DrainSpread<T> {
   }
 
   #look (): void {
-    // Fake timers may not let an interval end within its own call.
+    // With fake timers an interval may call once more after it was cleared.
     if (this.#timer === undefined) return
     const now = performance.now()
-    // Fake timers leave the clock as it is.
+    // Fake timers do not move the clock, so a step counts at least once.
     this.#passed += Math.min(3 * this.#step, Math.max(this.#step, now - this.#at))
     this.#at = now
     const over = this.#passed >= this.#spread

@@ -8,33 +8,33 @@ import type { Milliseconds } from '../../types/index.ts'
  */
 const LOOK: Milliseconds = 1000
 
-/** The shortest, so that moments close together share a look. */
+/** The shortest wait, so that moments close together are looked at together. */
 const REST: Milliseconds = 20
 
 /** What expires. */
 export interface Expiring {
-  /** A moment as `Date.now()` has it. */
+  /** When it expires, like `Date.now()`. */
   until: number
-  /** Its place, of `Expiries` alone: -1 for none. */
+  /** Its place in the heap. Only `Expiries` uses it. -1 means none. */
   place: number
   expire (): void
 }
 
 /**
- * Calls each that is in it at its moment by the wall clock. One timer for all, and a heap, so that a change costs no more than
- * the logarithm of how many there are.
+ * Calls each member at its moment of the wall clock. All share one timer. They are in a heap, so a change costs only the
+ * logarithm of their number.
  */
 export class Expiries {
-  /** The soonest first: each comes no later than the two at twice its place. */
+  /** A heap with the soonest member first: no member is later than its two children. */
   readonly #heap: Expiring[] = []
   #timer: NodeJS.Timeout | undefined
-  /** When the timer looks, in the time of `performance.now()`. */
+  /** When the timer fires, in the time of `performance.now()`. */
   #lookAt = Infinity
   #looked = -Infinity
 
   get size (): number { return this.#heap.length }
 
-  /** Puts it in, or elsewhere where it is. */
+  /** Adds a member, or moves it if its moment has changed. */
   set (one: Expiring): void {
     if (one.place === -1) this.#put(one, this.#heap.length)
     this.#up(one)
@@ -120,7 +120,7 @@ export class Expiries {
 /** In 1973 as milliseconds, and in the year 5138 as seconds. A clock that is faked for a test may be before it. */
 const SECONDS = 100_000_000_000
 
-/** What `expires` gave, or `extend()` got. Infinity is never, as undefined is. */
+/** Reads what `expires` returned, or `extend()` got. Undefined becomes Infinity, which is never. */
 export function momentOf (given: unknown): number {
   if (given === undefined) return Infinity
   const moment = given instanceof Date ? given.getTime() : given

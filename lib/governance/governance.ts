@@ -10,14 +10,14 @@ import { Wheel } from './wheel.ts'
 import { closeCodeOf, isCloseCode, REVOKED } from '../messages/websocket/codes.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
 
-/** What all connections of an app are governed with. */
+/** The governance of all connections of an app. */
 export class Governance {
   readonly labels = new LabelIndex<Governed>()
   readonly closedLabels = new ClosedLabels()
   readonly expiries = new Expiries()
   readonly delays = new SharedDelays()
   readonly wheel = new Wheel()
-  /** Of all routes together. */
+  /** The limit per key of the plugin, which counts all routes together. */
   readonly keys: KeySlots | undefined
 
   constructor ({ perKey }: Pick<GovernanceSettings, 'perKey'>) {

@@ -10,13 +10,13 @@ import { Labels } from './labels.ts'
 import { OutputMeter } from './output-meter.ts'
 import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
 
-/** What is governed: a connection. */
+/** What `Governed` needs of a connection. */
 export interface Governable {
   readonly accepted: boolean
   [kDrain] (reason: Error, code?: number): void
-  /** It goes on after all. */
+  /** The connection was extended: it goes on after all. */
   [kUndrain] (reason: Error): void
-  /** Breaks it off; what is not accepted is answered with the error. */
+  /** Breaks the connection off. A pending connection is answered with the error. */
   [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void
 }
 
@@ -29,11 +29,11 @@ export class Governed implements Expiring {
   readonly #meters: { stop (): void }[] = []
   #connection: Governable | undefined
   #labels: Labels<Governed> | undefined
-  /** It has expired, with this. */
+  /** The error that the connection has expired with. */
   #expired: Error | undefined
   #revoked = false
 
-  /** @param connection undefined where it is over already */
+  /** @param connection undefined if the connection is over already */
   constructor (governance: Governance, connection: Governable | undefined, grace: Milliseconds) {
     this.#governance = governance
     this.#connection = connection
@@ -47,7 +47,7 @@ export class Governed implements Expiring {
     return this.#labels
   }
 
-  /** @param over it is being broken off, which nothing takes back */
+  /** @param over the connection is being broken off. Nothing can stop that */
   extend (until: DuplexMoment | undefined, over = false): boolean {
     const moment = momentOf(until)
     if (this.#connection === undefined || this.#revoked || over) return false
@@ -76,7 +76,7 @@ export class Governed implements Expiring {
     else this.#governance.delays.after(this.#grace, () => { if (this.#expired === error) this.end('expired', error, undefined) })
   }
 
-  /** @returns whether it goes on until it is ended */
+  /** @returns whether the connection goes on, until `end()` is called */
   revoke (error: Error, code: number, within: Milliseconds): boolean {
     this.#revoked = true
     const connection = this.#connection
@@ -91,7 +91,7 @@ export class Governed implements Expiring {
     this.#connection?.[govern](reason, error, code)
   }
 
-  /** Acceptance has given the streams to the handler. */
+  /** Called at acceptance, when the handler gets the streams. */
   limit (carrier: Carrier, { bytesIn, bytesOut }: DuplexRate): void {
     const { wheel } = this.#governance
     if (carrier.inputMeter === undefined) this.limitInput(carrier, bytesIn)
@@ -100,7 +100,7 @@ export class Governed implements Expiring {
     }
   }
 
-  /** A body may be read before it is accepted, by `forward` as a rule. */
+  /** Called earlier if a body is read before acceptance, as `forward` does. */
   limitInput (carrier: Carrier, rate: number | undefined): void {
     if (rate === undefined) return
     carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, rate, this.#governance.wheel)))
@@ -111,7 +111,7 @@ export class Governed implements Expiring {
     return meter
   }
 
-  /** The connection is over, or will never be. */
+  /** The connection is over, or will never be accepted. */
   leave (): void {
     if (this.#connection === undefined) return
     this.#connection = undefined

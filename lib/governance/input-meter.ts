@@ -2,7 +2,7 @@ import type { Readable } from 'node:stream'
 import { Bucket } from './bucket.ts'
 import type { Waiter, Wheel } from './wheel.ts'
 
-/** What `push()` of a stream is beneath those of the plugin. */
+/** The `push()` of the stream, beneath all that the plugin has put on top. */
 export type Push = (this: Readable, chunk: unknown, encoding?: BufferEncoding) => boolean
 
 /**
@@ -15,22 +15,22 @@ export class InputMeter implements Waiter {
   readonly #usual: Push
   readonly #bucket: Bucket
   readonly #wheel: Wheel
-  /** What waits; null is the end. */
+  /** The chunks that wait. Null is the end. */
   readonly #held: (Uint8Array | null)[] = []
   #bytes = 0
   /** The stream wants more: its `_read()` was called. */
   #wanted = false
-  /** It has said that it wants no more for now. */
+  /** The stream has said that it wants no more for now. */
   #full = false
   #running = false
   #over = false
 
-  /** @param usual what is pushed with in the end */
+  /** @param usual the `push()` that gives a chunk to the stream */
   constructor (stream: Readable, usual: Push, rate: number, wheel: Wheel) {
     this.#stream = stream
     this.#usual = usual
     this.#bucket = new Bucket(rate)
-    // What came before acceptance is there, and the stream's already.
+    // The stream already has these bytes, from before acceptance.
     this.#bucket.owe(stream.readableLength)
     this.#wheel = wheel
     stream._read = () => {
@@ -40,13 +40,13 @@ export class InputMeter implements Waiter {
     }
   }
 
-  /** We have stopped reading. So if nothing arrives, the peer is not inactive. */
+  /** We have stopped reading. So if nothing arrives, that is no inactivity of the peer. */
   get waits (): boolean { return this.slot !== -1 }
 
-  /** How many bytes have come and are not let through. */
+  /** How many bytes have arrived and still wait here. */
   get held (): number { return this.#bytes }
 
-  /** Stands in place of the usual push. */
+  /** Replaces the `push()` of the stream. */
   push (chunk: Uint8Array | null, encoding?: BufferEncoding): boolean {
     if (this.#over) return this.#usual.call(this.#stream, chunk, encoding)
     if (chunk === null && this.#held.length === 0) return this.#usual.call(this.#stream, null)
@@ -60,7 +60,7 @@ export class InputMeter implements Waiter {
     this.#pass()
     if (this.#over || this.#held.length > 0 || this.slot !== -1 || !this.#wanted || this.#stream.destroyed) return
     const { portion } = this.#bucket
-    // So that not all that is there is read for the few bytes that may pass.
+    // This waits until a whole portion may pass. Otherwise a large read would follow for a few bytes.
     const delay = this.#bucket.delay(portion)
     if (delay > 0) {
       this.#wait(delay)
@@ -71,7 +71,7 @@ export class InputMeter implements Waiter {
     this.#readUsual()
   }
 
-  /** The limit is no more. */
+  /** Removes the limit. */
   stop (): void {
     if (this.#over) return
     this.#over = true
@@ -101,7 +101,7 @@ export class InputMeter implements Waiter {
       else this.#held[0] = chunk.subarray(may)
       const part = chunk === null || may === chunk.length ? chunk : chunk.subarray(0, may)
       this.#bytes -= part?.length ?? 0
-      // It may want more within the push already, and says so by calling _read().
+      // The stream may call _read() within this push, which says that it wants more.
       this.#wanted = false
       more = this.#usual.call(stream, part)
       if (!more && !this.#wanted) this.#full = true

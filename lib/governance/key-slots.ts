@@ -1,7 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_KEY } from '../errors.ts'
 import type { DuplexKey } from '../../types/index.ts'
 
-/** A bound on how many of one key there are at once. A key of which there are none is not kept. */
+/** Limits how many connections each key has. A key without connections is not stored. */
 export class KeySlots {
   readonly #most: number
   readonly #key: DuplexKey
@@ -12,7 +12,7 @@ export class KeySlots {
     this.#key = key
   }
 
-  /** How many keys there are. */
+  /** How many keys have connections. */
   get size (): number { return this.#taken.size }
 
   keyOf (request: unknown): string {
@@ -35,7 +35,7 @@ export class KeySlots {
   }
 }
 
-/** What a function of the app gave, for an error about it: no value of it, which may be a secret. */
+/** Describes a wrong value for an error message. The value itself may be secret, so only its type is named. */
 export function shown (value: unknown): string {
   if (value === null) return 'null'
   if (typeof (value as { then?: unknown } | undefined)?.then === 'function') {

@@ -2,15 +2,15 @@ import { FST_ERR_DUPLEX_INVALID_LABEL } from '../errors.ts'
 import { shown } from './key-slots.ts'
 import type { DuplexLabels } from '../../types/index.ts'
 
-/** All labels of one app, and who has them. A label that nobody has is not kept. */
+/** All labels of one app, with their connections. A label without a connection is not stored. */
 export class LabelIndex<T extends object> {
-  /** A set only where there is more than one: most labels are somebody's alone. */
+  /** A label of only one connection has no Set, because most labels are such. */
   readonly #members = new Map<string, T | Set<T>>()
 
-  /** How many labels there are. */
+  /** How many labels are in use. */
   get size (): number { return this.#members.size }
 
-  /** Those that are there now. */
+  /** The connections that have this label now. */
   find (label: string): T[] {
     const members = this.#members.get(label)
     return members === undefined ? [] : members instanceof Set ? [...members] : [members]
@@ -28,7 +28,7 @@ export class LabelIndex<T extends object> {
   }
 }
 
-/** The labels of one connection, in the index for as long as it lives. */
+/** The labels of one connection. They are in the index as long as it lives. */
 export class Labels<T extends object> implements DuplexLabels {
   readonly #own = new Set<string>()
   readonly #index: LabelIndex<T>
@@ -59,7 +59,7 @@ export class Labels<T extends object> implements DuplexLabels {
 
   [Symbol.iterator] (): IterableIterator<string> { return this.#own.values() }
 
-  /** The connection is over. Whoever logs that may still read them. */
+  /** The connection is over. Its labels can still be read, for example by a logger. */
   leave (): void {
     if (this.#over) return
     this.#over = true
@@ -71,7 +71,7 @@ export function checkLabel (label: unknown): asserts label is string {
   if (typeof label !== 'string') throw new FST_ERR_DUPLEX_INVALID_LABEL('A label must be a string', shown(label))
 }
 
-/** What `labels` of a route gave. */
+/** Checks what `labels` of a route returned. */
 export function labelsOf (given: unknown): string[] {
   const iterable = typeof given === 'object' && given !== null && Symbol.iterator in given
   if (!iterable) throw new FST_ERR_DUPLEX_INVALID_LABEL('The function labels must give a list of strings', shown(given))

@@ -9,7 +9,7 @@ interface Sink extends Writable {
   _write (chunk: unknown, encoding: BufferEncoding, done: Done): void
 }
 
-/** What is put on a stream, and taken off it again. */
+/** The methods that this puts on a stream, and removes again. */
 const OURS = ['write', 'end', '_write', '_writev'] as const
 
 /**
@@ -60,7 +60,7 @@ export class OutputMeter implements Waiter {
         this.#waiting = { length, chunk, encoding, done }
         this.#wait(length)
       },
-      // One at a time, so that each can wait.
+      // Writes come one at a time, so that each can wait.
       _writev: null
     })
     this.#write = (chunk, encoding, done) => Reflect.apply(_write, sink, [chunk, encoding, done])
@@ -79,7 +79,7 @@ export class OutputMeter implements Waiter {
     this.#go()
   }
 
-  /** The limit is no more. */
+  /** Removes the limit. */
   stop (): void {
     if (this.#over) return
     this.#over = true
@@ -102,13 +102,13 @@ export class OutputMeter implements Waiter {
     if (waiting === undefined) return
     this.#waiting = undefined
     const { chunk, encoding, done } = waiting
-    // Nobody else ends a write that has begun.
+    // A write that has begun needs its callback, and nobody else calls it.
     if (this.#sink.destroyed) done(Object.assign(new Error('write ECANCELED'), { code: 'ECANCELED', syscall: 'write' }))
     else this.#write(chunk, encoding, done)
   }
 }
 
-/** What can be cut; as for the rest, the stream says what is wrong with it. */
+/** The bytes of a chunk, if it can be cut. Undefined for a wrong type: the stream reports that itself. */
 function bytesOf (sink: Writable, chunk: unknown, encoding: unknown): Uint8Array | undefined {
   if (chunk instanceof Uint8Array) return chunk
   if (typeof chunk !== 'string') return undefined

@@ -1,7 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import type { DuplexExpiry, DuplexKey, DuplexLabeller, DuplexMaxConnections, DuplexRate, Milliseconds } from '../../types/index.ts'
 
-/** How the connections of a route are governed. */
+/** The governance options of a route. */
 export interface GovernanceSettings {
   perKey: { readonly max: number, readonly key: DuplexKey } | undefined
   expires: DuplexExpiry | undefined
@@ -10,7 +10,7 @@ export interface GovernanceSettings {
   rate: DuplexRate | undefined
 }
 
-/** The bounds on how many there are at once. */
+/** Limits on how many connections there are at once. */
 export interface ConnectionLimits extends Pick<GovernanceSettings, 'perKey'> {
   /** The limit of the plugin in all, or of the route, without regard to keys. */
   maxConnections: number
@@ -31,7 +31,7 @@ export const GOVERNANCE_NAMES = ['expires', 'expiryGrace', 'labels', 'rate'] as 
 type Loose = Record<string, unknown>
 type Invalid = (name: string, expected: string, value: unknown) => Error
 
-/** What of it was given; its durations are checked with the others. */
+/** Reads the governance options. Durations are checked together with all other durations. */
 export function governanceSettings (given: Loose, invalid: Invalid): Partial<GovernanceSettings> {
   const settings: Loose = {}
   for (const name of ['expires', 'labels'] as const) {
@@ -45,7 +45,7 @@ export function governanceSettings (given: Loose, invalid: Invalid): Partial<Gov
   return settings
 }
 
-/** @param ofRoute whether it was given to a route */
+/** @param ofRoute whether the option was set on a route */
 export function connectionLimits (given: unknown, ofRoute: boolean, invalid: Invalid): Partial<ConnectionLimits> {
   if (given === undefined) return {}
   if (isLimit(given)) return { maxConnections: given, perKey: undefined }

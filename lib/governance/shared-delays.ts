@@ -1,6 +1,6 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** What shares a timer is late by up to this part of its delay. */
+/** A shared timer may be late by this part of its delay. */
 const PARTS = 64
 
 interface Batch {
@@ -8,11 +8,11 @@ interface Batch {
   readonly due: (() => void)[]
 }
 
-/** Delays of which many are the same: a timer for each sixty-fourth of one, and not for each that waits. */
+/** Timers for many equal delays. Calls that are due within the same sixty-fourth of their delay share one timer. */
 export class SharedDelays {
   readonly #latest = new Map<Milliseconds, Batch>()
 
-  /** Calls after this delay, or a sixty-fourth later. */
+  /** Calls after this delay, at most a sixty-fourth of it late. */
   after (delay: Milliseconds, call: () => void): void {
     const now = performance.now()
     const slack = delay / PARTS
@@ -21,7 +21,7 @@ export class SharedDelays {
       const made: Batch = { from: now, due: [] }
       batch = made
       this.#latest.set(delay, made)
-      // The longest delay of a timer is that of the option already.
+      // Timers cannot wait longer than that, and options allow no longer delay.
       setTimeout(() => {
         if (this.#latest.get(delay) === made) this.#latest.delete(delay)
         for (const call of made.due) call()

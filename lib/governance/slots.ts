@@ -1,4 +1,4 @@
-/** A bound on connections that are open at once. */
+/** Limits how many connections there are at once. */
 export class Slots {
   readonly #limit: number
   #taken = 0
@@ -22,7 +22,7 @@ export class Slots {
   }
 }
 
-/** Both or none. */
+/** Takes a slot of each, or of none. */
 export function takeSlots (one: Slots, other: Slots): boolean {
   if (!one.take()) return false
   if (other.take()) return true

@@ -11,10 +11,10 @@ import type { GovernanceSettings } from './settings.ts'
 export class RouteTerms {
   readonly governance: Governance
   readonly settings: GovernanceSettings
-  /** Of the route, and of all routes together. */
+  /** The limits per key of the route, and of the plugin. */
   readonly keys: readonly KeySlots[]
 
-  /** @returns undefined for a route that asks nothing */
+  /** @returns undefined for a route without governance */
   static of (governance: Governance, settings: GovernanceSettings): RouteTerms | undefined {
     const { perKey, expires, labels } = settings
     const asks = perKey !== undefined || governance.keys !== undefined || expires !== undefined || labels !== undefined
@@ -42,7 +42,7 @@ export class Terms {
     if (route.settings.labels !== undefined) this.#place = route.governance.closedLabels.wait()
   }
 
-  /** Counts it with its keys. What throws has taken none. */
+  /** Counts the request for its keys. If this throws, it counts for none. */
   count (request: FastifyRequest): void {
     if (this.#over) return
     const { keys } = this.#route
@@ -57,9 +57,9 @@ export class Terms {
   }
 
   /**
-   * All hooks are through.
+   * Called after all hooks, right before the handler is entered.
    *
-   * @returns what makes a connection have its labels and its expiry
+   * @returns a function that gives the connection its labels and its expiry
    */
   ask (request: FastifyRequest): ((governed: Governed) => void) | undefined {
     const { expires, labels } = this.#route.settings

@@ -1,20 +1,20 @@
 import type { Milliseconds } from '../../types/index.ts'
 
-/** How often is looked who may go on. */
+/** How much time one step of the wheel takes. */
 const STEP: Milliseconds = 20
 
-/** What waits longer than this many steps is asked sooner, and waits again. */
+/** How many steps the wheel has. A waiter with a longer delay is woken earlier, and waits again. */
 const SLOTS = 64
 
-/** Who waits on the wheel. */
+/** Somebody who waits on the wheel. */
 export interface Waiter {
-  /** Where it waits, of `Wheel` alone: -1 for nowhere. */
+  /** The slot where it waits. Only `Wheel` uses it. -1 means none. */
   slot: number
-  /** It may have waited long enough. */
+  /** Called when the delay may be over. */
   resume (): void
 }
 
-/** One timer for all that wait for their rate, and none while nobody does. */
+/** One timer for everybody who waits for a rate. It runs only while somebody waits. */
 export class Wheel {
   readonly #slots: Set<Waiter>[] = Array.from({ length: SLOTS }, () => new Set())
   #now = 0
@@ -31,7 +31,7 @@ export class Wheel {
     ;(this.#slots[waiter.slot] as Set<Waiter>).add(waiter)
     if (this.#waiting++ > 0) return
     this.#at = performance.now()
-    // It keeps the process alive: a socket of which nothing is read, because its rate is used up, does not.
+    // This timer keeps the process alive. A socket that nobody reads, because its rate is used up, does not.
     this.#timer = setInterval(() => this.#turn(), STEP)
   }
 
@@ -48,7 +48,7 @@ export class Wheel {
     this.#timer = undefined
   }
 
-  /** As many steps as there were in the meantime. */
+  /** Makes as many steps as time has passed. */
   #turn (): void {
     const steps = Math.min(SLOTS, Math.max(1, Math.round((performance.now() - this.#at) / STEP)))
     this.#at = performance.now()
