@@ -1,4 +1,5 @@
 import { FST_ERR_DUPLEX_UPSTREAM_TIMEOUT } from '../errors.ts'
+import { ownErrors } from '../relay/stream-errors.ts'
 import { ByteConnection } from './connection.ts'
 import type { Answer } from './exchange.ts'
 import { open, type Opened } from './open.ts'
@@ -31,6 +32,8 @@ export function connect<In = unknown, Out = unknown> (
 export function connect (url: string | URL, options?: ConnectOptions): Promise<ClientConnection>
 export async function connect (url: string | URL, options: ConnectOptions = {}): Promise<ClientConnection> {
   const plan = planOf(url, options)
+  // It may fail before there is a connection to send it on, or when there will be none any more.
+  if (plan.source !== undefined) ownErrors(plan.source)
   if (options.messages === undefined && options.websocket === undefined) return new ByteConnection(await opened(plan, options))
   // An app that uses only bytes never loads this.
   const { wordy } = await import('./messages.ts')

@@ -1,11 +1,19 @@
 import type { Readable, Writable } from 'node:stream'
 
+/** The error of a source that was destroyed without one. */
+function closedEarly (): Error {
+  return Object.assign(new Error('The stream to send was closed before its end'), { code: 'ERR_STREAM_PREMATURE_CLOSE' })
+}
+
 export interface Feed {
   /** Stops. Unread bytes stay in the source. */
   stop (): void
 }
 
-/** Sends everything from `source` to `writable`, and then ends `writable`. If somebody ends `writable` before, this stops. */
+/**
+ * Sends everything from `source` to `writable`, and then ends `writable`. If somebody ends `writable` before, this stops. A source
+ * that is destroyed before its end has failed, because what was sent is not the whole.
+ */
 export function feed (source: Readable, writable: Writable, failed: (error: Error) => void): Feed {
   const onDrain = (): void => { source.resume() }
   const onData = (chunk: Buffer | string): void => {
@@ -16,9 +24,14 @@ export function feed (source: Readable, writable: Writable, failed: (error: Erro
     stop()
     if (!writable.writableEnded) writable.end()
   }
+  const onClose = (): void => {
+    stop()
+    failed(closedEarly())
+  }
   function stop (): void {
     source.removeListener('data', onData)
     source.removeListener('end', onEnd)
+    source.removeListener('close', onClose)
     writable.removeListener('drain', onDrain)
     writable.removeListener('error', stop)
     source.pause()
@@ -28,8 +41,10 @@ export function feed (source: Readable, writable: Writable, failed: (error: Erro
   writable.on('drain', onDrain)
   source.on('error', failed)
   source.on('end', onEnd)
+  source.on('close', onClose)
   source.on('data', onData)
   if (source.errored != null) failed(source.errored)
+  else if (source.destroyed && !source.readableEnded) onClose()
   else if (!source.readable) onEnd()
   return { stop }
 }

@@ -3,7 +3,7 @@ import type { ClientHttp2Session } from 'node:http2'
 import { isIP, type Socket } from 'node:net'
 import type { Duplex, Writable } from 'node:stream'
 import tls, { type TLSSocket } from 'node:tls'
-import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
+import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
 import { dial } from '../relay/dial.ts'
 import { ownErrors } from '../relay/stream-errors.ts'
@@ -13,7 +13,11 @@ import { openSession } from './http2.ts'
 import { basic, invalid, type Plan } from './options.ts'
 import { breakConnection } from './own-socket.ts'
 import { DuplexRefused } from './refused.ts'
-import type { ConnectOptions, DialTlsOptions } from '../../types/index.ts'
+import type { ConnectOptions, DialTlsOptions, Milliseconds } from '../../types/index.ts'
+
+/** How long the server has to end the connection of a session that is over: in order, and after it was broken off. */
+const FIN_TIMEOUT: Milliseconds = 30_000
+const BROKEN_TIMEOUT: Milliseconds = 1000
 
 /** An exchange that was answered. */
 export interface Opened {
@@ -74,13 +78,23 @@ async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, v
     throw error
   }
   // The session closes when its only stream is over.
-  if (link !== connection) void sent.over.then(() => (link as ClientHttp2Session).close())
+  if (link !== connection) void sent.over.then(({ complete }) => closeSession(link as ClientHttp2Session, connection, complete))
   if (plan.source !== undefined) {
     const sending = feed(plan.source, sent.body as Writable, error => sent.abort(error))
     void sent.over.then(() => sending.stop())
   }
   const answer = await waited(sent, signals.until)
   return { exchange: sent, answer }
+}
+
+/** Closes a session. Node would wait for the server's FIN without limit. */
+function closeSession (session: ClientHttp2Session, connection: Duplex, complete: boolean): void {
+  session.close()
+  if (connection.destroyed) return
+  const late = (): void => breakConnection(connection, new FST_ERR_DUPLEX_FIN_TIMEOUT(complete ? FIN_TIMEOUT : BROKEN_TIMEOUT))
+  // The connection alone keeps the process.
+  const timer = setTimeout(late, complete ? FIN_TIMEOUT : BROKEN_TIMEOUT).unref()
+  connection.once('close', () => clearTimeout(timer))
 }
 
 async function waited (sent: Exchange, until: AbortSignal): Promise<Answer> {
