@@ -52,6 +52,8 @@ export interface Command {
   readonly url: string
   readonly options: ConnectOptions & { websocket?: { subprotocols: string[] } }
   readonly verbose: boolean
+  /** All of standard input is the body: `--data @-`. */
+  readonly dataIsInput: boolean
 }
 
 /** @returns what to do, or what to print in its place */
@@ -70,11 +72,13 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
   if (body && values.data !== undefined) throw new UsageError('--body is for standard input, and --data for a body that is known')
   const timeout = Number(values.timeout ?? 30)
   if (!(timeout >= 0 && timeout <= 2_000_000)) throw new UsageError(`--timeout is a number of seconds: ${values.timeout}`)
-  const given = { ...values.data === undefined ? {} : { body: dataOf(values.data) }, ...body ? { body: true as const } : {} }
+  const dataIsInput = values.data === '@-'
+  const given = { ...values.data === undefined || dataIsInput ? {} : { body: dataOf(values.data) }, ...body ? { body: true as const } : {} }
   const ca = values.ca === undefined ? {} : { ca: certificates(values.ca) }
   return {
     url,
     verbose: values.verbose === true,
+    dataIsInput,
     options: {
       ...given,
       headers: headersOf(values.header ?? [], env.FASTIFY_DUPLEX_HEADERS ?? ''),
@@ -82,7 +86,8 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
       target: connect,
       timeout: Math.round(timeout * 1000),
       http2: values.http2 === true ? true : values.http1 === true ? false : undefined,
-      proxy: values.proxy ?? (env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
+      // A Unix socket was asked for in this command, and the proxy of the environment was not.
+      proxy: values.proxy ?? (values.unix !== undefined || env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
       socketPath: values.unix,
       tls: { ...values.insecure === true ? { rejectUnauthorized: false } : {}, ...ca },
       ...websocket ? { websocket: { subprotocols: upgrade } } : upgrade.length > 0 ? { protocol: upgrade } : {}
@@ -157,13 +162,13 @@ function certificates (file: string): Buffer {
 
 function dataOf (data: string): string | Buffer {
   if (!data.startsWith('@')) return data
-  return read(data === '@-' ? 0 : data.slice(1))
+  return read(data.slice(1))
 }
 
-function read (file: string | number): Buffer {
+function read (file: string): Buffer {
   try {
     return readFileSync(file)
   } catch (error) {
-    throw new UsageError(`${typeof file === 'string' ? file : 'standard input'} cannot be read (${(error as { code?: string }).code ?? 'unknown'})`)
+    throw new UsageError(`${file} cannot be read (${(error as { code?: string }).code ?? 'unknown'})`)
   }
 }

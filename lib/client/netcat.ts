@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import { createInterface } from 'node:readline'
-import type { Readable, Writable } from 'node:stream'
+import { addAbortSignal, type Readable, type Writable } from 'node:stream'
+import { buffer } from 'node:stream/consumers'
 import { commandOf, UsageError, type Command } from './arguments.ts'
 import { connect } from './connect.ts'
 import { feed } from './feed.ts'
@@ -42,7 +43,8 @@ class OutputLost extends Error {
 /** @returns the exit code; never rejects, and all that was printed has left when it resolves */
 export async function netcat (terminal: Terminal): Promise<number> {
   const { argv, env, stdout, stderr, version } = terminal
-  // What cannot be said there cannot be said.
+  // Who has written hears of it by that write.
+  stdout.on('error', () => {})
   stderr.on('error', () => {})
   let going: Going | undefined
   try {
@@ -59,12 +61,13 @@ export async function netcat (terminal: Terminal): Promise<number> {
   }
 }
 
-async function join (terminal: Terminal, { url, options, verbose }: Command): Promise<void> {
+async function join (terminal: Terminal, { url, options, verbose, dataIsInput }: Command): Promise<void> {
   const { stdin, stdout, stderr, signal } = terminal
   const broken = once(stdout, 'error').then(([error]) => { throw new OutputLost(error as Error) })
   broken.catch(() => {})
   // A server may read all of a body before it answers.
-  const given = options.body === true ? { ...options, body: stdin } : options
+  const fed = options.body === true ? { ...options, body: stdin } : options
+  const given = dataIsInput ? { ...options, body: await whole(stdin, signal) } : fed
   const connection = await Promise.race([connect(url, { ...given, signal }), broken])
   if (verbose) await print(stderr, headOf(connection))
   try {
@@ -77,11 +80,20 @@ async function join (terminal: Terminal, { url, options, verbose }: Command): Pr
   }
 }
 
+/** Not by one read that blocks: nobody could interrupt that. */
+async function whole (stdin: Readable, signal: AbortSignal): Promise<Buffer> {
+  try {
+    return await buffer(addAbortSignal(signal, stdin))
+  } catch (error) {
+    if (signal.aborted) throw signal.reason
+    throw new UsageError(`standard input cannot be read (${(error as { code?: string }).code ?? 'unknown'})`)
+  }
+}
+
 /** Until the server has ended. */
 async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal, isFed: boolean): Promise<void> {
   const { readable, writable } = connection
-  const failed = (error: Error): void => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
-  const input = stdin.readable && !writable.writableEnded && !isFed ? feed(stdin, writable, failed) : undefined
+  const input = !writable.writableEnded && !isFed ? feed(stdin, writable, unreadable(connection)) : undefined
   for await (const chunk of readable as AsyncIterable<Buffer>) await print(stdout, chunk)
   input?.stop()
   if (!writable.writableEnded) writable.end()
@@ -91,6 +103,8 @@ async function bytes (connection: ClientConnection, { stdin, stdout }: Terminal,
 /** A line is a message, and a message a line. */
 async function lines (connection: ClientMessageConnection<string | Buffer, string>, { stdin, stdout }: Terminal): Promise<void> {
   const { readable } = connection
+  // Without a listener of ours an error would be the end of the lines.
+  stdin.on('error', unreadable(connection))
   const input = createInterface({ input: stdin, crlfDelay: Infinity })
   const sending = (async () => {
     for await (const line of input) await connection.send(line)
@@ -106,6 +120,10 @@ async function lines (connection: ClientMessageConnection<string | Buffer, strin
   if (websocket !== undefined && websocket.code !== 1000 && websocket.code !== 1001 && websocket.code !== 1005) {
     throw new Error(`the server closed the WebSocket with ${websocket.code}${websocket.reason === '' ? '' : ` ${websocket.reason}`}`)
   }
+}
+
+function unreadable (connection: Pick<ClientConnection, 'destroy'>): (error: Error) => void {
+  return error => connection.destroy(new Error(`standard input cannot be read: ${error.message}`))
 }
 
 async function ended ({ closed }: Pick<ClientConnection, 'closed'>) {
