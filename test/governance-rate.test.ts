@@ -1,9 +1,11 @@
 import t from 'tap'
 import { once } from 'node:events'
 import net from 'node:net'
+import { Readable } from 'node:stream'
 import { setImmediate as turn } from 'node:timers/promises'
 import type { Test } from 'tap'
 import { tunnel, type DuplexConnection, type DuplexKind, type DuplexRouteSettings } from '../lib/index.ts'
+import { InputMeter } from '../lib/governance/input-meter.ts'
 import { Wheel } from '../lib/governance/wheel.ts'
 import { acrossAll, attempt, forever } from './fixtures/governed.ts'
 import { hear, LAST_CHUNK, piece, statusOf, take } from './fixtures/kinds.ts'
@@ -214,4 +216,30 @@ t.test('GV5 one timer for all that wait, and none while nobody does', async t =>
   await until(() => wheel.waiting === 0)
   t.equal(resumed, 500)
   t.equal(await timersLeft(before), before)
+})
+
+t.test('GV5 a listener that throws stops nobody else who waits, nor its own stream', async t => {
+  const others = process.listeners('uncaughtException')
+  process.removeAllListeners('uncaughtException')
+  t.teardown(() => { for (const listener of others) process.on('uncaughtException', listener) })
+  const thrown = once(process, 'uncaughtException')
+  const wheel = new Wheel()
+  let resumed = 0
+  wheel.wait({ slot: -1, resume: () => { throw new Error('of the app') } }, 1)
+  wheel.wait({ slot: -1, resume: () => { resumed++ } }, 1)
+  t.match(await thrown, [{ message: 'of the app' }])
+  t.equal(resumed, 1)
+
+  const came: string[] = []
+  const stream = new (class extends Readable { override _read (): void {} })()
+  stream.on('data', (chunk: Buffer) => {
+    came.push(String(chunk))
+    if (came.length === 1) throw new Error('of the app')
+  })
+  const meter = new InputMeter(stream, Readable.prototype.push, 1000, wheel)
+  await turn()
+  t.throws(() => { meter.push(Buffer.from('one')) }, { message: 'of the app' })
+  meter.push(Buffer.from('two'))
+  t.strictSame(came, ['one', 'two'])
+  meter.stop()
 })

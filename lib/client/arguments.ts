@@ -87,7 +87,8 @@ export function commandOf (argv: readonly string[], env: NodeJS.ProcessEnv, vers
       target: connect,
       timeout: Math.round(timeout * 1000),
       http2: values.http2 === true ? true : values.http1 === true ? false : undefined,
-      proxy: values.proxy ?? (env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
+      // A Unix socket was asked for in this command, and the proxy of the environment was not.
+      proxy: values.proxy ?? (values.unix !== undefined || env.FASTIFY_DUPLEX_PROXY === '' ? undefined : env.FASTIFY_DUPLEX_PROXY),
       socketPath: values.unix,
       tls: { ...values.insecure === true ? { rejectUnauthorized: false } : {}, ...ca },
       ...websocket ? { websocket: { subprotocols: upgrade } } : upgrade.length > 0 ? { protocol: upgrade } : {}

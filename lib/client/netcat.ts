@@ -43,7 +43,8 @@ class OutputLost extends Error {
 /** @returns the exit code. It never rejects. When it resolves, all output has left */
 export async function netcat (terminal: Terminal): Promise<number> {
   const { argv, env, stdout, stderr, version } = terminal
-  // If standard error is closed, there is nowhere to report that.
+  // A failed write is reported by that write. If standard error is closed, there is nowhere to report that.
+  stdout.on('error', () => {})
   stderr.on('error', () => {})
   let going: Going | undefined
   try {

@@ -36,8 +36,7 @@ export interface Signals {
 export async function open (plan: Plan, given: ConnectOptions, signals: Signals): Promise<Opened> {
   const options = { ...given, tls: secured(given.tls) }
   const { http2 } = options
-  // Over HTTP/2 an upgrade has only the method GET and one protocol.
-  const http1Alone = http2 === false || (http2 === undefined && plan.protocol.length > 0 && (plan.method !== 'GET' || plan.protocol.length > 1))
+  const http1Alone = http2 === false || plan.http1Alone
   try {
     return await attempt(plan, options, signals, http1Alone ? ['http/1.1'] : http2 === true ? ['h2'] : ['h2', 'http/1.1'])
   } catch (error) {
@@ -125,7 +124,9 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
   const secure = proxy.protocol === 'https:'
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   const port = Number(proxy.port) || (secure ? 443 : 80)
-  const options = { signal, timeout: 0, tls: secure ? { ...tlsOptions, ALPNProtocols: ['http/1.1'] } : false }
+  // Whose certificate is expected was said of the server behind it.
+  const { servername: _, ...ofBoth } = tlsOptions
+  const options = { signal, timeout: 0, tls: secure ? { ...ofBoth, ALPNProtocols: ['http/1.1'] } : false }
   const connection = await dial({ host, port }, options).catch((error: unknown) => { throw ofProxy(error) })
   const credentials = basic(proxy)
   const headers = ['Host', through, ...credentials === undefined ? [] : ['Proxy-Authorization', credentials]]

@@ -29,6 +29,8 @@ export interface Plan {
   readonly source: Readable | undefined
   readonly early: Buffer | undefined
   readonly proxy: URL | undefined
+  /** It has no form in HTTP/2. */
+  readonly http1Alone: boolean
 }
 
 const SCHEMES: Readonly<Record<string, boolean>> = { 'http:': false, 'ws:': false, 'https:': true, 'wss:': true }
@@ -60,6 +62,10 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
   const early = bytesOf(options.early)
   if (early === undefined && options.early !== undefined) throw invalid('early must be a string or bytes')
   if (early !== undefined && body === true) throw invalid('early bytes of a body are written to writable')
+  if (early !== undefined && body !== false && protocol.length === 0) throw invalid('early bytes have no place behind a body')
+  if (socketPath !== undefined && options.proxy !== undefined) throw invalid('socketPath and proxy exclude one another')
+  const http1Alone = noFormInHttp2(method, protocol, body, early)
+  if (http1Alone !== undefined && options.http2 === true) throw invalid(`http2: ${http1Alone} has no form in HTTP/2`)
   return {
     to: socketPath === undefined ? { host, port } : { path: socketPath },
     secure,
@@ -72,8 +78,19 @@ export function planOf (address: string | URL, options: ConnectOptions): Plan {
     body,
     source: isReadable(options.body) ? options.body : undefined,
     early,
-    proxy: options.proxy === undefined ? undefined : proxyOf(options.proxy)
+    proxy: options.proxy === undefined ? undefined : proxyOf(options.proxy),
+    http1Alone: http1Alone !== undefined
   }
+}
+
+/** An extended CONNECT has one token, no method of its own and no body. A GET over HTTP/2 has ended with its head. */
+function noFormInHttp2 (
+  method: string, protocol: readonly string[], body: boolean | Buffer, early: Buffer | undefined
+): string | undefined {
+  if (protocol.length === 0) return early !== undefined && method !== 'CONNECT' ? 'a plain request with early bytes' : undefined
+  if (method !== 'GET') return `an upgrade by ${method}`
+  if (protocol.length > 1) return 'an upgrade to one of several protocols'
+  return body === false ? undefined : 'an upgrade with a body'
 }
 
 function urlOf (address: unknown, name: string): URL {

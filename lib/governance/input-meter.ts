@@ -90,23 +90,27 @@ export class InputMeter implements Waiter {
     this.#running = true
     const stream = this.#stream
     let more = true
-    while (this.#held.length > 0 && !stream.destroyed && !this.#over && !this.#full) {
-      const chunk = this.#held[0] as Uint8Array | null
-      const may = chunk === null ? 0 : this.#bucket.take(chunk.length)
-      if (chunk !== null && may === 0 && chunk.length > 0) {
-        this.#wait(this.#bucket.delay(chunk.length))
-        break
+    try {
+      while (this.#held.length > 0 && !stream.destroyed && !this.#over && !this.#full) {
+        const chunk = this.#held[0] as Uint8Array | null
+        const may = chunk === null ? 0 : this.#bucket.take(chunk.length)
+        if (chunk !== null && may === 0 && chunk.length > 0) {
+          this.#wait(this.#bucket.delay(chunk.length))
+          break
+        }
+        if (chunk === null || may === chunk.length) this.#held.shift()
+        else this.#held[0] = chunk.subarray(may)
+        const part = chunk === null || may === chunk.length ? chunk : chunk.subarray(0, may)
+        this.#bytes -= part?.length ?? 0
+        // The stream may call _read() within this push, which says that it wants more.
+        this.#wanted = false
+        more = this.#usual.call(stream, part)
+        if (!more && !this.#wanted) this.#full = true
       }
-      if (chunk === null || may === chunk.length) this.#held.shift()
-      else this.#held[0] = chunk.subarray(may)
-      const part = chunk === null || may === chunk.length ? chunk : chunk.subarray(0, may)
-      this.#bytes -= part?.length ?? 0
-      // The stream may call _read() within this push, which says that it wants more.
-      this.#wanted = false
-      more = this.#usual.call(stream, part)
-      if (!more && !this.#wanted) this.#full = true
+    } finally {
+      // A listener of the app may have thrown.
+      this.#running = false
     }
-    this.#running = false
     return more
   }
 

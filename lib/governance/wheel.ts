@@ -62,6 +62,13 @@ export class Wheel {
       }
       slot.clear()
     }
-    for (const waiter of ready) waiter.resume()
+    for (const waiter of ready) {
+      try {
+        waiter.resume()
+      } catch (error) {
+        // A listener of the app has thrown, as it could in an event of its socket. The others have still to go on.
+        queueMicrotask(() => { throw error })
+      }
+    }
   }
 }
