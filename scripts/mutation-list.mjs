@@ -179,7 +179,7 @@ export const mutations = [
   { file: 'relay/join.ts', find: 'if (!this.#pass(chunk) && !this.#shut) this.from.readable.pause()', replace: 'this.#pass(chunk)', breaks: 'a tunnel of streams has no backpressure', tests: ['tunnel'] },
   { file: 'relay/join.ts', find: '    return !this.#stopped\n  }\n\n  /** @returns', replace: '    return true\n  }\n\n  /** @returns', breaks: 'what the kernel has not taken is overwritten', tests: ['tunnel-past-streams'], ci: true },
   { file: 'relay/join.ts', find: '    this.#lent--\n    this.#readOn()', replace: '    this.#lent--', breaks: 'a tunnel between sockets stands still once its destination was slow', tests: ['tunnel-past-streams'], by: 'hang' },
-  { file: 'relay/past-streams.ts', find: ' || !writesAtOnce(to)', replace: '', breaks: 'memory that an app has been given is used again', tests: ['tunnel-past-streams'] },
+  { file: 'relay/past-streams.ts', find: ' || !hasNodesWrites(to)', replace: '', breaks: 'memory that an app has been given is used again', tests: ['tunnel-past-streams'] },
   { file: 'relay/past-streams.ts', find: 'from.readableEncoding !== null || ', replace: '', breaks: 'nothing that a test can see: Buffers are written as they came', tests: [], survives: 'bytes that go past the decoder arrive as they were sent' },
   { file: 'internals/read-buffer.ts', find: " && this.listenerCount('data') === 1", replace: '', breaks: 'a second reader of a tunnelled socket misses bytes', tests: ['internals-read-buffer', 'tunnel-past-streams'], by: 'hang' },
   { file: 'internals/read-buffer.ts', find: 'this.readableFlowing === true && this.readableLength === 0 && ', replace: '', breaks: 'bytes overtake those that wait in the stream', tests: ['internals-read-buffer'], by: 'hang' },

@@ -6,7 +6,7 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import Fastify from 'fastify'
 import { keepConnection, outliveEnd, takeOverWhere } from '../lib/internals/http-client.ts'
-import { closeBetweenReads, readOn } from '../lib/internals/http2.ts'
+import { closeBetweenReads, readSession } from '../lib/internals/http2.ts'
 import { compilersOf } from '../lib/internals/schemas.ts'
 import { replacePush, watchReset, usualPush, type HttpSocket } from '../lib/internals/sockets.ts'
 import { defaultEncoding, isPiped } from '../lib/internals/streams.ts'
@@ -133,11 +133,11 @@ t.test('isPiped tells of a pipe, and not of other readers', t => {
   t.end()
 })
 
-t.test('readOn asks the handle of a socket to read, and leaves one that has none alone', async t => {
+t.test('readSession asks the handle of a socket to read, and leaves one that has none alone', async t => {
   let asked = 0
-  readOn({ _handle: { readStart: () => asked++ } } as unknown as HttpSocket)
+  readSession({ _handle: { readStart: () => asked++ } } as unknown as HttpSocket)
   t.equal(asked, 1)
-  readOn({ _handle: null } as unknown as HttpSocket)
+  readSession({ _handle: null } as unknown as HttpSocket)
   t.equal(asked, 1)
 })
 

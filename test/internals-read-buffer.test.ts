@@ -4,8 +4,8 @@ import { createServer } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { TLSSocket } from 'node:tls'
-import { readThroughShared, receiveFrom, readOn } from '../lib/internals/read-buffer.ts'
-import type { HttpSocket } from '../lib/internals/sockets.ts'
+import { readThroughShared, receiveFrom } from '../lib/internals/read-buffer.ts'
+import { startReading, type HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, takeOne, turn } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { serve } from './fixtures/server.ts'
@@ -96,7 +96,7 @@ t.test('who reads ten bytes at a time from a flood has no more waiting than with
   }
 })
 
-t.test('receiveFrom and readOn: the bytes come past the stream, in order, and what is lent is not overwritten before readOn', async t => {
+t.test('receiveFrom and startReading: the bytes come past the stream, in order, and what is lent is not overwritten before startReading', async t => {
   const { wire, socket } = await shared(t)
   const bytes = pattern(4 * MiB)
   const got: Buffer[] = []
@@ -113,7 +113,7 @@ t.test('receiveFrom and readOn: the bytes come past the stream, in order, and wh
       widest = Math.max(widest, chunk.length)
       setImmediate(() => {
         got.push(Buffer.from(chunk))
-        readOn(socket)
+        startReading(socket)
       })
       return false
     }

@@ -28,7 +28,10 @@ export interface ConnectOptions {
    * exists only after the server has answered. So if the server reads the whole body first, do not use `true`.
    */
   body?: true | string | Uint8Array | Readable | undefined
-  /** Bytes to send together with the head of the request, before there is an answer. Not possible over HTTP/1 with `body: true`. */
+  /**
+   * Bytes to send together with the head of the request, before there is an answer. Not possible with `body: true`, nor with any
+   * other body if there is no `protocol`. A plain request with early bytes has no form in HTTP/2.
+   */
   early?: string | Uint8Array | undefined
   /**
    * `true`: HTTP/2 only; for `http:` URLs without negotiation ("prior knowledge"). `false`: HTTP/1.1 only. By default the
@@ -37,7 +40,7 @@ export interface ConnectOptions {
   http2?: boolean | undefined
   /**
    * A proxy, as an `http://` or `https://` URL. It is asked for a tunnel by CONNECT. Credentials in the URL become
-   * `Proxy-Authorization: Basic`.
+   * `Proxy-Authorization: Basic`. Not possible with `socketPath`.
    */
   proxy?: string | URL | undefined
   /** Connects to this Unix socket, and not to the host of the URL. */

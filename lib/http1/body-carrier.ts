@@ -17,7 +17,7 @@ import type { Milliseconds } from '../../types/index.ts'
 import { breakOff } from './break-off.ts'
 import { closeBehindAnswers, closeUnlessRead } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
-import { letGo, writeAtOnce } from './one-write.ts'
+import { holdWrites, releaseWrites } from './one-write.ts'
 import { discardBody, discardRefused, linger } from './unread-body.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -184,7 +184,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     for (const [name, value] of fields) res.appendHeader(name, value)
     for (const [name, value] of head.fields(undefined)) if (!set.has(name.toLowerCase())) res.appendHeader(name, value)
     // Behind another response it has no socket yet.
-    if (res.socket === this.#socket) writeAtOnce(this.link.socket)
+    if (res.socket === this.#socket) holdWrites(this.link.socket)
     res.writeHead(status)
     res.flushHeaders()
   }
@@ -209,7 +209,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const { res } = this
     const start = (): void => {
       // The accept head does not count.
-      letGo(this.link.socket)
+      releaseWrites(this.link.socket)
       const meter = make(this.#socket)
       res.once('finish', () => meter?.stop())
     }
@@ -254,9 +254,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
-    letGo(this.link.socket)
+    releaseWrites(this.link.socket)
     res.destroy(error)
-    if (isNext) this.#cut()
+    if (isNext) this.#closeCutResponse()
     this.closed = true
     this.#check()
   }
@@ -385,11 +385,11 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #cutInItsTurn (): void {
     if (this.#awaitsTurn) return
     this.#awaitsTurn = true
-    onTurnOfDestroyed(this.res, () => this.#cut())
+    onTurnOfDestroyed(this.res, () => this.#closeCutResponse())
   }
 
   /** Closes the connection after the part of the response that was sent. */
-  #cut (): void {
+  #closeCutResponse (): void {
     const { res } = this
     const socket = this.#socket
     if (socket.destroyed || socket.writableEnded) return
@@ -410,7 +410,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
         return destroy.call(res, error)
       }
       destroyOnlyResponse(this.#socket, () => destroy.call(res, error))
-      this.#cut()
+      this.#closeCutResponse()
       return res
     }
   }
@@ -419,7 +419,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (!this.outputFlushed && !this.closed && !this.gone) {
       if (this.res.socket == null) this.#cutInItsTurn()
       // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
-      else if (this.res.destroyed) this.#cut()
+      else if (this.res.destroyed) this.#closeCutResponse()
     }
     if (!this.outputFlushed) this.#lose()
     this.#check()
@@ -458,7 +458,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
         if (stream !== this.req || this.outputFlushed || (res.socket != null && !this.#isBehind)) return proceed()
         if (!this.closed) {
           if (res.socket == null) this.#cutInItsTurn()
-          else this.#cut()
+          else this.#closeCutResponse()
         }
         return destroyOnlyRequest(this.req, proceed)
       }

@@ -8,15 +8,15 @@ interface Held extends HttpSocket {
 }
 
 /** Holds writes back until the end of this tick. So the accept head, and the first bytes of the handler, leave in one write. */
-export function writeAtOnce (socket: HttpSocket): void {
+export function holdWrites (socket: HttpSocket): void {
   if ((socket as Held)[kHeld] === true) return
   (socket as Held)[kHeld] = true
   socket.cork()
-  process.nextTick(letGo, socket)
+  process.nextTick(releaseWrites, socket)
 }
 
 /** Lets held writes leave now, because the socket is about to be destroyed. */
-export function letGo (socket: HttpSocket): void {
+export function releaseWrites (socket: HttpSocket): void {
   if ((socket as Held)[kHeld] !== true) return
   (socket as Held)[kHeld] = false
   socket.uncork()

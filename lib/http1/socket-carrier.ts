@@ -21,7 +21,7 @@ import { BodyCarrier } from './body-carrier.ts'
 import { breakOff } from './break-off.ts'
 import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import { Link } from './link.ts'
-import { letGo, writeAtOnce } from './one-write.ts'
+import { holdWrites, releaseWrites } from './one-write.ts'
 import { takeoverResponse, type TakeoverResponse } from './response.ts'
 import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 import { isRead } from '../connection/reading.ts'
@@ -166,7 +166,7 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
-    writeAtOnce(this.socket)
+    holdWrites(this.socket)
     this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
   }
 
@@ -197,7 +197,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   meterOutput (make: (stream: Writable) => OutputMeter | undefined): void {
     // The accept head does not count.
-    letGo(this.socket)
+    releaseWrites(this.socket)
     make(this.socket)
   }
 
@@ -228,7 +228,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     if (socket.destroyed) return
     this.#breaking = { error }
-    letGo(socket)
+    releaseWrites(socket)
     breakOff(socket, error)
   }
 

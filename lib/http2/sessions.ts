@@ -2,7 +2,7 @@ import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Str
 import type { Socket } from 'node:net'
 import { InactivityWatch } from '../connection/inactivity-watch.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
-import { closeBetweenReads, isOverOnTheWire, readOn, STOPS_READING } from '../internals/http2.ts'
+import { closeBetweenReads, isOverOnTheWire, readSession, STOPS_READING } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { LiveSet } from '../connection/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -226,7 +226,7 @@ export class Http2Session implements Watched {
   lookForPeer (): void {
     const { bytesRead } = this.socket
     // While a write is on its way, Node does not read either.
-    if (bytesRead === this.#readBefore && this.#inFlight === 0 && !this.socket.destroyed) readOn(this.socket as unknown as HttpSocket)
+    if (bytesRead === this.#readBefore && this.#inFlight === 0 && !this.socket.destroyed) readSession(this.socket as unknown as HttpSocket)
     this.#readBefore = bytesRead
   }
 

@@ -55,7 +55,7 @@ export function closeBetweenReads (
 export const STOPS_READING = Number.parseInt(process.versions.node, 10) < 22
 
 /** Reads on, and throws everything away until the end. */
-export function readOn (socket: HttpSocket): void {
+export function readSession (socket: HttpSocket): void {
   socket._handle?.readStart?.()
 }
 

@@ -6,7 +6,7 @@ import { countChunk, type HttpSocket } from './sockets.ts'
 
 /**
  * Takes bytes directly from a socket, without the socket's own stream. Each method returns whether more may be read. If not,
- * `readOn()` has to be called later.
+ * `startReading()` has to be called later.
  */
 export interface Receiver {
   /** The receiver may keep these bytes. */
@@ -95,14 +95,6 @@ export function readThroughShared (socket: HttpSocket): boolean {
  */
 export function receiveFrom (socket: HttpSocket, receiver: Receiver | undefined): void {
   (socket as unknown as ReadInto)[kReceiver] = receiver
-}
-
-/** Reads on. */
-export function readOn (socket: HttpSocket): void {
-  const handle = (socket as unknown as ReadInto)._handle
-  if (handle == null || handle.reading !== false) return
-  handle.reading = true
-  handle.readStart?.()
 }
 
 /** Passes the next buffer from onBytes() to nextBuffer(). Node calls nextBuffer() right after onBytes(), without `this`. */

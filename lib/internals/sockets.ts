@@ -143,9 +143,12 @@ export function usualPush (socket: HttpSocket): HttpSocket['push'] {
  */
 export function goOnReading (socket: HttpSocket): void {
   if (socket._paused === true) socket._paused = false
-  const handle = socket._handle
-  const { reading } = (socket as unknown as { _readableState: { reading: boolean } })._readableState
-  if (handle?.reading !== false || !reading || handle.readStart === undefined) return
+  if ((socket as unknown as { _readableState: { reading: boolean } })._readableState.reading) startReading(socket)
+}
+
+/** Lets the handle read, if it was stopped. Its stream does not hear of that. */
+export function startReading ({ _handle: handle }: HttpSocket): void {
+  if (handle?.reading !== false || handle.readStart === undefined) return
   handle.reading = true
   handle.readStart()
 }

@@ -1,5 +1,5 @@
-import { receiveFrom, readOn, type Receiver } from '../internals/read-buffer.ts'
-import type { HttpSocket } from '../internals/sockets.ts'
+import { receiveFrom, type Receiver } from '../internals/read-buffer.ts'
+import { startReading, type HttpSocket } from '../internals/sockets.ts'
 import { socketToRelay } from './past-streams.ts'
 import { closedEarly } from './stream-errors.ts'
 import type { TunnelSide, TunnelSideOwner } from './tunnel-side.ts'
@@ -161,7 +161,7 @@ class Direction implements Receiver {
   #readOn (): void {
     if (!this.#stopped || this.#lent > 0 || this.#direct === undefined) return
     this.#stopped = false
-    readOn(this.#direct)
+    startReading(this.#direct)
   }
 
   #leaveDirect (): void {
@@ -169,7 +169,7 @@ class Direction implements Receiver {
     if (socket === undefined) return
     this.#direct = undefined
     receiveFrom(socket, undefined)
-    if (this.#stopped) readOn(socket)
+    if (this.#stopped) startReading(socket)
   }
 
   #done (): void {

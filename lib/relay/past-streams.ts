@@ -8,14 +8,14 @@ import { hasOtherPush, type HttpSocket } from '../internals/sockets.ts'
  * Both ends have to be plain sockets of Node. Any other destination might keep a chunk, whose memory is used again.
  */
 export function socketToRelay (from: Readable, to: Writable): HttpSocket | undefined {
-  if (!(from instanceof Socket) || !(to instanceof Socket) || !writesAtOnce(to)) return undefined
+  if (!(from instanceof Socket) || !(to instanceof Socket) || !hasNodesWrites(to)) return undefined
   const socket = from as unknown as HttpSocket
   if (from.readableEncoding !== null || hasOtherPush(socket) || !readThroughShared(socket)) return undefined
   return socket
 }
 
 /** Whether nothing stands between `write()` and the kernel. */
-function writesAtOnce (socket: Socket): boolean {
+function hasNodesWrites (socket: Socket): boolean {
   return (['write', '_write', '_writev'] as const).every(name => !Object.hasOwn(socket, name)) &&
     socket._write === Socket.prototype._write && socket._writev === Socket.prototype._writev
 }

@@ -3,15 +3,12 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import http2 from 'node:http2'
 import type { AddressInfo } from 'node:net'
-import { PassThrough } from 'node:stream'
 import { text } from 'node:stream/consumers'
 import tls, { type TLSSocket } from 'node:tls'
 import { fileURLToPath } from 'node:url'
 import { connect } from '../lib/client/index.ts'
-import { netcat } from '../lib/client/netcat.ts'
 import type { ConnectOptions } from '../lib/index.ts'
-import { take } from './fixtures/kinds.ts'
-import { serve, tlsOptions } from './fixtures/server.ts'
+import { tlsOptions } from './fixtures/server.ts'
 
 const program = fileURLToPath(new URL('fixtures/netcat.js', import.meta.url))
 const invalid = { code: 'FST_ERR_DUPLEX_INVALID_OPTION' }
@@ -92,38 +89,4 @@ t.test('CL3 --help and --version into a pipe that nobody reads: one line, and no
     t.strictSame(await once(child, 'exit'), [1, null])
     t.equal(await stderr, 'fastify-duplex: standard output was closed\n')
   }
-})
-
-t.test('CL3 standard input that cannot be read any more breaks a WebSocket off, as it does an upgrade', async t => {
-  const { port } = await serve(t, {}, app => {
-    take(app, ({ writable }) => { writable.write('there') })
-    app.get('/ws', { duplex: { websocket: true } }, async ({ send, readable }) => {
-      readable.resume()
-      await send('there')
-      await once(readable, 'close')
-    })
-  })
-  for (const argv of [[`ws://127.0.0.1:${port}/ws`], ['-u', 'foo', `http://127.0.0.1:${port}/it`]]) {
-    const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough(), new PassThrough()]
-    const code = netcat({ argv, env: {}, stdin, stdout, stderr, signal: new AbortController().signal, version: () => '' })
-    await once(stdout, 'data')
-    stdin.destroy(new Error('read EIO'))
-    t.equal(await code, 1)
-    t.equal(String(stderr.read()), 'fastify-duplex: standard input cannot be read: read EIO\n')
-  }
-})
-
-t.test('CL3 --data @- is all of standard input, and waiting for it can be interrupted', async t => {
-  const { port } = await serve(t, {}, app => take(app, ({ readable, writable }) => { readable.pipe(writable) }))
-  const whole = command(t, ['-X', 'POST', '-d', '@-', `http://127.0.0.1:${port}/it`], ['pipe', 'pipe', 'pipe'])
-  whole.child.stdin?.write('one ')
-  whole.child.stdin?.end('two')
-  t.equal(await text(whole.child.stdout as NodeJS.ReadableStream), 'one two')
-  t.strictSame(await whole.exit, [0, null])
-
-  const waiting = command(t, ['-d', '@-', '-v', `http://127.0.0.1:${port}/it`], ['pipe', 'pipe', 'pipe'])
-  // More than the pipe holds: it is reading when all of that has gone.
-  await new Promise(resolve => waiting.child.stdin?.write(Buffer.alloc(1024 * 1024), resolve))
-  waiting.child.kill('SIGINT')
-  t.strictSame(await waiting.exit, [130, null])
 })
