@@ -8,7 +8,8 @@ import { setImmediate as turn } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import { events } from '../lib/client/events.ts'
 import { connect } from '../lib/client/index.ts'
-import { netcat } from '../lib/client/netcat.ts'
+import { Interrupted, netcat } from '../lib/client/netcat.ts'
+import { DuplexRefused } from '../lib/client/refused.ts'
 import { bytesInFlight, type HttpSocket } from '../lib/internals/sockets.ts'
 import { acceptOf } from '../lib/messages/websocket/handshake.ts'
 import { serve } from './fixtures/server.ts'
@@ -165,6 +166,44 @@ t.test('CL2 an event whose line ends are cut in two is one event', t => {
   t.same(heard, ['a\nb', 'c'])
   t.end()
 })
+
+t.test('CL2 maxLength is for the data of an event, in bytes: names, ids and comments do not count', t => {
+  const heard = (text: string): string[] => {
+    const decoder = (events.decoder as NonNullable<typeof events.decoder>)({ maxLength: 10 })
+    return [...text].flatMap(one => [...decoder.decode(Buffer.from(one))].map(String))
+  }
+  t.same(heard('event: of a name that is long\ndata: 0123456789\nid: 42\n: and a comment\n\n'), ['0123456789'])
+  t.same(heard('data: 0123\ndata: 5678\n\n'), ['0123\n5678'])
+  t.throws(() => heard('data: 0123456789x\n\n'), { code: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' })
+  t.throws(() => heard(`data: ${'\u20ac'.repeat(4)}\n\n`), { code: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' })
+  t.throws(() => heard(`:${'x'.repeat(70_000)}`), { code: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' })
+  t.end()
+})
+
+const { body } = DuplexRefused.prototype
+for (const by of ['server', 'proxy'] as const) {
+  t.test(`CL3 an interruption while the answer of a ${by} that refuses still comes ends the command`, async t => {
+    const far = await upstream(t)
+    const here = `http://127.0.0.1:${far.port}/`
+    const control = new AbortController()
+    // The refusal is there, and its body is awaited.
+    const asked = mock.method(DuplexRefused.prototype, 'body', function (this: DuplexRefused): Promise<Buffer> {
+      control.abort(new Interrupted(130))
+      return body.call(this)
+    })
+    t.teardown(() => asked.mock.restore())
+    const [stdin, stdout, stderr] = [new PassThrough(), new PassThrough().resume(), new PassThrough()]
+    const code = netcat({
+      argv: by === 'server' ? ['--upgrade', 'foo', here] : ['--proxy', here, 'http://server.example/'], env: {}, stdin, stdout, stderr, version: () => '0.0.0', signal: control.signal
+    })
+    const wire = await far.accepted()
+    await wire.until('\r\n\r\n')
+    wire.send('HTTP/1.1 403 Forbidden\r\nContent-Length: 100\r\n\r\nno')
+    t.equal(await code, 130)
+    t.equal(stderr.read(), null)
+    t.equal(await wire.gone(), 'broken')
+  })
+}
 
 t.test('CL1 a signal keeps no listener of a connection that was refused, or is over', async t => {
   const { signal } = new AbortController()

@@ -13,10 +13,16 @@ export const events: MessageFraming = {
   encode: payload => lines.encode(payload)
 }
 
+/** Comments, names and ids are thrown away. This many bytes of one line are taken at least, whatever messages may have. */
+const MOST_OF_OTHERS = 64 * 1024
+
 class EventDecoder implements MessageDecoder {
   readonly #maxLength: number
   #line = ''
+  /** In bytes. */
+  #lineLength = 0
   #data: string[] = []
+  /** Of the data of this event, in bytes. */
   #length = 0
   #afterCr = false
   readonly #text = new TextDecoder()
@@ -33,10 +39,13 @@ class EventDecoder implements MessageDecoder {
     const parts = text.split(/\r\n|\r|\n/)
     for (const [at, part] of parts.entries()) {
       this.#line += part
-      if (this.#line.length + this.#length > this.#maxLength + 'data: '.length) throw new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(this.#maxLength)
+      this.#lineLength += Buffer.byteLength(part)
+      const most = this.#line.startsWith('data:') ? this.#maxLength - this.#length + 'data: '.length : Math.max(this.#maxLength, MOST_OF_OTHERS)
+      if (this.#lineLength > most) throw new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(this.#maxLength)
       if (at === parts.length - 1) break
       yield * this.#take(this.#line)
       this.#line = ''
+      this.#lineLength = 0
     }
   }
 
@@ -53,6 +62,6 @@ class EventDecoder implements MessageDecoder {
     const [, name, value = ''] = /^([^:]*)(?:: ?(.*))?$/s.exec(line) ?? []
     if (name !== 'data') return
     this.#data.push(value)
-    this.#length += value.length + 1
+    this.#length += Buffer.byteLength(value) + 1
   }
 }

@@ -57,7 +57,7 @@ export async function netcat (terminal: Terminal): Promise<number> {
     }
     return 0
   } catch (error) {
-    return await tell(stderr, error as Error, going)
+    return await tell(terminal, error as Error, going)
   }
 }
 
@@ -142,10 +142,12 @@ function headOf ({ httpVersion, statusCode, headers }: ClientConnection): string
   return oneLine(`HTTP/${httpVersion} ${statusCode}`) + `\n${fields.map(field => `${oneLine(field)}\n`).join('')}\n`
 }
 
-async function tell (stderr: Writable, error: Error & { code?: string }, going: Going | undefined): Promise<number> {
+async function tell ({ stderr, signal }: Terminal, error: Error & { code?: string }, going: Going | undefined): Promise<number> {
   if (error instanceof Interrupted) return error.exitCode
   const lines = [`fastify-duplex: ${oneLine(whatHappened(error, going))}`]
   if (error instanceof DuplexRefused) lines.push(...await bodyOf(error))
+  // The body of a refusal may take seconds.
+  if (signal.reason instanceof Interrupted) return signal.reason.exitCode
   const usage = error instanceof UsageError || error instanceof TypeError || error.code === 'FST_ERR_DUPLEX_INVALID_OPTION'
   if (usage) lines.push('fastify-duplex --help tells more')
   await print(stderr, `${lines.join('\n')}\n`).catch(() => {})

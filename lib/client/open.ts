@@ -56,7 +56,7 @@ function secured (given: DialTlsOptions = {}): DialTlsOptions {
 }
 
 async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, versions: string[]): Promise<Opened> {
-  const connection = await connected(plan, { ...options.tls, ALPNProtocols: versions }, signals.until)
+  const connection = await connected(plan, { ...options.tls, ALPNProtocols: versions }, signals)
   const http2Alone = versions[0] === 'h2' && versions.length === 1
   const speaksHttp2 = plan.secure ? (connection as TLSSocket).alpnProtocol === 'h2' : http2Alone
   if (http2Alone && !speaksHttp2) {
@@ -108,10 +108,11 @@ async function waited (sent: Exchange, until: AbortSignal): Promise<Answer> {
 }
 
 /** Opens a connection to the server, through a proxy if there is one. */
-async function connected (plan: Plan, tlsOptions: DialTlsOptions, signal: AbortSignal): Promise<Socket> {
+async function connected (plan: Plan, tlsOptions: DialTlsOptions, signals: Signals): Promise<Socket> {
   const { proxy, to, secure } = plan
+  const signal = signals.until
   if (proxy === undefined) return await dial(to, { signal, timeout: 0, tls: secure ? { ...named(plan), ...tlsOptions } : false })
-  const tunnel = await throughProxy(proxy, plan.through, tlsOptions, signal)
+  const tunnel = await throughProxy(proxy, plan.through, tlsOptions, signals)
   return secure ? await overTls(tunnel, { ...named(plan), ...tlsOptions }, signal) : tunnel as Socket
 }
 
@@ -120,18 +121,18 @@ function named ({ host }: Plan): { servername?: string } {
   return isIP(host) === 0 ? { servername: host } : {}
 }
 
-async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOptions, signal: AbortSignal): Promise<Duplex> {
+async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOptions, { until, always }: Signals): Promise<Duplex> {
   const secure = proxy.protocol === 'https:'
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   const port = Number(proxy.port) || (secure ? 443 : 80)
   // Whose certificate is expected was said of the server behind it.
   const { servername: _, ...ofBoth } = tlsOptions
-  const options = { signal, timeout: 0, tls: secure ? { ...ofBoth, ALPNProtocols: ['http/1.1'] } : false }
+  const options = { signal: until, timeout: 0, tls: secure ? { ...ofBoth, ALPNProtocols: ['http/1.1'] } : false }
   const connection = await dial({ host, port }, options).catch((error: unknown) => { throw ofProxy(error) })
   const credentials = basic(proxy)
   const headers = ['Host', through, ...credentials === undefined ? [] : ['Proxy-Authorization', credentials]]
-  const sent = exchange(connection, { method: 'CONNECT', target: through, headers })
-  const answer = await waited(sent, signal)
+  const sent = exchange(connection, { method: 'CONNECT', target: through, headers, signal: always })
+  const answer = await waited(sent, until)
   if (answer.kind !== 'connect') throw new DuplexRefused(sent, answer, 'proxy')
   return answer.readable as Duplex
 }
