@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import net, { type AddressInfo, type Server, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { connect } from '../lib/client/index.ts'
+import { patience } from './fixtures/patience.ts'
 
 async function listening (server: Server): Promise<string> {
   server.listen(0, '127.0.0.1')
@@ -32,7 +33,7 @@ for (const when of ['before', 'while']) {
     body.write('half')
     if (when === 'before') body.destroy()
     else server.once('request', () => body.destroy())
-    await t.rejects(connect(await listening(server), { body, timeout: 5000 }), { code: 'ERR_STREAM_PREMATURE_CLOSE' })
+    await t.rejects(connect(await listening(server), { body }), { code: 'ERR_STREAM_PREMATURE_CLOSE' })
     t.notOk(whole)
   })
 }
@@ -56,6 +57,6 @@ t.test('CL1 after a timeout over HTTP/2 nothing is left open, even if the server
     })
   })
   await t.rejects(connect(await listening(server), { http2: true, body: true, timeout: 300 }), { code: 'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT' })
-  const late = new Promise((_resolve, reject) => { setTimeout(() => reject(new Error('still open')), 5000).unref() })
+  const late = new Promise((_resolve, reject) => { setTimeout(() => reject(new Error('still open')), 5000 * patience).unref() })
   await t.resolves(Promise.race([gone, late]))
 })

@@ -9,6 +9,7 @@ import { fileURLToPath } from 'node:url'
 import { connect } from '../lib/client/index.ts'
 import type { ConnectOptions } from '../lib/index.ts'
 import { tlsOptions } from './fixtures/server.ts'
+import { posix } from './fixtures/system.ts'
 
 const program = fileURLToPath(new URL('fixtures/netcat.js', import.meta.url))
 const invalid = { code: 'FST_ERR_DUPLEX_INVALID_OPTION' }
@@ -79,7 +80,7 @@ t.test('CL1 the server name of the server is not asked of its proxy', async t =>
   t.strictSame(asked, ['localhost'])
 })
 
-t.test('CL3 --help and --version into a pipe that nobody reads: one line, and no stack', { skip: process.platform === 'win32' }, async t => {
+t.test('CL3 --help and --version into a pipe that nobody reads: one line, and no stack', posix, async t => {
   for (const option of ['--help', '--version']) {
     // The shell waits for the reader to be gone before it becomes the command.
     const script = 'exec 4> >(exec true); wait $!; exec "$@" >&4'

@@ -13,6 +13,7 @@ import { DuplexRefused } from '../lib/client/refused.ts'
 import { bytesInFlight, type HttpSocket } from '../lib/internals/sockets.ts'
 import { acceptOf } from '../lib/messages/websocket/handshake.ts'
 import { serve } from './fixtures/server.ts'
+import { posix } from './fixtures/system.ts'
 import { upstream } from './fixtures/upstream.ts'
 
 const program = fileURLToPath(new URL('fixtures/netcat.js', import.meta.url))
@@ -58,7 +59,7 @@ t.test('CL3 --data @- in front of an upgrade: the end of standard input is that 
   t.equal(await code, 0)
 })
 
-t.test('CL3 --data @- is interrupted while standard input says nothing', async t => {
+t.test('CL3 --data @- is interrupted while standard input says nothing', posix, async t => {
   const waiting = run(t, ['-v', '-d', '@-', 'http://127.0.0.1:1/'])
   // It has begun to read when it has taken this.
   waiting.stdin.write('x'.repeat(1_000_000))

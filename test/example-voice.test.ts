@@ -3,6 +3,7 @@ import { chunk, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
 import { closeFrame, frame, nextClose, nextText, opening, OPCODE } from './fixtures/frames.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { exchange, request } from './fixtures/requests.ts'
+import { posix } from './fixtures/system.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 const example = new URL('../examples/voice.js', import.meta.url)
@@ -101,7 +102,7 @@ t.test('MS10 voice: sound behind its length in, JSON out while it arrives, stopp
     t.equal((await refused.head()).status, 415)
   })
 
-  await t.test('the server goes', async t => {
+  await t.test('the server goes', posix, async t => {
     const wire = await post(voice, 'application/x-ndjson')
     say(wire, 20, true)
     await hears(wire, { type: 'speech', at: 0 })

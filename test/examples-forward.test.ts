@@ -9,6 +9,7 @@ import t, { type Test } from 'tap'
 import { chunk, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { request } from './fixtures/requests.ts'
+import { posix } from './fixtures/system.ts'
 import { tokenFor } from './fixtures/tokens.ts'
 import { openWebSocket } from './fixtures/websocket.ts'
 import { WebSocketServer } from 'ws'
@@ -97,7 +98,7 @@ t.test('FW12 gateway', async t => {
   })
 })
 
-t.test('FW12 docker-proxy: exec in front of the example engine, for those with a token, and nothing that is not listed', async t => {
+t.test('FW12 docker-proxy: exec in front of the example engine, for those with a token, and nothing that is not listed', posix, async t => {
   const directory = await mkdtemp(join(tmpdir(), 'fastify-duplex-'))
   t.teardown(() => rm(directory, { recursive: true, force: true }))
   const socket = join(directory, 'engine.sock')

@@ -16,6 +16,7 @@ import { WebSocket } from 'ws'
 import { cert, key } from './fixtures/certificate.ts'
 import { until } from './fixtures/patience.ts'
 import { start, type Program } from './fixtures/program.ts'
+import { posix } from './fixtures/system.ts'
 import { connectTls } from './fixtures/wire.ts'
 
 const example = (name: string): URL => new URL(`../examples/${name}.js`, import.meta.url)
@@ -103,7 +104,7 @@ t.test('echo', async t => {
     }
   })
 
-  await t.test('ends live connections in order when it is told to stop', async t => {
+  await t.test('ends live connections in order when it is told to stop', posix, async t => {
     const wire = (await echo.connect()).send(`${UPGRADE}early`)
     await wire.until('early')
     const stopped = echo.stop()
@@ -114,7 +115,7 @@ t.test('echo', async t => {
   })
 })
 
-t.test('exec', async t => {
+t.test('exec', posix, async t => {
   const post = (body: unknown, headers = 'Connection: Upgrade\r\nUpgrade: exec\r\n'): string => {
     const json = JSON.stringify(body)
     return `POST /exec HTTP/1.1\r\nHost: localhost\r\n${headers}Content-Type: application/json\r\nContent-Length: ${json.length}\r\n\r\n${json}`
@@ -363,7 +364,7 @@ t.test('websocket', async t => {
     t.match(await text(page), 'chat?name=')
   })
 
-  await t.test('closes its clients with 1001 when it is told to stop', async t => {
+  await t.test('closes its clients with 1001 when it is told to stop', posix, async t => {
     const { ws } = await open(t, program, 'ada')
     const closed = once(ws, 'close')
     const stopped = program.stop()
@@ -460,7 +461,7 @@ t.test(noScript ? 'terminal (not run: no script of util-linux)' : 'terminal', { 
   })
 })
 
-t.test('docker-engine', async t => {
+t.test('docker-engine', posix, async t => {
   interface Answer { statusCode: number | undefined, body: string }
   const request = async (port: number, method: string, path: string, body?: object): Promise<Answer> => {
     const headers = body === undefined ? {} : { 'content-type': 'application/json' }
@@ -615,7 +616,7 @@ t.test('h2-chat', async t => {
     response.resume()
   })
 
-  await t.test('tells its clients when it is told to stop', async t => {
+  await t.test('tells its clients when it is told to stop', posix, async t => {
     const session = await open(t, port)
     const ada = await enter(stream(session, 'ada', EXTENDED))
     const bob = await enter(await upgrade(port, 'bob'))
@@ -646,7 +647,7 @@ t.test('worker', async t => {
   const LINES = 'GET /lines HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: lines\r\n\r\n'
   const status = async (port: number, path: string): Promise<number> => (await fetch(`http://127.0.0.1:${port}${path}`)).status
 
-  await t.test('acknowledges lines, says goodbye, and waits until the client has heard it', async t => {
+  await t.test('acknowledges lines, says goodbye, and waits until the client has heard it', posix, async t => {
     const worker = await start(t, example('worker'), { NAME: 'w1' })
     t.equal(await status(worker.port, '/ready'), 200)
     const wire = (await worker.connect()).send(`${LINES}1\n`)
@@ -662,7 +663,7 @@ t.test('worker', async t => {
     await worker.printed('w1 is gone: told 1, finished 1, cut 0')
   })
 
-  await t.test('serves on while it is not ready, and cuts a client that does not hear', async t => {
+  await t.test('serves on while it is not ready, and cuts a client that does not hear', posix, async t => {
     const worker = await start(t, example('worker'), { UNREADY: '500', DRAIN_TIMEOUT: '100' })
     const [deaf, idle] = [await worker.connect(), await worker.connect()]
     await deaf.send(`${LINES}1\n`).until('ack 1\n')
@@ -682,7 +683,7 @@ t.test('worker', async t => {
     await worker.printed('told 1, finished 0, cut 1')
   })
 
-  await t.test('takes the socket that it is given, as systemd does it', async t => {
+  await t.test('takes the socket that it is given, as systemd does it', posix, async t => {
     const listener = net.createServer().listen(0, '127.0.0.1')
     await once(listener, 'listening')
     const { port } = listener.address() as AddressInfo

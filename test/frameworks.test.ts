@@ -4,6 +4,7 @@ import { pathToFileURL } from 'node:url'
 import t, { type Test } from 'tap'
 import { start, type Program } from './fixtures/program.ts'
 import { program, project, strip } from './fixtures/snippets.ts'
+import { posix } from './fixtures/system.ts'
 
 const ask = (url: string, ...fields: string[]): string => ['GET ' + url + ' HTTP/1.1', 'Host: a', 'Connection: Upgrade', ...fields, '', ''].join('\r\n')
 
@@ -15,7 +16,7 @@ async function serve (t: Test, names: string[], edit = (source: string) => sourc
   return await start(t, pathToFileURL(join(directory, files[0]?.[0] as string)))
 }
 
-t.test('FR1 NestJS: routes on its Fastify instance, and of a decorator, with what is injected and the drain of its shutdown hooks', async t => {
+t.test('FR1 NestJS: routes on its Fastify instance, and of a decorator, with what is injected and the drain of its shutdown hooks', posix, async t => {
   const nest = await serve(t, ['nest/main.ts', 'nest/app.module.ts', 'nest/duplex.decorator.ts'])
   const echo = (await nest.connect()).send(`${ask('/echo', 'Upgrade: echo')}early`)
   t.equal((await echo.head()).status, 101)
@@ -35,7 +36,7 @@ t.test('FR1 NestJS: routes on its Fastify instance, and of a decorator, with wha
   await exited
 })
 
-t.test('FR1 close-with-grace: the handlers are told, and the process ends when they have ended', async t => {
+t.test('FR1 close-with-grace: the handlers are told, and the process ends when they have ended', posix, async t => {
   const grace = await serve(t, ['grace.mjs'])
   const feed = (await grace.connect()).send(ask('/feed', 'Upgrade: feed'))
   t.equal((await feed.head()).status, 101)
@@ -46,7 +47,7 @@ t.test('FR1 close-with-grace: the handlers are told, and the process ends when t
   t.equal(await stopped, 0)
 })
 
-t.test('FR1 close-with-grace: a client that does not end is cut by drainTimeout, and not by the end of the process', async t => {
+t.test('FR1 close-with-grace: a client that does not end is cut by drainTimeout, and not by the end of the process', posix, async t => {
   const grace = await serve(t, ['grace.mjs'], source => source.replace('10_000', '200')
     .replace('writable.write(\'bye\')', 'await new Promise(() => {})').replace('await app.close()', "await app.close(); console.log('closed')"))
   const feed = (await grace.connect()).send(ask('/feed', 'Upgrade: feed'))

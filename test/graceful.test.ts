@@ -2,6 +2,7 @@ import { once } from 'node:events'
 import t, { type Test } from 'tap'
 import { start } from './fixtures/program.ts'
 import { gate, onEach, serve } from './fixtures/server.ts'
+import { posix } from './fixtures/system.ts'
 
 interface Outcome {
   code: number | null
@@ -32,7 +33,7 @@ async function restart (t: Test, file: URL, env: NodeJS.ProcessEnv = {}): Promis
 
 const built = new URL('../examples/graceful.js', import.meta.url)
 
-t.test('graceful replaces both workers under live connections, cuts none and loses no message', async t => {
+t.test('graceful replaces both workers under live connections, cuts none and loses no message', posix, async t => {
   const { code, output, row, replaced } = await restart(t, built, { CLIENTS: '8', WORK: '20' })
   t.equal(code, 0, output)
   t.equal(row('lost'), 0)
@@ -51,7 +52,7 @@ t.test('graceful replaces both workers under live connections, cuts none and los
   t.equal(row('acknowledged'), row('messages sent'))
 })
 
-t.test('graceful fails when handlers need more than drainTimeout: connections are cut, and still nothing is lost', async t => {
+t.test('graceful fails when handlers need more than drainTimeout: connections are cut, and still nothing is lost', posix, async t => {
   const { code, output, row } = await restart(t, built, { CLIENTS: '4', WORK: '400', DRAIN_TIMEOUT: '1' })
   t.equal(code, 1, output)
   t.ok(row('cut') > 0)
@@ -62,7 +63,7 @@ t.test('graceful fails when handlers need more than drainTimeout: connections ar
 
 const { typescript } = process.features as { typescript?: unknown }
 t.test('graceful runs as TypeScript, workers included', {
-  skip: typescript === undefined || typescript === false ? 'this Node runs no TypeScript' : false
+  skip: typescript === undefined || typescript === false ? 'this Node runs no TypeScript' : posix.skip
 }, async t => {
   const source = new URL('../../examples/graceful.ts', import.meta.url)
   const { code, output, row } = await restart(t, source, { CLIENTS: '2' })

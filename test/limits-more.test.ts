@@ -43,6 +43,30 @@ function fakeTimers (t: Test): void {
   t.teardown(() => mock.timers.reset())
 }
 
+// This comes first: who is watched first in this process has to be watched by a timer of this test.
+
+onEach(t, 'Q40 a client that vanishes is found when the fake timers of an earlier test are gone', guarded(async (t, transport: Way) => {
+  fakeTimers(t)
+  const early = await owned(t, 'upgrade', transport, {}, ({ readable }) => all(readable))
+  early.wire.end()
+  await early.wire.rest()
+  await until(() => early.closed() !== undefined)
+  mock.timers.reset()
+  await early.server.baseline()
+  const reading = gate()
+  const late = await owned(t, 'upgrade', transport, {}, async ({ readable }) => {
+    await all(readable)
+    reading.open()
+    await forever()
+  })
+  late.wire.end()
+  await reading.promise
+  late.wire.reset()
+  await until(() => late.closed() !== undefined, 'the end of the connection')
+  t.equal(late.closed()?.reason, 'abort')
+  await late.server.baseline()
+}), ['tcp'])
+
 const MINUTE = 60_000
 
 interface Fake {
@@ -134,30 +158,6 @@ onEachKind(t, 'Q40 drainTimeout follows timers that a test fakes', guarded(async
   wire.destroy()
   t.not(await soon(over), 'never')
 }), ['upgrade', 'body'], ['tcp'])
-
-onEach(t, 'Q40 a client that vanishes is found when the fake timers of an earlier test are gone', guarded(async (t, transport: Way) => {
-  // Nothing is watched any more: who is watched first has a timer of this test.
-  await after(1100)
-  fakeTimers(t)
-  const early = await owned(t, 'upgrade', transport, {}, ({ readable }) => all(readable))
-  early.wire.end()
-  await early.wire.rest()
-  await until(() => early.closed() !== undefined)
-  mock.timers.reset()
-  await early.server.baseline()
-  const reading = gate()
-  const late = await owned(t, 'upgrade', transport, {}, async ({ readable }) => {
-    await all(readable)
-    reading.open()
-    await forever()
-  })
-  late.wire.end()
-  await reading.promise
-  late.wire.reset()
-  await until(() => late.closed() !== undefined, 'the end of the connection')
-  t.equal(late.closed()?.reason, 'abort')
-  await late.server.baseline()
-}), ['tcp'])
 
 onEachKind(t, 'L4 readTimeout ends a connection whose peer is silent, whatever is sent to it', guarded(async (t, kind: DuplexKind, transport: Way) => {
   const limits = { readTimeout: 150, idleTimeout: 5000 }

@@ -1,5 +1,5 @@
 import { spawnSync } from 'node:child_process'
-import { cpSync, readdirSync } from 'node:fs'
+import { cpSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
 import { root } from './fixtures/published.ts'
@@ -97,5 +97,17 @@ t.test('RP5 the placeholder of the address is the same everywhere', async t => {
     const own = [...read(file).matchAll(/https:\/\/github\.com\/[\w-]+\/[\w-]*duplex[\w-]*/g)].map(([url]) => url)
     t.ok(own.length > 0, file)
     t.same([...new Set(own)], [home], file)
+  }
+})
+
+t.test('RP6 every example with a page has a picture in the documentation, with a text for who does not see it', async t => {
+  const withPage = readdirSync(join(root, 'examples')).filter(file => read(`examples/${file}`).includes('<!doctype html>')).map(file => file.replace('.ts', ''))
+  t.ok(withPage.length >= 3)
+  const shown = pages.flatMap(page => [...read(page).matchAll(/^!\[([^\]]{40,})\]\(pictures\/([\w-]+)\.png\)$/gm)].map(([, , name]) => name))
+  t.same(shown.sort(), withPage.sort())
+  for (const name of withPage) {
+    const picture = readFileSync(join(root, 'docs/pictures', `${name}.png`))
+    t.equal(picture.toString('latin1', 1, 4), 'PNG')
+    t.ok(picture.length < 100_000, `${name}.png: ${picture.length} bytes`)
   }
 })

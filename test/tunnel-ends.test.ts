@@ -8,6 +8,7 @@ import { tunnel, type DuplexConnection, type TunnelEnd, type TunnelResult } from
 import { chunk, chunkedBody, LAST_CHUNK } from './fixtures/chunked.ts'
 import { turn } from './fixtures/links.ts'
 import { everywhere, gate, onEach, type Way } from './fixtures/server.ts'
+import { needs } from './fixtures/system.ts'
 import { all, CONNECT, MiB, pattern, sha256, takeover } from './fixtures/takeover.ts'
 import { fars, upstream } from './fixtures/upstream.ts'
 import type { Wire } from './fixtures/wire.ts'
@@ -251,7 +252,7 @@ onEach(t, 'TU7 Q2 a child process that reads five bytes: its output arrives, wha
   t.equal((await connection.closed).reason, 'end')
 }, everywhere)
 
-t.test('TU7 Q2 a child process that closes its stdin and then has 1 MiB to say', async t => {
+t.test('TU7 Q2 a child process that closes its stdin and then has 1 MiB to say', needs('sh', 'head'), async t => {
   const script = 'head -c 1 > /dev/null; exec < /dev/null; sleep 0; head -c 1048576 /dev/zero'
   const { client, result } = await joined(t, 'tcp', () => child(t, 'sh', '-c', script).end)
   client.send(Buffer.alloc(MiB, 'x'))
@@ -259,7 +260,7 @@ t.test('TU7 Q2 a child process that closes its stdin and then has 1 MiB to say',
   t.equal((await result).bytesFromUpstream, MiB)
 })
 
-t.test('TU7 a child process that reads all and answers behind the end', async t => {
+t.test('TU7 a child process that reads all and answers behind the end', needs('sha256sum'), async t => {
   const bytes = pattern(MiB)
   const { client, connection, result } = await joined(t, 'tcp', () => child(t, 'sha256sum').end)
   client.end(bytes)
@@ -268,7 +269,7 @@ t.test('TU7 a child process that reads all and answers behind the end', async t 
   t.equal((await connection.closed).reason, 'end')
 })
 
-t.test('TU7 a child process that is killed ends the tunnel', async t => {
+t.test('TU7 a child process that is killed ends the tunnel', needs('cat'), async t => {
   const made = gate<() => void>()
   const { client, connection, result } = await joined(t, 'tcp', () => {
     const { end, kill } = child(t, 'cat')
@@ -284,7 +285,7 @@ t.test('TU7 a child process that is killed ends the tunnel', async t => {
   await connection.closed
 })
 
-t.test('TU7 a client that vanishes closes both pipes of its child', async t => {
+t.test('TU7 a client that vanishes closes both pipes of its child', needs('cat'), async t => {
   const made = gate<Promise<unknown>>()
   const { client, result } = await joined(t, 'tcp', () => {
     const { end, exited } = child(t, 'cat')

@@ -10,6 +10,7 @@ import { ask, everyKind, hear, LAST_CHUNK, piece, statusOf, takeManually } from 
 import { turn } from './fixtures/links.ts'
 import { until } from './fixtures/patience.ts'
 import { everywhere, gate, onEach, serve, type TestServer, type Way } from './fixtures/server.ts'
+import { needs, posix } from './fixtures/system.ts'
 import { CONNECT } from './fixtures/takeover.ts'
 import { closedPort, fars, upstream } from './fixtures/upstream.ts'
 
@@ -444,7 +445,7 @@ t.test('TU3 a response that was sent, or a connection that was accepted, opens n
   t.same(codes, ['FST_ERR_DUPLEX_ALREADY_SENT', 'FST_ERR_DUPLEX_ALREADY_ACCEPTED'])
 })
 
-t.test('TU7 a process that is started with the signal of open() ends with its client', async t => {
+t.test('TU7 a process that is started with the signal of open() ends with its client', posix, async t => {
   const exited = gate<NodeJS.Signals | null>()
   const { connect } = await proxy(t, 'tcp', signal => {
     const child = spawn('sh', ['-c', 'exec 0<&- ; echo ready; exec sleep 1000'], { signal, stdio: ['pipe', 'pipe', 'inherit'] })
@@ -460,7 +461,7 @@ t.test('TU7 a process that is started with the signal of open() ends with its cl
   t.equal(await exited.promise, 'SIGTERM')
 })
 
-t.test('TU7 a process whose stdin closes before the connection is accepted: its output arrives', async t => {
+t.test('TU7 a process whose stdin closes before the connection is accepted: its output arrives', needs('echo'), async t => {
   const exited = gate()
   const { connect, outcome } = await proxy(t, 'tcp', () => {
     const child = spawn('echo', ['hi'], { stdio: ['pipe', 'pipe', 'inherit'] })

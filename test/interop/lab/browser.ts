@@ -35,11 +35,12 @@ interface Playwright {
 }
 
 /** A browser with an empty profile, which talks to nobody but us. It goes with the group. */
-export async function launch (lab: Lab, executablePath: string, args: readonly string[] = []): Promise<Context> {
+export async function launch (lab: Lab, executablePath: string, args: readonly string[] = [], more: object = {}): Promise<Context> {
   const { chromium } = load<Playwright>('playwright-core')
   const context = await chromium.launchPersistentContext(await lab.directory(), {
     executablePath,
     headless: true,
+    ...more,
     args: [
       '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--no-proxy-server',
