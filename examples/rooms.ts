@@ -19,7 +19,7 @@ import Fastify from 'fastify'
 import duplex from '../lib/index.ts'
 
 const page = `<!doctype html><meta charset="utf-8"><title>Rooms</title>
-<form><input autofocus placeholder="say something" size="60"></form><pre></pre>
+<form><input autofocus placeholder="say something" style="width: 90%"></form><pre></pre>
 <script type="module">
   const name = new URLSearchParams(location.search).get('name') || 'nobody'
   const token = await (await fetch('/token/' + name)).text()
@@ -85,15 +85,17 @@ app.route({
     const room = rooms.get(id) ?? new Set()
     rooms.set(id, room)
     room.add(send)
+    // A POST of JSON has one thing to say, and goes.
+    const stays = request.headers['content-type'] !== 'application/json'
     try {
-      broadcast(id, { from, text: '(is here)' })
+      if (stays) broadcast(id, { from, text: '(is here)' })
       for await (const { text } of readable) broadcast(id, { from, text })
       // A GET has nothing to say, and stays to listen.
       if (kind === 'body' && request.method === 'GET') await over(draining, signal)
     } finally {
       room.delete(send)
       if (room.size === 0) rooms.delete(id)
-      broadcast(id, { from, text: '(left)' })
+      if (stays) broadcast(id, { from, text: '(left)' })
     }
   }
 })

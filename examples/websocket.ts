@@ -23,7 +23,7 @@ const HEARTBEAT = 30_000
 const MOST_UNSENT = 1024 * 1024
 
 const page = `<!doctype html><meta charset="utf-8"><title>Chat</title>
-<form><input autofocus placeholder="say something" size="60"></form><pre></pre>
+<form><input autofocus placeholder="say something" style="width: 90%"></form><pre></pre>
 <script>
   const name = prompt('Your name?', 'ada') || 'nobody'
   const ws = new WebSocket(location.href.replace(/^http/, 'ws') + 'chat?name=' + encodeURIComponent(name))

@@ -15,8 +15,8 @@ const LIMIT = 300_000
 /** In bytes, of one picture: they are in the package. */
 const LARGEST = 100_000
 /** Of a page, in CSS pixels, and pixels of the picture for each of these. */
-const WINDOW = { width: 430, height: 250 }
-const SCALE = 2
+const WINDOW = { width: 430, height: 160 }
+const SCALE = 1.5
 
 const pictures = {
   async rooms (lab, browser) {
@@ -51,7 +51,7 @@ const pictures = {
     await shows(ada, 'ada is here')
     const bob = await open(browser, `http://localhost:${port}/`, 'bob')
     await shows(ada, 'bob is here')
-    for (const [page, text] of [[ada, 'hello, bob'], [bob, 'hello, ada'], [ada, 'shall we end it?'], [bob, 'yes']]) {
+    for (const [page, text] of [[ada, 'hello, bob'], [bob, 'hello, ada']]) {
       await say(page, text)
       for (const other of [ada, bob]) await shows(other, text)
     }
@@ -67,12 +67,12 @@ const pictures = {
   async terminal (lab, browser) {
     const { port } = await lab.example('terminal', { SHELL: '/bin/sh', TOKEN: 'secret', HOME: root })
     const page = await open(browser, `http://localhost:${port}/#secret`)
-    await page.setViewportSize({ width: 720, height: 330 })
+    await page.setViewportSize({ width: 720, height: 280 })
     const screen = '(({ active }) => Array.from({ length: active.length }, (_, line) => active.getLine(line).translateToString(true)).join("\\n"))(terminal.buffer)'
     const prompts = count => page.waitForFunction(`${screen}.split(/^[#$] /m).length > ${count}`)
     let count = 1
     for (const command of [
-      'tty; stty size', 'ls --color lib examples', 'printf "\\033[1;32mgreen\\033[0m, \\033[7minverse\\033[0m, \\342\\234\\223\\n"'
+      'tty; stty size', 'ls --color lib', 'printf "\\033[1;32mgreen\\033[0m, \\033[7minverse\\033[0m, \\342\\234\\223\\n"'
     ]) {
       await prompts(count++)
       await page.keyboard.type(command)
@@ -104,7 +104,7 @@ const escape = text => text.replaceAll('&', '&amp;').replaceAll('<', '&lt;').rep
 async function together (browser, rows, path) {
   const shown = await Promise.all(rows.flat().map(async ({ title, page, text }) => {
     const content = text === undefined
-      ? `<img src="data:image/png;base64,${(await page.screenshot({ scale: 'device' })).toString('base64')}">`
+      ? `<img width="${page.viewportSize().width}" src="data:image/png;base64,${(await page.screenshot({ scale: 'device' })).toString('base64')}">`
       : `<pre>${escape(text.trimEnd())}</pre>`
     return `<figure><figcaption>${escape(title)}</figcaption>${content}</figure>`
   }))
@@ -115,7 +115,7 @@ async function together (browser, rows, path) {
     section { display: flex }
     figure { flex: auto; margin: 6px; border-radius: 6px; overflow: hidden; background: #fff; border: 1px solid #8c959f }
     figcaption { padding: 5px 10px; background: #f6f8fa; color: #59636e; border-bottom: 1px solid #d1d9e0 }
-    img { display: block; zoom: ${1 / SCALE} }
+    img { display: block }
     pre { margin: 0; padding: 8px 10px; background: #0d1117; color: #f0f6fc; font: 12px "DejaVu Sans Mono", monospace }
   </style><main>${rows.map(row => `<section>${row.map(() => shown.shift()).join('')}</section>`).join('')}</main>`)
   await page.locator('main').screenshot({ path, scale: 'device' })

@@ -11,6 +11,7 @@ export interface Going {
 
 /** Of OpenSSL, which names them by its own insides. */
 const NO_TLS = /^ERR_SSL_(?:WRONG_VERSION_NUMBER|PACKET_LENGTH_TOO_LONG|HTTP_REQUEST|UNEXPECTED_MESSAGE|BAD_RECORD_TYPE)$/
+const WANTS_TLS = '(does it want TLS, an https: URL?)'
 const NO_VERSION = 'ERR_SSL_TLSV1_ALERT_NO_APPLICATION_PROTOCOL'
 const UNTRUSTED = /^(?:(?:DEPTH_ZERO_)?SELF_SIGNED_CERT.*|UNABLE_TO_(?:VERIFY|GET_ISSUER).*|CERT_.*|ERR_TLS_CERT_ALTNAME_INVALID)$/
 
@@ -18,13 +19,19 @@ const UNTRUSTED = /^(?:(?:DEPTH_ZERO_)?SELF_SIGNED_CERT.*|UNABLE_TO_(?:VERIFY|GE
 export function whatHappened (error: Coded, going: Going | undefined): string {
   if (error instanceof DuplexRefused) return `${error.by === 'proxy' ? 'the proxy' : 'the server'} refused: ${error.statusCode} ${error.statusMessage}`
   // It has said why.
-  if (error instanceof FST_ERR_DUPLEX_UPSTREAM_INVALID) return error.message
+  if (error instanceof FST_ERR_DUPLEX_UPSTREAM_INVALID) return isAlert(error.cause) ? `The server answered in TLS ${WANTS_TLS}` : error.message
   const why = reasonOf(error.cause)
   if (error instanceof FST_ERR_DUPLEX_UPSTREAM_LOST && going?.secure === false) {
-    return `${error.message}${why === '' || why === 'socket hang up' ? '' : `: ${why}`} (does it want TLS, an https: URL?)`
+    return `${error.message}${why === '' || why === 'socket hang up' ? '' : `: ${why}`} ${WANTS_TLS}`
   }
   if (error instanceof FST_ERR_DUPLEX_DIAL_FAILED) return `${error.message}: ${explained(error.cause, why, going)}`
   return why === '' ? error.message : `${error.message}: ${why}`
+}
+
+/** RFC 8446 section 5.1: a record of TLS, type 21. Some servers send one to who speaks no TLS, and others just close. */
+function isAlert (cause: unknown): boolean {
+  const { rawPacket } = cause as { rawPacket?: Buffer } | undefined ?? {}
+  return rawPacket?.[0] === 21 && rawPacket[1] === 3
 }
 
 function reasonOf (cause: unknown): string {
