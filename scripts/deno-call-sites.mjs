@@ -1,4 +1,6 @@
-// For tap on Deno, which makes the call sites of a stack out of plain objects: tap knows one by the name of its class.
+// For what runs on Deno as if it were Node.
+
+// For tap: Deno makes the call sites of a stack out of plain objects: tap knows one by the name of its class.
 let given
 class CallSite {}
 Object.defineProperty(Error, 'prepareStackTrace', {
@@ -13,3 +15,6 @@ Object.defineProperty(Error, 'prepareStackTrace', {
       }
   }
 })
+
+// For Fastify's router, which calls this without its class when a URL is absolute. docs/runtimes.md has it for apps.
+URL.parse = URL.parse.bind(URL)

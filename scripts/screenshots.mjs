@@ -3,17 +3,18 @@
 //
 //   node scripts/screenshots.mjs             all of them
 //   node scripts/screenshots.mjs rooms
-import { readFileSync, statSync } from 'node:fs'
+import { readFileSync, statSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { setTimeout as after } from 'node:timers/promises'
 import { chromium, Lab, launch, playwright } from '../.build/test/interop/lab/index.js'
 import { install } from '../.build/test/interop/lab/peers.js'
 import { root } from './fresh.mjs'
+import { png } from './png.mjs'
 
 /** In milliseconds, for everything. */
 const LIMIT = 300_000
 /** In bytes, of one picture: they are in the package. */
-const LARGEST = 100_000
+const LARGEST = 50_000
 /** Of a page, in CSS pixels, and pixels of the picture for each of these. */
 const WINDOW = { width: 430, height: 160 }
 const SCALE = 1.5
@@ -118,7 +119,17 @@ async function together (browser, rows, path) {
     img { display: block }
     pre { margin: 0; padding: 8px 10px; background: #0d1117; color: #f0f6fc; font: 12px "DejaVu Sans Mono", monospace }
   </style><main>${rows.map(row => `<section>${row.map(() => shown.shift()).join('')}</section>`).join('')}</main>`)
-  await page.locator('main').screenshot({ path, scale: 'device' })
+  const picture = (await page.locator('main').screenshot({ scale: 'device' })).toString('base64')
+  const { width, height, pixels } = await page.evaluate(async picture => {
+    const image = new globalThis.Image()
+    image.src = `data:image/png;base64,${picture}`
+    await image.decode()
+    const { width, height } = image
+    const canvas = Object.assign(document.createElement('canvas'), { width, height }).getContext('2d')
+    canvas.drawImage(image, 0, 0)
+    return { width, height, pixels: [...canvas.getImageData(0, 0, width, height).data] }
+  }, picture)
+  writeFileSync(path, png(width, height, pixels))
   await page.close()
 }
 

@@ -25,7 +25,7 @@ const args = ['run', '--allow-all', '--no-check', '--node-modules-dir=manual', '
 
 const files = filesIn('test', positionals).filter(({ name }) => values.all || !isNotRun(name)).map(file => {
   const known = values.all ? [] : differences.flatMap(({ tests }) => tests[file.name] ?? [])
-  if (!values.all && onTcpAlone.includes(file.name)) known.push(/\[(?:tls|h2|injected)\]$/)
+  if (!values.all && onTcpAlone.includes(file.name)) known.push(/\[(?:tls|https|h2|http2 \+ allowHTTP1|injected)\]$/)
   return { ...file, args, longest: LONGEST_FILE, env: { NO_COLOR: '1', ...known.length === 0 ? {} : { TAP_GREP: allBut(known) } } }
 })
 const totals = { ok: 0, skip: 0, FAIL: 0 }

@@ -108,6 +108,6 @@ t.test('RP6 every example with a page has a picture in the documentation, with a
   for (const name of withPage) {
     const picture = readFileSync(join(root, 'docs/pictures', `${name}.png`))
     t.equal(picture.toString('latin1', 1, 4), 'PNG')
-    t.ok(picture.length < 100_000, `${name}.png: ${picture.length} bytes`)
+    t.ok(picture.length < 50_000, `${name}.png: ${picture.length} bytes`)
   }
 })
