@@ -1,6 +1,6 @@
 import { FST_ERR_DUPLEX_UPSTREAM_TIMEOUT } from '../errors.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
-import { ByteConnection } from './connection.ts'
+import { ownErrors } from '../streams/own-errors.ts'
+import { ByteConnection } from './byte-connection.ts'
 import type { Answer } from './exchange.ts'
 import { open, type Opened } from './open.ts'
 import { planOf, type Plan } from './options.ts'

@@ -5,7 +5,7 @@ import type { Duplex } from 'node:stream'
 import {
   FST_ERR_DUPLEX_NO_EXTENDED_CONNECT, FST_ERR_DUPLEX_UPSTREAM_INVALID, FST_ERR_DUPLEX_UPSTREAM_LOST, FST_ERR_DUPLEX_UPSTREAM_TIMEOUT
 } from '../errors.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 import { ClientStream } from './client-stream.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf } from './fields.ts'

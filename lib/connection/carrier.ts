@@ -4,7 +4,7 @@ import type { InputMeter, Push } from '../governance/input-meter.ts'
 import type { OutputMeter } from '../governance/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
-import type { kProgressed } from './symbols.ts'
+import type { kProgressed } from '../symbols.ts'
 import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */

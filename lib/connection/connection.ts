@@ -5,7 +5,7 @@ import {
   FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { Governed, type Governable } from '../governance/governed.ts'
+import { Governed, type Governable } from '../governance/of-connection.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
@@ -13,20 +13,20 @@ import type { KindHead } from '../handshake/kinds/index.ts'
 import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
-import { offeredAs } from '../handshake/tokens.ts'
+import { offeredAs } from '../syntax/upgrade-tokens.ts'
 import { logsRequest } from '../internals/fastify.ts'
-import { say } from '../say.ts'
+import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { asError } from '../thrown.ts'
+import { asError } from '../tools/thrown.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
   kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
   kSetKeepAlive, kShutDown, kUndrain
-} from './symbols.ts'
-import { warnOfLateHead, warnOfReader } from './warnings.ts'
-import { webPair } from './web-pair.ts'
+} from '../symbols.ts'
+import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
+import { webPair } from '../streams/web-pair.ts'
 import type {
   DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexLabels, DuplexMoment,
   DuplexWebPair

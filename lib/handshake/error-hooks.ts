@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { muteResponse } from '../internals/http-messages.ts'
-import { asError } from '../thrown.ts'
+import { asError } from '../tools/thrown.ts'
 
 /**
  * Runs the onError hooks of the route, without the error handler, which would answer. Fastify runs them for a reply that

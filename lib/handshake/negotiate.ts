@@ -6,11 +6,11 @@ import {
 } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { codeOf } from '../thrown.ts'
+import { codeOf } from '../tools/thrown.ts'
 import { claimOf, type Claim } from './claim.ts'
 import type { RefusalError } from './refusal.ts'
-import { RETRY_AFTER, shutdownError } from './run-handler.ts'
-import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
+import { RETRY_AFTER, shutdownError } from '../connection/run-handler.ts'
+import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void

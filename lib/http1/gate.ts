@@ -8,7 +8,7 @@ import {
   FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
 import { hasLostFields, sawUpgrade, upgradeCallback } from '../internals/http-parser.ts'
-import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../handshake/tokens.ts'
+import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../syntax/upgrade-tokens.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
 /** What happens to a connection after a request head. */

@@ -6,7 +6,7 @@ import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_CONNECT_BODY, FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
-import { chooseToken, parseUpgrade } from '../handshake/tokens.ts'
+import { chooseToken, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { unsupportedProtocol } from '../handshake/upgrade-required.ts'
 
 /** What happens to a stream of HTTP/2. */

@@ -3,7 +3,7 @@ import { FST_ERR_DUPLEX_MESSAGE_TYPE } from '../errors.ts'
 import type { DuplexKind, MessageFraming } from '../../types/index.ts'
 import { json } from './encoding.ts'
 import { lines, single, sse } from './framing.ts'
-import type { MessageSettings } from './settings.ts'
+import type { MessageSettings } from './options.ts'
 
 /** The framings of one connection that is not a WebSocket. */
 export interface Choice {

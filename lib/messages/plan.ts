@@ -5,8 +5,8 @@ import { compilersOf, type Compilers, type Serialise, type Validate } from '../i
 import type { Registry } from '../shutdown/registry.ts'
 import { chooseFramings, type Choice } from './choose.ts'
 import { Codec } from './codec.ts'
-import { MessageConnection } from './connection.ts'
-import type { MessageSettings } from './settings.ts'
+import { MessageConnection } from './message-connection.ts'
+import type { MessageSettings } from './options.ts'
 import { openWebSocket, type Opening } from './websocket/handshake.ts'
 import { loadParts } from './websocket/parts.ts'
 

@@ -1,4 +1,4 @@
-import type { RouteTerms } from '../governance/terms.ts'
+import type { RouteTerms } from '../governance/of-request.ts'
 import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
 import type { Slots } from '../governance/slots.ts'

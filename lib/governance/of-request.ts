@@ -1,11 +1,11 @@
 import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_EXPIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
 import { momentOf } from './expiries.ts'
-import type { Governance } from './governance.ts'
-import type { Governed } from './governed.ts'
+import type { Governance } from './of-app.ts'
+import type { Governed } from './of-connection.ts'
 import { KeySlots } from './key-slots.ts'
 import { labelsOf } from './labels.ts'
-import type { GovernanceSettings } from './settings.ts'
+import type { GovernanceSettings } from './options.ts'
 
 /** The governance of a route: everything that each of its requests has to pass. */
 export class RouteTerms {

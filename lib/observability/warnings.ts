@@ -1,8 +1,8 @@
 import type { FastifyReply } from 'fastify'
 import type { DuplexRoute } from '../routes/route.ts'
-import { say } from '../say.ts'
-import type { Carrier } from './carrier.ts'
-import { isRead } from './reading.ts'
+import { say } from './log.ts'
+import type { Carrier } from '../connection/carrier.ts'
+import { isRead } from '../streams/is-read.ts'
 
 /** Routes that have had each of the two warnings. */
 const late = new WeakSet<DuplexRoute>()

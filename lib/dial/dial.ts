@@ -6,7 +6,7 @@ import {
 } from '../errors.ts'
 import { checkDuration } from '../check-options.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
-import { ownErrors } from './stream-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds } from '../../types/index.ts'
 
 const TIMEOUT: Milliseconds = 10_000

@@ -1,7 +1,7 @@
 import { X509Certificate } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { parseArgs } from 'node:util'
-import { isToken } from '../handshake/tokens.ts'
+import { isToken } from '../syntax/upgrade-tokens.ts'
 import type { ClientHeaders, ConnectOptions } from '../../types/index.ts'
 
 export const HELP = `fastify-duplex - standard input and output as the two ends of an HTTP connection

@@ -1,22 +1,22 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kDrain, kExpired, kHandlerDone, kHandlerFailed } from '../connection/symbols.ts'
-import { webPair } from '../connection/web-pair.ts'
+import { kAcceptNow, kDrain, kExpired, kHandlerDone, kHandlerFailed } from '../symbols.ts'
+import { webPair } from '../streams/web-pair.ts'
 import {
   FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_HEARTBEAT, FST_ERR_DUPLEX_INVALID_OPTION,
   FST_ERR_DUPLEX_MESSAGE_NOT_SENT, FST_ERR_DUPLEX_NOT_ACCEPTED
 } from '../errors.ts'
 import type { Claim } from '../handshake/claim.ts'
-import { say } from '../say.ts'
+import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
-import { MessageCarrier } from './carrier.ts'
+import { MessageCarrier } from './message-carrier.ts'
 import type { Codec } from './codec.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
 import type { MessagePlan, Travel } from './plan.ts'
-import { closeCodeOf, GOING_AWAY, isCloseCode, NORMAL, reasonOf } from './websocket/codes.ts'
+import { closeCodeOf, GOING_AWAY, isCloseCode, NORMAL, reasonOf } from '../syntax/close-codes.ts'
 import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from './websocket/messenger.ts'
 import type { WholeWebSocket } from './websocket/parts.ts'
 

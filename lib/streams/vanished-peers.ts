@@ -1,5 +1,5 @@
-import { EachSecond } from '../connection/each-second.ts'
-import { LiveSet } from '../connection/live-set.ts'
+import { EachSecond } from '../tools/each-second.ts'
+import { LiveSet } from '../tools/live-set.ts'
 
 /** A connection in a state in which its streams would not tell of a reset. */
 export interface Watched {

@@ -1,7 +1,7 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
-import { kProgressed } from '../connection/symbols.ts'
+import { kProgressed } from '../symbols.ts'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'

@@ -1,5 +1,5 @@
 import diagnostics from 'node:diagnostics_channel'
-import type { DuplexChannel, DuplexChannels } from '../types/index.ts'
+import type { DuplexChannel, DuplexChannels } from '../../types/index.ts'
 
 /** Gives a channel the type of its messages, which Node's own declaration does not have. */
 function channel<T extends object> (name: string): DuplexChannel<T> {

@@ -1,13 +1,13 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
-import { ClosedLabels } from './closed-labels.ts'
+import { ClosedLabels } from './revoked-labels.ts'
 import { Expiries } from './expiries.ts'
-import type { Governed } from './governed.ts'
+import type { Governed } from './of-connection.ts'
 import { KeySlots } from './key-slots.ts'
 import { checkLabel, LabelIndex } from './labels.ts'
-import { checkRevocation, type GovernanceSettings } from './settings.ts'
+import { checkRevocation, type GovernanceSettings } from './options.ts'
 import { SharedDelays } from './shared-delays.ts'
 import { Wheel } from './wheel.ts'
-import { closeCodeOf, isCloseCode, REVOKED } from '../messages/websocket/codes.ts'
+import { closeCodeOf, isCloseCode, REVOKED } from '../syntax/close-codes.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
 
 /** The governance of all connections of an app. */

@@ -1,4 +1,4 @@
-import { FST_ERR_DUPLEX_HANDLER_FAILED } from './errors.ts'
+import { FST_ERR_DUPLEX_HANDLER_FAILED } from '../errors.ts'
 
 /** What was thrown, if it is a readable error. Reading may throw, because of a getter or a proxy. Node itself reads `stack`. */
 export function asError (thrown: unknown): Error {
