@@ -8,10 +8,10 @@ export const kExpired = Symbol('fastify-duplex.expired')
 export const kDrain = Symbol('fastify-duplex.drain')
 /** The connection was extended: it goes on after all. */
 export const kUndrain = Symbol('fastify-duplex.undrain')
-/** The labels, the expiry and the rates of the connection: a `Governed`. */
-export const kGoverned = Symbol('fastify-duplex.governed')
+/** The labels, the expiry and the rates of the connection: a `ConnectionGovernance`. */
+export const kGovernance = Symbol('fastify-duplex.governance')
 /** The connection has expired, or was revoked. */
-export const kGovern = Symbol('fastify-duplex.govern')
+export const kRevoke = Symbol('fastify-duplex.revoke')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
 /** Accepts, in the same tick if no hook is asynchronous. */

@@ -5,7 +5,7 @@ import {
   FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { Governed, type Governable } from '../governance/of-connection.ts'
+import { ConnectionGovernance, type Revocable } from '../governance/of-connection.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
@@ -22,7 +22,7 @@ import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
+  kAcceptNow, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
   kSetKeepAlive, kShutDown, kUndrain
 } from '../symbols.ts'
 import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
@@ -47,7 +47,7 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Expirable, Governable, KeepAliveTarget {
+export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
@@ -66,7 +66,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
   /** Why the connection was told to end. Set once the drain has begun. */
   #drainReason: Error | undefined
-  #governed: Governed | undefined
+  #governance: ConnectionGovernance | undefined
   /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
   /** The handler has returned, without a promise. */
@@ -87,7 +87,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     }
     registry.add(this)
     const { rate } = claim.route.settings
-    if (this.kind === 'body' && rate !== undefined) this[kGoverned].limitInput(carrier, rate.bytesIn)
+    if (this.kind === 'body' && rate !== undefined) this[kGovernance].limitInput(carrier, rate.bytesIn)
   }
 
   /** The pair, from acceptance on. The input of a body can be read before. */
@@ -135,17 +135,17 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     return this.#closed
   }
 
-  get labels (): DuplexLabels { return this[kGoverned].labels }
+  get labels (): DuplexLabels { return this[kGovernance].labels }
 
   extend (until: DuplexMoment | undefined): boolean {
-    return this[kGoverned].extend(until, this.#cause !== undefined)
+    return this[kGovernance].extend(until, this.#cause !== undefined)
   }
 
   /** Made when somebody asks for it: most connections have none. */
-  get [kGoverned] (): Governed {
+  get [kGovernance] (): ConnectionGovernance {
     const { governance } = this.#registry
-    this.#governed ??= new Governed(governance, this.#holdsSlots ? this : undefined, this.#claim.route.settings.expiryGrace)
-    return this.#governed
+    this.#governance ??= new ConnectionGovernance(governance, this.#holdsSlots ? this : undefined, this.#claim.route.settings.expiryGrace)
+    return this.#governance
   }
 
   async accept (options: DuplexAcceptOptions = {}): Promise<this> {
@@ -220,7 +220,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     this.#draining = undefined
   }
 
-  [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
     if (this.accepted) {
       this.#breakOff({ reason, error, code })
     } else if (this.#cause === undefined && this.#claim.undecided) {
@@ -352,7 +352,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     this.#releaseReply(status)
     carrier.start()
     const { settings } = claim.route
-    if (settings.rate !== undefined) this[kGoverned].limit(carrier, settings.rate)
+    if (settings.rate !== undefined) this[kGovernance].limit(carrier, settings.rate)
     if (settings.tcpKeepAlive > 0) keepAliveLater(this)
     if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
     if (this.#handlerReturned) carrier.handlerReturned()
@@ -427,8 +427,8 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #freeSlots (): void {
     if (!this.#holdsSlots) return
     this.#holdsSlots = false
-    this.#governed?.leave()
-    this.#claim.terms?.release()
+    this.#governance?.leave()
+    this.#claim.governance?.release()
     this.#claim.route.slots.free()
     this.#registry.slots.free()
   }

@@ -1,8 +1,8 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from './connection.ts'
-import { kAcceptNow, kDeciding, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
+import { kAcceptNow, kDeciding, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
-import type { Terms } from '../governance/of-request.ts'
+import type { RequestGovernance } from '../governance/of-request.ts'
 import { takeSlots } from '../governance/slots.ts'
 import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
@@ -33,9 +33,9 @@ export function runHandler (
       `nothing has read the body of this ${claim.req.method} when the handler is entered. A content type parser that hands on the stream ` +
       'has to read it to its end, or a preHandler hook has to'))
   }
-  let begin: ReturnType<Terms['ask']>
+  let begin: ReturnType<RequestGovernance['ask']>
   try {
-    begin = claim.terms?.ask(request)
+    begin = claim.governance?.ask(request)
   } catch (error) {
     throw refused(claim, error)
   }
@@ -44,7 +44,7 @@ export function runHandler (
     throw refused(claim, new FST_ERR_DUPLEX_MAX_CONNECTIONS())
   }
   const connection = route.messages?.connection(claim, request, reply, registry) ?? new Connection(claim, reply, registry)
-  begin?.(connection[kGoverned])
+  begin?.(connection[kGovernance])
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request, claim)

@@ -1,7 +1,7 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
-import { ClosedLabels } from './revoked-labels.ts'
+import { RevokedLabels } from './revoked-labels.ts'
 import { Expiries } from './expiries.ts'
-import type { Governed } from './of-connection.ts'
+import type { ConnectionGovernance } from './of-connection.ts'
 import { KeySlots } from './key-slots.ts'
 import { checkLabel, LabelIndex } from './labels.ts'
 import { checkRevocation, type GovernanceSettings } from './options.ts'
@@ -11,9 +11,9 @@ import { closeCodeOf, isCloseCode, REVOKED } from '../syntax/close-codes.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
 
 /** The governance of all connections of an app. */
-export class Governance {
-  readonly labels = new LabelIndex<Governed>()
-  readonly closedLabels = new ClosedLabels()
+export class AppGovernance {
+  readonly labels = new LabelIndex<ConnectionGovernance>()
+  readonly revokedLabels = new RevokedLabels()
   readonly expiries = new Expiries()
   readonly delays = new SharedDelays()
   readonly wheel = new Wheel()
@@ -24,7 +24,7 @@ export class Governance {
     this.keys = perKey && new KeySlots(perKey.max, perKey.key)
   }
 
-  find (label: string): Governed[] {
+  find (label: string): ConnectionGovernance[] {
     checkLabel(label)
     return this.labels.find(label)
   }
@@ -35,7 +35,7 @@ export class Governance {
     if (code !== undefined && !isCloseCode(code)) throw new FST_ERR_DUPLEX_INVALID_OPTION(`code must be one of a WebSocket that may be sent, got ${code}`)
     if (error !== undefined && !(error instanceof Error)) throw new FST_ERR_DUPLEX_INVALID_OPTION('error must be an Error')
     const found = this.find(label)
-    this.closedLabels.close(label)
+    this.revokedLabels.close(label)
     if (found.length === 0) return 0
     const why = error ?? new FST_ERR_DUPLEX_REVOKED()
     const closeCode = code ?? closeCodeOf(why, false) ?? REVOKED

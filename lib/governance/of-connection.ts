@@ -1,49 +1,48 @@
 import type { Readable, Writable } from 'node:stream'
 import type { Carrier } from '../connection/carrier.ts'
-import type { kDrain, kGovern, kUndrain } from '../symbols.ts'
-import { kDrain as drain, kGovern as govern, kUndrain as undrain } from '../symbols.ts'
 import { FST_ERR_DUPLEX_EXPIRED } from '../errors.ts'
+import { kDrain, kRevoke, kUndrain } from '../symbols.ts'
 import { momentOf, type Expiring } from './expiries.ts'
-import type { Governance } from './of-app.ts'
+import type { AppGovernance } from './of-app.ts'
 import { InputMeter, type Push } from './input-meter.ts'
 import { Labels } from './labels.ts'
 import { OutputMeter } from './output-meter.ts'
 import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
 
-/** What `Governed` needs of a connection. */
-export interface Governable {
+/** What can expire and be revoked: a connection. */
+export interface Revocable {
   readonly accepted: boolean
   [kDrain] (reason: Error, code?: number): void
   /** The connection was extended: it goes on after all. */
   [kUndrain] (reason: Error): void
   /** Breaks the connection off. A pending connection is answered with the error. */
-  [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void
+  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void
 }
 
 /** The labels, the expiry and the rates of one connection. */
-export class Governed implements Expiring {
+export class ConnectionGovernance implements Expiring {
   until = Infinity
   place = -1
-  readonly #governance: Governance
+  readonly #app: AppGovernance
   readonly #grace: Milliseconds
   readonly #meters: { stop (): void }[] = []
-  #connection: Governable | undefined
-  #labels: Labels<Governed> | undefined
+  #connection: Revocable | undefined
+  #labels: Labels<ConnectionGovernance> | undefined
   /** The error that the connection has expired with. */
   #expired: Error | undefined
   #revoked = false
 
   /** @param connection undefined if the connection is over already */
-  constructor (governance: Governance, connection: Governable | undefined, grace: Milliseconds) {
-    this.#governance = governance
+  constructor (app: AppGovernance, connection: Revocable | undefined, grace: Milliseconds) {
+    this.#app = app
     this.#connection = connection
     this.#grace = grace
   }
 
-  get connection (): Governable | undefined { return this.#connection }
+  get connection (): Revocable | undefined { return this.#connection }
 
-  get labels (): Labels<Governed> {
-    this.#labels ??= new Labels(this.#governance.labels, this, this.#connection === undefined)
+  get labels (): Labels<ConnectionGovernance> {
+    this.#labels ??= new Labels(this.#app.labels, this, this.#connection === undefined)
     return this.#labels
   }
 
@@ -51,14 +50,14 @@ export class Governed implements Expiring {
   extend (until: DuplexMoment | undefined, over = false): boolean {
     const moment = momentOf(until)
     if (this.#connection === undefined || this.#revoked || over) return false
-    const { expiries } = this.#governance
+    const { expiries } = this.#app
     this.until = moment
     if (moment <= Date.now()) {
       expiries.remove(this)
       this.expire()
       return true
     }
-    if (this.#expired !== undefined) this.#connection[undrain](this.#expired)
+    if (this.#expired !== undefined) this.#connection[kUndrain](this.#expired)
     this.#expired = undefined
     if (moment === Infinity) expiries.remove(this)
     else expiries.set(this)
@@ -71,9 +70,9 @@ export class Governed implements Expiring {
     const error = new FST_ERR_DUPLEX_EXPIRED()
     this.#expired = error
     const goesOn = connection.accepted && this.#grace > 0
-    connection[drain](error)
+    connection[kDrain](error)
     if (!goesOn) this.end('expired', error, undefined)
-    else this.#governance.delays.after(this.#grace, () => { if (this.#expired === error) this.end('expired', error, undefined) })
+    else this.#app.delays.after(this.#grace, () => { if (this.#expired === error) this.end('expired', error, undefined) })
   }
 
   /** @returns whether the connection goes on, until `end()` is called */
@@ -82,18 +81,18 @@ export class Governed implements Expiring {
     const connection = this.#connection
     if (connection === undefined) return false
     const goesOn = connection.accepted && within > 0
-    connection[drain](error, code)
+    connection[kDrain](error, code)
     if (!goesOn) this.end('revoked', error, code)
     return goesOn
   }
 
   end (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
-    this.#connection?.[govern](reason, error, code)
+    this.#connection?.[kRevoke](reason, error, code)
   }
 
   /** Called at acceptance, when the handler gets the streams. */
   limit (carrier: Carrier, { bytesIn, bytesOut }: DuplexRate): void {
-    const { wheel } = this.#governance
+    const { wheel } = this.#app
     if (carrier.inputMeter === undefined) this.limitInput(carrier, bytesIn)
     if (bytesOut !== undefined) {
       carrier.meterOutput((stream: Writable) => this.#connection && this.#added(new OutputMeter(stream, bytesOut, wheel)))
@@ -103,7 +102,7 @@ export class Governed implements Expiring {
   /** Called earlier if a body is read before acceptance, as `forward` does. */
   limitInput (carrier: Carrier, rate: number | undefined): void {
     if (rate === undefined) return
-    carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, rate, this.#governance.wheel)))
+    carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, rate, this.#app.wheel)))
   }
 
   #added<M extends { stop (): void }> (meter: M): M {
@@ -116,7 +115,7 @@ export class Governed implements Expiring {
     if (this.#connection === undefined) return
     this.#connection = undefined
     this.#labels?.leave()
-    this.#governance.expiries.remove(this)
+    this.#app.expiries.remove(this)
     for (const meter of this.#meters) meter.stop()
   }
 }

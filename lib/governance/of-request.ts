@@ -1,45 +1,22 @@
 import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_EXPIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
 import { momentOf } from './expiries.ts'
-import type { Governance } from './of-app.ts'
-import type { Governed } from './of-connection.ts'
-import { KeySlots } from './key-slots.ts'
+import type { ConnectionGovernance } from './of-connection.ts'
+import type { RouteGovernance } from './of-route.ts'
+import type { KeySlots } from './key-slots.ts'
 import { labelsOf } from './labels.ts'
-import type { GovernanceSettings } from './options.ts'
-
-/** The governance of a route: everything that each of its requests has to pass. */
-export class RouteTerms {
-  readonly governance: Governance
-  readonly settings: GovernanceSettings
-  /** The limits per key of the route, and of the plugin. */
-  readonly keys: readonly KeySlots[]
-
-  /** @returns undefined for a route without governance */
-  static of (governance: Governance, settings: GovernanceSettings): RouteTerms | undefined {
-    const { perKey, expires, labels } = settings
-    const asks = perKey !== undefined || governance.keys !== undefined || expires !== undefined || labels !== undefined
-    return asks ? new RouteTerms(governance, settings) : undefined
-  }
-
-  private constructor (governance: Governance, settings: GovernanceSettings) {
-    this.governance = governance
-    this.settings = settings
-    const own = settings.perKey && new KeySlots(settings.perKey.max, settings.perKey.key)
-    this.keys = [own, governance.keys].filter(keys => keys !== undefined)
-  }
-}
 
 /** The governance of one request, from its head until it is refused or its connection is over. */
-export class Terms {
-  readonly #route: RouteTerms
+export class RequestGovernance {
+  readonly #route: RouteGovernance
   readonly #taken: [slots: KeySlots, key: string][] = []
   /** How many labels were closed before this request came. Undefined once its own labels are known. */
   #place: number | undefined
   #over = false
 
-  constructor (route: RouteTerms) {
+  constructor (route: RouteGovernance) {
     this.#route = route
-    if (route.settings.labels !== undefined) this.#place = route.governance.closedLabels.wait()
+    if (route.settings.labels !== undefined) this.#place = route.app.revokedLabels.wait()
   }
 
   /** Counts the request for its keys. If this throws, it counts for none. */
@@ -61,17 +38,17 @@ export class Terms {
    *
    * @returns a function that gives the connection its labels and its expiry
    */
-  ask (request: FastifyRequest): ((governed: Governed) => void) | undefined {
+  ask (request: FastifyRequest): ((connection: ConnectionGovernance) => void) | undefined {
     const { expires, labels } = this.#route.settings
     if (expires === undefined && labels === undefined) return undefined
     const names = labels === undefined ? [] : labelsOf(labels(request as never))
     const until = expires === undefined ? Infinity : momentOf(expires(request as never))
     if (until <= Date.now()) throw new FST_ERR_DUPLEX_EXPIRED()
-    if (this.#place !== undefined && this.#route.governance.closedLabels.closedSince(this.#place, names)) throw new FST_ERR_DUPLEX_REVOKED()
-    return governed => {
+    if (this.#place !== undefined && this.#route.app.revokedLabels.closedSince(this.#place, names)) throw new FST_ERR_DUPLEX_REVOKED()
+    return connection => {
       this.#known()
-      for (const name of names) governed.labels.add(name)
-      if (until !== Infinity) governed.extend(until)
+      for (const name of names) connection.labels.add(name)
+      if (until !== Infinity) connection.extend(until)
     }
   }
 
@@ -85,7 +62,7 @@ export class Terms {
   #known (): void {
     if (this.#place === undefined) return
     this.#place = undefined
-    this.#route.governance.closedLabels.waitNoMore()
+    this.#route.app.revokedLabels.waitNoMore()
   }
 
   #free (): void {

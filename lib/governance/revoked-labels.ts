@@ -5,7 +5,7 @@ const HALF = 5000
  * Remembers labels that `app.duplex.close()` has closed, for requests that are under way and whose labels are not known yet. If
  * there is no such request, nothing is remembered.
  */
-export class ClosedLabels {
+export class RevokedLabels {
   /**
    * For each label the number of its latest closing. The older half is forgotten as a whole, because a Map is slow to delete
    * its oldest entry.

@@ -41,7 +41,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
       return
   }
   try {
-    claim.terms?.count(request)
+    claim.governance?.count(request)
   } catch (error) {
     if (error instanceof FST_ERR_DUPLEX_MAX_PER_KEY) reply.header('retry-after', RETRY_AFTER)
     done(failure(error))

@@ -1,7 +1,7 @@
 import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
-import { RouteTerms } from '../governance/of-request.ts'
+import { RouteGovernance } from '../governance/of-route.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { negotiate } from '../handshake/negotiate.ts'
 import type { RefusalError } from '../handshake/refusal.ts'
@@ -35,7 +35,7 @@ export function declareRoute (
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
-    terms: RouteTerms.of(registry.governance, settings),
+    governance: RouteGovernance.of(registry.governance, settings),
     messages: settings.messages && new MessagePlan(app, options, settings.messages, name),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined

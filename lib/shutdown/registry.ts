@@ -4,7 +4,7 @@ import type { Connection } from '../connection/connection.ts'
 import { kDrain, kShutDown } from '../symbols.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import { DrainSpread } from './drain-spread.ts'
-import { Governance } from '../governance/of-app.ts'
+import { AppGovernance } from '../governance/of-app.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import type { Link } from '../http1/link.ts'
 import { LiveSet } from '../tools/live-set.ts'
@@ -24,7 +24,7 @@ export interface Closing {
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
-  readonly governance: Governance
+  readonly governance: AppGovernance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
   readonly #links = new LiveSet<Link>()
@@ -44,7 +44,7 @@ export class Registry implements ClaimWatcher {
 
   constructor (settings: PluginSettings) {
     this.slots = new Slots(settings.maxConnections)
-    this.governance = new Governance(settings)
+    this.governance = new AppGovernance(settings)
     this.#drainTimeout = settings.drainTimeout
     this.#drainSpread = settings.drainSpread
   }
