@@ -1,4 +1,9 @@
-// Members of a connection that the plugin needs and that its users do not see.
+// Properties of objects that users get, which the plugin needs and users do not see.
+
+/** On a raw request: the claim of a duplex route. */
+export const kClaim = Symbol('fastify-duplex.claim')
+
+// On a connection:
 
 /** One of the sides has ended, or all is over. */
 export const kProgressed = Symbol('fastify-duplex.progressed')

@@ -11,7 +11,7 @@ import { connect } from '../lib/client/index.ts'
 import { Interrupted, netcat } from '../lib/client/netcat.ts'
 import { DuplexRefused } from '../lib/client/refused.ts'
 import { bytesInFlight, type HttpSocket } from '../lib/internals/sockets.ts'
-import { acceptOf } from '../lib/messages/websocket/handshake.ts'
+import { acceptOf } from '../lib/syntax/websocket-key.ts'
 import { serve } from './fixtures/server.ts'
 import { upstream } from './fixtures/upstream.ts'
 

@@ -3,6 +3,7 @@ import { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
 import { InactivityWatch } from '../streams/inactivity-watch.ts'
 import { isRead } from '../streams/is-read.ts'
+import { isNetworkError } from '../streams/network-error.ts'
 import { webPair } from '../streams/web-pair.ts'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../errors.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
@@ -86,14 +87,12 @@ export class ByteConnection implements ClientConnection {
   #closed ({ complete, error }: ExchangeEnd): ClientClosed {
     const { readable, writable } = this.answer
     const whole = complete && (writable.writableFinished || writable.destroyed === false)
-    const reason = this.cause?.reason ?? (whole ? 'end' : ofPeer(error ?? readable.errored) ? 'abort' : error === undefined ? 'destroyed' : 'error')
+    const failure = error ?? readable.errored
+    const ofPeer = failure != null && isNetworkError(failure)
+    const reason = this.cause?.reason ?? (whole ? 'end' : ofPeer ? 'abort' : error === undefined ? 'destroyed' : 'error')
     const why = reason === 'end' ? undefined : this.cause?.error ?? error ?? writable.errored ?? new FST_ERR_DUPLEX_ABORTED()
     if (why !== undefined) this.#dead.abort(why)
     const duration = Math.round(performance.now() - this.#since)
     return { reason, ...why === undefined ? {} : { error: why }, duration, ...this.facts() }
   }
-}
-
-function ofPeer (error: (Error & { code?: string, syscall?: string }) | null | undefined): boolean {
-  return error != null && (error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' || /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? ''))
 }

@@ -14,8 +14,7 @@ import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { offeredAs } from '../syntax/upgrade-tokens.ts'
-import { logsRequest } from '../internals/fastify.ts'
-import { say } from '../observability/log.ts'
+import { say, sayClosed } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { asError } from '../tools/thrown.ts'
 import type { Carrier, Owner } from './carrier.ts'
@@ -435,12 +434,8 @@ export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget 
 
   /** Completes the request: the onResponse hooks and the last log line depend on an event of `complete()`. */
   #tellEnd (result: DuplexClosed): void {
-    const { reason, error, bytesRead, bytesWritten, duration } = result
-    if (logsRequest(this.#reply)) {
-      const duplex = { kind: this.kind, protocol: this.protocol, reason, bytesRead, bytesWritten, duration }
-      say(this.#reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
-    }
-    this.#carrier.complete(error)
+    sayClosed(this.#reply, this, result)
+    this.#carrier.complete(result.error)
   }
 
   #causeOnTheWire (): Cause | undefined {

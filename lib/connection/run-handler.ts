@@ -1,19 +1,16 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from './connection.ts'
 import { kAcceptNow, kDeciding, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
-import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
+import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED } from '../errors.ts'
 import type { RequestGovernance } from '../governance/of-request.ts'
 import { takeSlots } from '../governance/slots.ts'
 import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from '../handshake/claim.ts'
-import { addConnectionClose } from '../handshake/refusal.ts'
+import { RETRY_AFTER, shutdownError } from '../handshake/refusal.ts'
 
 /** A handler as Fastify and its hooks see it. Users see the types of a duplex handler. */
 export type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown
-
-/** Seconds after which a client that found all slots taken may try again. */
-export const RETRY_AFTER = 1
 
 /** The handler of the Fastify route. It makes the connection, accepts it, and calls the user's handler, which then owns it. */
 export function runHandler (
@@ -48,12 +45,6 @@ export function runHandler (
   return route.settings.manual
     ? runManual(app, handler, connection, request, claim)
     : runAuto(app, handler, connection, request, claim)
-}
-
-/** The error for a request that comes during the drain. The reply closes the connection, which a `body` would keep. */
-export function shutdownError (reply: FastifyReply): Error {
-  addConnectionClose(reply)
-  return new FST_ERR_DUPLEX_SHUTDOWN()
 }
 
 function refused (claim: Claim, error: unknown): unknown {

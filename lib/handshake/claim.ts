@@ -5,10 +5,10 @@ import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
 import { RequestGovernance } from '../governance/of-request.ts'
 import { clearFields, muteResponse } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
+import { kClaim } from '../symbols.ts'
 import { replaceReply } from './late-reply.ts'
 import { addConnectionClose, sendRefusal, type RefusalError } from './refusal.ts'
 import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type HandshakeState } from './state.ts'
-import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 const NONE: readonly string[] = []

@@ -21,7 +21,7 @@ import { Link, type LinkHost } from './link.ts'
 import { say } from '../observability/log.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { leaveErrors, ownErrors, SocketCarrier } from './socket-carrier.ts'
+import { leaveErrors, SocketCarrier, watchErrors } from './socket-carrier.ts'
 
 /** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
@@ -223,7 +223,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     } else {
       (req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, undefined, nodes)
     }
-    ownErrors(socket)
+    watchErrors(socket)
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
   }
@@ -400,7 +400,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
     const code = takeOverAfterBody(claim.req, () => {
-      ownErrors(link.socket)
+      watchErrors(link.socket)
       this.#expect('upgrade')
     })
     link.onReleased = afterEarlierResponses(link, nodes, true, () => {

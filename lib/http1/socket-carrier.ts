@@ -25,19 +25,9 @@ import { holdWrites, releaseWrites } from './one-write.ts'
 import { takeoverResponse, type TakeoverResponse } from './takeover-response.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { isRead } from '../streams/is-read.ts'
+import { isNetworkError, type NetworkError } from '../streams/network-error.ts'
 
 const NOTHING = Buffer.alloc(0)
-
-interface NetworkError extends Error {
-  code?: string
-  syscall?: string
-}
-
-/** Whether the error comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
-function isNetworkError (error: NetworkError): boolean {
-  return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
-    /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
-}
 
 /**
  * The carrier of a socket that leaves HTTP, with its response for every answer that is no acceptance. From the moment when it
@@ -348,7 +338,7 @@ function listen (link: Link): void {
   // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  ownErrors(socket)
+  watchErrors(socket)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
 }
@@ -357,7 +347,7 @@ function listen (link: Link): void {
  * Node has taken its own listener off by the time that it tells of a socket that leaves HTTP. Who gets the event may hold it back, or
  * never listen, and a reset must not end the process.
  */
-export function ownErrors (socket: HttpSocket): void {
+export function watchErrors (socket: HttpSocket): void {
   if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
 }
 

@@ -1,5 +1,5 @@
 import type { RouteOptions } from 'fastify'
-import { targetOf } from '../handshake/authority.ts'
+import { connectTarget } from '../handshake/authority.ts'
 
 type Serializer = (value: unknown) => unknown
 
@@ -11,7 +11,7 @@ export function logTarget (options: RouteOptions): void {
   const given = options.childLoggerFactory
   options.childLoggerFactory = function (logger, bindings, childOptions, raw) {
     const make = given ?? this.childLoggerFactory
-    const target = targetOf(raw as object)
+    const target = connectTarget(raw as object)
     const usual = childOptions.serializers?.req ?? (logger as unknown as Record<symbol, { req?: Serializer } | undefined>)[SERIALIZERS]?.req
     if (target === undefined || usual === undefined) return make.call(this, logger, bindings, childOptions, raw)
     const req: Serializer = value => {

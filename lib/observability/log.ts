@@ -1,4 +1,6 @@
-import type { FastifyBaseLogger } from 'fastify'
+import type { FastifyBaseLogger, FastifyReply } from 'fastify'
+import { logsRequest } from '../internals/fastify.ts'
+import type { DuplexClosed, DuplexKind } from '../../types/index.ts'
 
 type Level = 'debug' | 'info' | 'warn' | 'error'
 
@@ -15,4 +17,14 @@ export function say (log: FastifyBaseLogger, level: Level, facts: Record<string,
       log[level](message)
     } catch {}
   }
+}
+
+/** The line at the end of an accepted connection, if its request is logged at all. */
+export function sayClosed (
+  reply: FastifyReply, { kind, protocol }: { kind: DuplexKind, protocol: string | undefined }, closed: DuplexClosed
+): void {
+  if (!logsRequest(reply)) return
+  const { reason, error, bytesRead, bytesWritten, duration } = closed
+  const duplex = { kind, protocol, reason, bytesRead, bytesWritten, duration }
+  say(reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
 }

@@ -8,7 +8,8 @@ import { keepHalfOpen, readyEvent, resetWhenClosed } from '../internals/half-ope
 import { onEndStream, resetStream } from '../internals/http2.ts'
 import { peerIsGone, resetByPeer, socketBeneath, unwatchReset, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd } from '../internals/streams.ts'
-import { closedEarly, ownErrors } from '../streams/own-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
+import { closedEarly } from './closed-early.ts'
 import type { TunnelEnd } from '../../types/index.ts'
 
 /** What a tunnel is told about one of its two ends. */

@@ -7,8 +7,3 @@ function ignore (): void {}
 export function ownErrors (stream: EventEmitter): void {
   if (!stream.listeners('error').includes(ignore)) stream.on('error', ignore)
 }
-
-/** The error of a stream that closed before both of its sides had ended. */
-export function closedEarly (): Error {
-  return Object.assign(new Error('The tunnel was closed before both sides ended'), { code: 'ERR_STREAM_PREMATURE_CLOSE' })
-}

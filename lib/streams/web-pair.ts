@@ -1,4 +1,5 @@
 import { finished, type Readable, type Writable } from 'node:stream'
+import { errorOf } from '../tools/thrown.ts'
 import type { DuplexWebPair } from '../../types/index.ts'
 
 /** Makes a chunk of a web stream from a chunk of a Node stream. */
@@ -24,7 +25,7 @@ function webReadable (readable: Readable, chunkOf: ChunkOf): DuplexWebPair['read
       if (done === true) controller.close()
       else controller.enqueue(chunkOf(value))
     },
-    cancel (reason) { readable.destroy(asError(reason)) }
+    cancel (reason) { readable.destroy(errorOf(reason)) }
   }, { highWaterMark: 0 })
 }
 
@@ -48,10 +49,6 @@ function webWritable (writable: Writable): DuplexWebPair['writable'] {
       writable.end()
       return ended
     },
-    abort (reason) { writable.destroy(asError(reason)) }
+    abort (reason) { writable.destroy(errorOf(reason)) }
   })
-}
-
-function asError (reason: unknown): Error | undefined {
-  return reason === undefined || reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
 }

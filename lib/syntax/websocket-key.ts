@@ -1,5 +1,6 @@
 import { createHash, randomBytes } from 'node:crypto'
 
+/** RFC 6455 section 1.3. */
 const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
 
 /** RFC 6455 section 4.1. */

@@ -16,3 +16,8 @@ export function codeOf (thrown: unknown): unknown {
     return undefined
   }
 }
+
+/** The reason of an abort or a cancel as an error. Undefined if there is none. */
+export function errorOf (reason: unknown): Error | undefined {
+  return reason === undefined || reason instanceof Error ? reason : new Error(String(reason), { cause: reason })
+}

@@ -6,7 +6,7 @@ import type { WebSocketClosed } from '../../../types/index.ts'
 import type { Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
-import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClose } from '../../syntax/close-codes.ts'
+import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
 import { releaseWhenQuiet } from './idle-deflate.ts'
 import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
