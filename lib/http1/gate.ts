@@ -1,7 +1,9 @@
 import type { IncomingMessage } from 'node:http'
 import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
 import type { ClaimFacts } from '../handshake/claim.ts'
-import { Rank, type AnyRank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
+import type { DuplexRoutes } from '../routes/find.ts'
+import { Rank, type AnyRank } from '../routes/rank.ts'
+import type { DuplexRoute } from '../routes/route.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_CONNECT_BODY,
   FST_ERR_DUPLEX_EXPECTATION_FAILED, FST_ERR_DUPLEX_HEADERS_TOO_LARGE, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_HOST,

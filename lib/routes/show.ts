@@ -1,7 +1,7 @@
 import type { FastifyInstance } from 'fastify'
 import { rootOf } from '../internals/fastify.ts'
 import type { DuplexRoutes } from './find.ts'
-import { DUPLEX_CONSTRAINT } from './lookup.ts'
+import { DUPLEX_CONSTRAINT } from './node-routes.ts'
 
 /** Makes an app show its duplex routes like plain ones, without the plugin's own constraint. */
 export function showLikePlainRoutes (app: FastifyInstance, routes: DuplexRoutes): void {
