@@ -93,7 +93,7 @@ export const mutations = [
   { file: 'routes/find.ts', find: ".replace(/\\/+/g, '/')", replace: '', breaks: 'a URL that was declared with doubled slashes is not found', tests: ['routing'] },
   { file: 'routes/find.ts', find: "this.#options.caseSensitive ? '' : 'i'", replace: "''", breaks: 'case-insensitive routing does not hold for duplex routes', tests: ['routing'] },
   { file: 'routes/node-routes.ts', find: 'if ((matching & (1 << at)) === 0) continue', replace: '', breaks: 'a route is taken whose constraints do not hold', tests: ['routing'] },
-  { file: 'routes/stores.ts', find: 'this.#exact.get(host) ??', replace: '', breaks: 'a regular expression goes before an exact host', tests: ['routing'] },
+  { file: 'routes/constraint-stores.ts', find: 'this.#exact.get(host) ??', replace: '', breaks: 'a regular expression goes before an exact host', tests: ['routing'] },
   { file: 'syntax/upgrade-tokens.ts', find: 'const match = listedAs(token, listed)\n    if (match !== undefined) return match', replace: 'if (listedAs(token, listed) !== undefined) return token', breaks: 'the 101 echoes the spelling of the client', tests: ['upgrade-tokens', 'hostile'] },
   { file: 'syntax/upgrade-tokens.ts', find: 'return offered.find(token => !RESERVED.test(token))', replace: 'return offered[0]', breaks: 'reserved tokens are taken', tests: ['upgrade-tokens', 'acceptance'], ci: true },
   { file: 'handshake/negotiate.ts', find: 'if (protocol === undefined) throw', replace: 'if (false) throw', breaks: 'a function may choose what was not offered', tests: ['acceptance'] },

@@ -8,7 +8,7 @@ import {
 } from './node-routes.ts'
 import { Rank, type Ranking } from './rank.ts'
 import type { DuplexRoute } from './route.ts'
-import { HostStore, VersionStore } from './stores.ts'
+import { HostStore, VersionStore } from './constraint-stores.ts'
 
 /** A request that a duplex route has claimed, on its way through the app's router. */
 export interface Claimed {

@@ -1,6 +1,6 @@
 import { Rank, type AnyRank, type Ranking } from './rank.ts'
 import type { DuplexRoute } from './route.ts'
-import type { ConstraintStore } from './stores.ts'
+import type { ConstraintStore } from './constraint-stores.ts'
 
 /** The constraint that only duplex routes have. The router finds a plain route only if no value is derived for it. */
 export const DUPLEX_CONSTRAINT = 'fastifyDuplex'
