@@ -1,12 +1,16 @@
+import type { Readable, Writable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
-import type { DuplexRoute } from '../routes/route.ts'
-import { say } from './log.ts'
-import type { Carrier } from '../connection/carrier.ts'
 import { isRead } from '../streams/is-read.ts'
+import { say } from './log.ts'
+
+/** A route, which gets each warning once. */
+interface Warned {
+  readonly url: string
+}
 
 /** Routes that have had each of the two warnings. */
-const late = new WeakSet<DuplexRoute>()
-const unawaited = new WeakSet<DuplexRoute>()
+const late = new WeakSet<Warned>()
+const unawaited = new WeakSet<Warned>()
 
 type Setter = 'header' | 'headers' | 'code' | 'status' | 'type'
 
@@ -15,14 +19,14 @@ const SETTERS: readonly Setter[] = ['header', 'headers', 'code', 'status', 'type
 const kRoute = Symbol('fastify-duplex.route')
 
 interface Late extends FastifyReply {
-  [kRoute]?: DuplexRoute
+  [kRoute]?: Warned
 }
 
 /**
  * With automatic acceptance the head is sent before the handler is entered. So what the handler sets on the reply is lost, and
  * only this warning says so.
  */
-export function warnOfLateHead (route: DuplexRoute, reply: FastifyReply): void {
+export function warnOfLateHead (route: Warned, reply: FastifyReply): void {
   if (late.has(route) || Object.hasOwn(reply, kRoute)) return
   Object.assign(reply, TRAPS, { [kRoute]: route })
 }
@@ -38,8 +42,14 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
   return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
 }]))
 
+interface Pair {
+  readonly readable: Readable
+  readonly writable: Writable
+  readonly inputEnded: boolean
+}
+
 /** Warns if the handler's promise, which ends the connection, resolves while somebody still reads. */
-export function warnOfReader (route: DuplexRoute, { readable, writable, inputEnded }: Carrier, reply: FastifyReply): void {
+export function warnOfReader (route: Warned, { readable, writable, inputEnded }: Pair, reply: FastifyReply): void {
   if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
   unawaited.add(route)
   say(reply.log, 'warn', { route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +

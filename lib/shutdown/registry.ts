@@ -6,7 +6,6 @@ import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import { DrainSpread } from './drain-spread.ts'
 import { AppGovernance } from '../governance/of-app.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
-import type { Link } from '../http1/link.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import { Slots } from '../governance/slots.ts'
 import type { PluginSettings } from '../options.ts'
@@ -20,6 +19,11 @@ export interface Closing {
   cut (): void
 }
 
+/** A connection that left HTTP. */
+export interface LeftHttp {
+  readonly socket: { destroy (): unknown }
+}
+
 /** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
@@ -27,7 +31,7 @@ export class Registry implements ClaimWatcher {
   readonly governance: AppGovernance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
-  readonly #links = new LiveSet<Link>()
+  readonly #links = new LiveSet<LeftHttp>()
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
@@ -65,11 +69,11 @@ export class Registry implements ClaimWatcher {
     for (const server of this.#servers) server.drain?.()
   }
 
-  addLink (link: Link): void {
+  addLink (link: LeftHttp): void {
     this.#links.add(link)
   }
 
-  removeLink (link: Link): void {
+  removeLink (link: LeftHttp): void {
     if (this.#links.delete(link)) this.#checkIdle()
   }
 
