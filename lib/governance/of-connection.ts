@@ -1,5 +1,4 @@
 import type { Readable, Writable } from 'node:stream'
-import type { Carrier } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_EXPIRED } from '../errors.ts'
 import { kDrain, kRevoke, kUndrain } from '../symbols.ts'
 import { momentOf, type Expiring } from './expiries.ts'
@@ -8,6 +7,16 @@ import { InputMeter, type Push } from './input-meter.ts'
 import { Labels } from './labels.ts'
 import { OutputMeter } from './output-meter.ts'
 import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
+
+/** What rates apply to: the input and the output of a connection. */
+export interface Metered {
+  /** Set if the input has a rate. It has the bytes that may not pass yet. */
+  readonly inputMeter: InputMeter | undefined
+  /** Puts a meter between what arrives and the stream. */
+  meterInput (make: (stream: Readable, push: Push) => InputMeter): void
+  /** Limits the stream that carries the output, as long as it carries this output. If all is over, `make` is not called. */
+  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void
+}
 
 /** What can expire and be revoked: a connection. */
 export interface Revocable {
@@ -91,7 +100,7 @@ export class ConnectionGovernance implements Expiring {
   }
 
   /** Called at acceptance, when the handler gets the streams. */
-  limit (carrier: Carrier, { bytesIn, bytesOut }: DuplexRate): void {
+  limit (carrier: Metered, { bytesIn, bytesOut }: DuplexRate): void {
     const { wheel } = this.#app
     if (carrier.inputMeter === undefined) this.limitInput(carrier, bytesIn)
     if (bytesOut !== undefined) {
@@ -100,7 +109,7 @@ export class ConnectionGovernance implements Expiring {
   }
 
   /** Called earlier if a body is read before acceptance, as `forward` does. */
-  limitInput (carrier: Carrier, rate: number | undefined): void {
+  limitInput (carrier: Metered, rate: number | undefined): void {
     if (rate === undefined) return
     carrier.meterInput((stream: Readable, push: Push) => this.#added(new InputMeter(stream, push, rate, this.#app.wheel)))
   }
