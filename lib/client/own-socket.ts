@@ -1,12 +1,12 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { breakOff } from '../streams/break-off.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { keepHalfOpen, resetWhenClosed } from '../internals/half-open.ts'
 import { allowSetEncoding, isPassedOn, peerIsGone, resetByPeer, socketBeneath, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
+import { breakOff } from '../streams/break-off.ts'
 import { isNetworkError } from '../streams/network-error.ts'
 import { ownErrors } from '../streams/own-errors.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 
 /** Prepares a connection for HTTP. It is half-open, has a listener for errors, and never reports a reset as an end. */
 export function prepare (connection: Duplex): void {

@@ -1,6 +1,6 @@
+import { FST_ERR_DUPLEX_MESSAGE_TOO_LONG } from '../errors.ts'
 import { lines } from '../messages/framing.ts'
 import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
-import { FST_ERR_DUPLEX_MESSAGE_TOO_LONG } from '../errors.ts'
 
 /**
  * Server-Sent Events for a client: the data of each event is a message. Names and ids of events are ignored. An event that is

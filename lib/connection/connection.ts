@@ -13,19 +13,19 @@ import type { KindHead } from '../handshake/kinds/index.ts'
 import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
-import { offeredAs } from '../syntax/upgrade-tokens.ts'
 import { say, sayClosed } from '../observability/log.ts'
+import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { asError } from '../tools/thrown.ts'
-import type { Carrier, Owner } from './carrier.ts'
-import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
-import { Lifetime, type Expirable } from './lifetime.ts'
+import { webPair } from '../streams/web-pair.ts'
 import {
   kAcceptNow, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
   kSetKeepAlive, kShutDown, kUndrain
 } from '../symbols.ts'
-import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
-import { webPair } from '../streams/web-pair.ts'
+import { offeredAs } from '../syntax/upgrade-tokens.ts'
+import { asError } from '../tools/thrown.ts'
+import type { Carrier, Owner } from './carrier.ts'
+import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
+import { Lifetime, type Expirable } from './lifetime.ts'
 import type {
   DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexLabels, DuplexMoment,
   DuplexWebPair

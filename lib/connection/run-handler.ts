@@ -1,13 +1,13 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
-import { Connection } from './connection.ts'
-import { kAcceptNow, kDeciding, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED } from '../errors.ts'
 import type { RequestGovernance } from '../governance/of-request.ts'
 import { takeSlots } from '../governance/slots.ts'
-import { say } from '../observability/log.ts'
-import type { Registry } from '../shutdown/registry.ts'
 import { claimOf, type Claim } from '../handshake/claim.ts'
 import { RETRY_AFTER, shutdownError } from '../handshake/refusal.ts'
+import { say } from '../observability/log.ts'
+import type { Registry } from '../shutdown/registry.ts'
+import { kAcceptNow, kDeciding, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
+import { Connection } from './connection.ts'
 
 /** A handler as Fastify and its hooks see it. Users see the types of a duplex handler. */
 export type Handler = (this: FastifyInstance, first: unknown, second: unknown) => unknown

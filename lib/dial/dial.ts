@@ -1,10 +1,10 @@
 import dns from 'node:dns'
 import net, { isIP, isIPv6, type Socket } from 'node:net'
 import tls, { type TLSSocket } from 'node:tls'
+import { checkDuration } from '../check-options.ts'
 import {
   FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_DIAL_FORBIDDEN, FST_ERR_DUPLEX_DIAL_TIMEOUT, FST_ERR_DUPLEX_INVALID_OPTION
 } from '../errors.ts'
-import { checkDuration } from '../check-options.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
 import { ownErrors } from '../streams/own-errors.ts'
 import type { DialCheck, DialOptions, DialTarget, DialTlsOptions, Milliseconds } from '../../types/index.ts'

@@ -1,4 +1,5 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
+import { closeCodeOf, isCloseCode, REVOKED } from '../syntax/close-codes.ts'
 import { RevokedLabels } from './revoked-labels.ts'
 import { Expiries } from './expiries.ts'
 import type { ConnectionGovernance } from './of-connection.ts'
@@ -7,7 +8,6 @@ import { checkLabel, LabelIndex } from './labels.ts'
 import { checkRevocation, type GovernanceSettings } from './options.ts'
 import { SharedDelays } from './shared-delays.ts'
 import { Wheel } from './wheel.ts'
-import { closeCodeOf, isCloseCode, REVOKED } from '../syntax/close-codes.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
 
 /** The governance of all connections of an app. */

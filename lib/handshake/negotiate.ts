@@ -5,10 +5,10 @@ import {
   FST_ERR_DUPLEX_ROUTING_FAILED
 } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
+import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { codeOf } from '../tools/thrown.ts'
 import { claimOf, type Claim } from './claim.ts'
 import { RETRY_AFTER, shutdownError, type RefusalError } from './refusal.ts'
-import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void

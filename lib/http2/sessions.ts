@@ -1,9 +1,9 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
-import { InactivityWatch } from '../streams/inactivity-watch.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { closeBetweenReads, isOverOnTheWire, readSession, STOPS_READING } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
+import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 

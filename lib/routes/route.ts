@@ -1,7 +1,7 @@
 import type { RouteGovernance } from '../governance/of-route.ts'
+import type { Slots } from '../governance/slots.ts'
 import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
-import type { Slots } from '../governance/slots.ts'
 
 /** A duplex route as it was declared. */
 export interface DuplexRoute {
