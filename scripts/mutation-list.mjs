@@ -237,7 +237,7 @@ export const mutations = [
   { file: 'inject/http1.ts', find: "if (!fields.has('connection')) fields.set('connection', 'Upgrade')", replace: "fields.set('connection', 'Upgrade')", breaks: 'the Connection of an injected request is overwritten', tests: ['inject'] },
   { file: 'inject/http1.ts', find: '&& cause instanceof Error ? cause : error', replace: '&& cause instanceof Error ? error : error', breaks: 'a test is told of an upstream where there is none', tests: ['inject'] },
   { file: 'inject/inject.ts', find: '    clients.endAll()', replace: '', breaks: 'app.close() waits for injected clients that were forgotten', tests: ['inject'], by: 'hang' },
-  { file: 'inject/injection.ts', find: "if (payload !== undefined && !declared) fields.set('content-length', String(payload.length))", replace: '', breaks: 'an injected payload has no length', tests: ['inject'] },
+  { file: 'inject/options.ts', find: "if (payload !== undefined && !declared) fields.set('content-length', String(payload.length))", replace: '', breaks: 'an injected payload has no length', tests: ['inject'] },
   { file: 'inject/memory-socket.ts', find: 'Buffer.from(chunk, encoding) : Buffer.from(chunk), done)', replace: 'Buffer.from(chunk, encoding) : chunk, done)', breaks: 'a buffer that is written again changes what was sent in memory', tests: ['inject'], ci: true },
   { file: 'inject/memory-socket.ts', find: '    else other.#waiting = done', replace: '    else done()', breaks: 'a connection in memory holds nobody back', tests: ['inject'] },
   { file: 'inject/memory-socket.ts', find: 'if (this.#resetting || unread || (this.abrupt && !over))', replace: 'if (unread || (this.abrupt && !over))', breaks: 'a reset in memory is an end', tests: ['head-bytes', 'inject'] },

@@ -25,7 +25,7 @@ import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import { Link } from './link.ts'
 import { holdWrites, releaseWrites } from './one-write.ts'
 import { takeoverResponse, type TakeoverResponse } from './takeover-response.ts'
-import { serialiseHead } from './head-text.ts'
+import { serialiseHead } from './accept-head-text.ts'
 import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)

@@ -18,7 +18,7 @@ import { kProgressed } from '../symbols.ts'
 import type { Http2Session } from './sessions.ts'
 import { OutputProgress } from './output-progress.ts'
 import { cutUnlessTaken } from './unread-answer.ts'
-import { chunks } from './chunks.ts'
+import { chunks } from './stream-iterator.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_CONNECT_ERROR, NGHTTP2_INTERNAL_ERROR, NGHTTP2_NO_ERROR, NGHTTP2_PROTOCOL_ERROR } = constants

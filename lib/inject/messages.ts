@@ -10,7 +10,7 @@ import type { Bytes, Messenger, MessengerOwner } from '../messages/messenger.ts'
 import { WebSocketMessenger } from '../messages/websocket/messenger.ts'
 import { loadParts } from '../messages/websocket/parts.ts'
 import { channels } from '../observability/channels.ts'
-import { invalid, type Injected } from './injection.ts'
+import { invalid, type Injected } from './options.ts'
 import type { InjectDuplexClosed, MessageEncoding, MessageFraming } from '../../types/index.ts'
 
 export interface InMessages {
