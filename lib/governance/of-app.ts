@@ -7,7 +7,7 @@ import { KeySlots } from './key-slots.ts'
 import { checkLabel, LabelIndex } from './labels.ts'
 import { checkRevocation, type GovernanceSettings } from './options.ts'
 import { SharedDelays } from './shared-delays.ts'
-import { Wheel } from './wheel.ts'
+import { Wheel } from './rate/wheel.ts'
 import type { DuplexRevocation } from '../../types/index.ts'
 
 /** The governance of all connections of an app. */

@@ -3,9 +3,9 @@ import { FST_ERR_DUPLEX_EXPIRED } from '../errors.ts'
 import { kDrain, kRevoke, kUndrain } from '../symbols.ts'
 import { momentOf, type Expiring } from './expiries.ts'
 import type { AppGovernance } from './of-app.ts'
-import { InputMeter, type Push } from './input-meter.ts'
+import { InputMeter, type Push } from './rate/input-meter.ts'
 import { Labels } from './labels.ts'
-import { OutputMeter } from './output-meter.ts'
+import { OutputMeter } from './rate/output-meter.ts'
 import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
 
 /** What rates apply to: the input and the output of a connection. */

@@ -1,4 +1,4 @@
-import type { Milliseconds } from '../../types/index.ts'
+import type { Milliseconds } from '../../../types/index.ts'
 
 /** How many seconds of the rate may add up: of bytes that nobody sent (SAVED), and while somebody waits (OWED). */
 const SAVED = 0.1

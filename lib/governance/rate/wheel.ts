@@ -1,4 +1,4 @@
-import type { Milliseconds } from '../../types/index.ts'
+import type { Milliseconds } from '../../../types/index.ts'
 
 /** How much time one step of the wheel takes. */
 const STEP: Milliseconds = 20

@@ -1,5 +1,5 @@
 import type { Writable } from 'node:stream'
-import { defaultEncoding } from '../internals/streams.ts'
+import { defaultEncoding } from '../../internals/streams.ts'
 import { Bucket } from './bucket.ts'
 import type { Waiter, Wheel } from './wheel.ts'
 
