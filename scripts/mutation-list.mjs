@@ -162,7 +162,7 @@ export const mutations = [
   // Upgrades with a body
   { file: 'http1/link.ts', find: '      else this.takeover?.linkClosed()\n', replace: '', breaks: 'what a socket was taken over by does not hear that it has closed', tests: ['upgrade-body'], by: 'hang' },
   { file: 'internals/http-parser.ts', find: '    if (chunk === null) {\n      request.upgrade = true', replace: '    if (chunk === null) {\n      request.upgrade = false', breaks: 'the stream behind a body stays with HTTP', tests: ['internals-parser', 'upgrade-body'], by: 'hang' },
-  { file: 'routes/declare.ts', find: "if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {", replace: 'if (false) {', breaks: 'the body of a message is parsed', tests: ['body'], by: 'hang' },
+  { file: 'handshake/hooks.ts', find: "if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {", replace: 'if (false) {', breaks: 'the body of a message is parsed', tests: ['body'], by: 'hang' },
 
   // Shutdown
   { file: 'plugin.ts', find: '    registry.shutDown()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'], by: 'hang' },
@@ -344,7 +344,7 @@ export const mutations = [
   { file: 'handshake/upgrade-required.ts', find: "kinds.includes('upgrade') && protocols !== undefined", replace: "kinds.includes('upgrade')", breaks: 'Q21 a route without a list answers 426', tests: ['acceptance /Q21/', 'routing /Q21/'] },
   { file: 'http1/gate.ts', find: 'return kinds.includes(other) && !hasBody(req) ? other : undefined', replace: 'return undefined', breaks: 'Q22 an empty body flips the kind', tests: ['offers /Q22/'], ci: true },
   { file: 'syntax/upgrade-tokens.ts', find: 'return name === undefined ? undefined : name + token.slice(slash)', replace: 'return name', breaks: 'Q25 the version that was offered is lost', tests: ['offers /Q25/'] },
-  { file: 'routes/declare.ts', find: " || claim?.kind === 'hijack' || claim?.route", replace: ' || claim?.route', breaks: 'Q28 the body parser runs for a hijack', tests: ['offers /Q28/'], ci: true },
+  { file: 'handshake/hooks.ts', find: " || claim?.kind === 'hijack' || claim?.route", replace: ' || claim?.route', breaks: 'Q28 the body parser runs for a hijack', tests: ['offers /Q28/'], ci: true },
   { file: 'http1/gate.ts', find: 'return asksForUpgrade(req) ? this.#upgrade(req, hasOthers) : ignore(req)', replace: 'return this.#upgrade(req, hasOthers)', breaks: 'Q70 Proxy-Connection asks for an upgrade', tests: ['offers /Q70/'] },
   { file: 'syntax/upgrade-tokens.ts', find: 'const MOST_TOKENS = 32', replace: 'const MOST_TOKENS = Infinity', breaks: 'Q73 every member of an Upgrade is looked at', tests: ['offers /Q73/'] },
   { file: 'syntax/upgrade-tokens.ts', find: 'if (latest?.header !== header) latest =', replace: 'latest =', breaks: 'Q73 a list is parsed once for each route at a URL', tests: ['offers /Q73/'], survives: 'only what is measured changes, and by less than the bound of the test' },
