@@ -8,6 +8,7 @@ import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } fr
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
 import { releaseWhenQuiet } from './idle-deflate.ts'
+import { receiveError } from './receive-error.ts'
 import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
 /**
