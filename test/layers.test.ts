@@ -61,23 +61,23 @@ function layerOf (file: string): number {
 
 const against = imports.filter(({ file, imported }) => roomOf(file) !== roomOf(imported) && layerOf(imported) >= layerOf(file))
 
-t.test('RP6 docs/internals.md has each folder and each file of lib/ once', async t => {
+t.test('RP7 docs/internals.md has each folder and each file of lib/ once', async t => {
   t.ok(layers.length > 10)
   t.same(layers.flat().sort(), [...new Set(files.map(roomOf))].sort())
   for (const name of layers.flat()) t.ok(existsSync(join(root, 'lib', name)), name)
 })
 
-t.test('RP6 values are imported from layers further up in that table alone', async t => {
+t.test('RP7 values are imported from layers further up in that table alone', async t => {
   t.ok(imports.length > 500)
   t.same(against.filter(({ onlyTypes }) => !onlyTypes).map(({ file, imported }) => `${file} imports ${imported}`), [])
 })
 
-t.test('RP6 a type that is imported against the order is in the list there', async t => {
+t.test('RP7 a type that is imported against the order is in the list there', async t => {
   const types = against.filter(({ onlyTypes }) => onlyTypes).map(({ file, imported }) => `${roomOf(file)} -> ${imported}`)
   t.same([...new Set(types)].sort(), exceptions.sort())
 })
 
-t.test('RP6 no files import values from each other in a circle', async t => {
+t.test('RP7 no files import values from each other in a circle', async t => {
   const values = imports.filter(({ onlyTypes }) => !onlyTypes)
   const next = new Map(files.map(file => [file, values.filter(one => one.file === file).map(({ imported }) => imported)]))
   const done = new Set<string>()
@@ -92,7 +92,7 @@ t.test('RP6 no files import values from each other in a circle', async t => {
   t.same(circles, [])
 })
 
-t.test('RP6 CONTRIBUTING names files and folders that are there', async t => {
+t.test('RP7 CONTRIBUTING names files and folders that are there', async t => {
   const own = new Set(files.map(roomOf).filter(room => room.endsWith('/')))
   const paths = read('CONTRIBUTING.md').matchAll(/`((?:lib\/)?[\w-]+\/(?:[\w-]+\/)*(?:[\w-]+\.ts)?)`/g)
   const named = [...paths].map(([, name = '']) => name)

@@ -2,7 +2,7 @@ import type { FastifyInstance } from 'fastify'
 import { exchange, type Exchange } from '../../client/exchange.ts'
 import { dial } from '../../dial/dial.ts'
 import type { ForwardSettings } from './options.ts'
-import type { UpstreamRequest } from './outgoing.ts'
+import type { Outgoing } from './outgoing.ts'
 import type { Target } from './target.ts'
 import { keyOf, upstreamsOf } from './upstreams.ts'
 
@@ -22,7 +22,7 @@ export interface Asked {
  * @param fresh no kept connection is used
  */
 export async function ask (
-  app: FastifyInstance, target: Target, out: UpstreamRequest, settings: ForwardSettings, keep: boolean, fresh: boolean, signal: AbortSignal
+  app: FastifyInstance, target: Target, out: Outgoing, settings: ForwardSettings, keep: boolean, fresh: boolean, signal: AbortSignal
 ): Promise<Asked> {
   const request = {
     method: out.method,

@@ -12,7 +12,7 @@ import { ask } from './ask.ts'
 import { trailerFields } from './fields.ts'
 import { joinBodies, type Answered } from './join-bodies.ts'
 import type { ForwardSettings } from './options.ts'
-import type { UpstreamRequest } from './outgoing.ts'
+import type { Outgoing } from './outgoing.ts'
 import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
@@ -23,7 +23,7 @@ const IDEMPOTENT = new Set(['GET', 'HEAD', 'OPTIONS', 'TRACE', 'PUT', 'DELETE'])
 
 /** Forwards a request and its answer. Both bodies are sent while they arrive. */
 export async function forwardBody (
-  pending: PendingDuplex<'body'>, target: Target, out: UpstreamRequest, settings: ForwardSettings
+  pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings
 ): Promise<TunnelResult> {
   const wait = new Wait(pending)
   const lateTrailers = hearTrailers(pending)
@@ -47,7 +47,7 @@ export async function forwardBody (
 
 /** Sends the request. If a kept connection was closing just then, the request is sent once more on a new one. */
 async function once (
-  pending: PendingDuplex<'body'>, target: Target, out: UpstreamRequest, settings: ForwardSettings, lateTrailers: () => readonly string[], signal: AbortSignal
+  pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings, lateTrailers: () => readonly string[], signal: AbortSignal
 ): Promise<Answered> {
   for (let fresh = false; ; fresh = true) {
     const asked = await ask(pending.reply.server, target, out, settings, true, fresh, signal)

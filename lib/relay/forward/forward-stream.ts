@@ -8,7 +8,7 @@ import { acceptAndJoin } from '../accept-and-join.ts'
 import { fieldsFor, wantedUpgrade } from './answer.ts'
 import { ask } from './ask.ts'
 import type { ForwardSettings } from './options.ts'
-import type { UpstreamRequest } from './outgoing.ts'
+import type { Outgoing } from './outgoing.ts'
 import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
@@ -26,7 +26,7 @@ class Refused extends Error {
 
 /** Forwards an upgrade or a CONNECT. The client's connection is accepted after the upstream has accepted. */
 export async function forwardStream (
-  pending: PendingDuplex, target: Target, out: UpstreamRequest, settings: ForwardSettings
+  pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings
 ): Promise<TunnelResult | undefined> {
   let options: DuplexAcceptOptions = {}
   try {
@@ -49,7 +49,7 @@ export async function forwardStream (
 }
 
 async function answerOf (
-  pending: PendingDuplex, target: Target, out: UpstreamRequest, settings: ForwardSettings, signal: AbortSignal
+  pending: PendingDuplex, target: Target, out: Outgoing, settings: ForwardSettings, signal: AbortSignal
 ): Promise<Answer> {
   const leaving = new AbortController()
   // A refusal ends the tunnel. But its body is still to come from the upstream, so this does not break the exchange off.
@@ -69,7 +69,7 @@ async function answerOf (
 
 /** Sends the body of an upgrade while it arrives. */
 function sendBody (
-  req: IncomingMessage, exchange: Exchange, out: UpstreamRequest, timeout: ResponseTimeout
+  req: IncomingMessage, exchange: Exchange, out: Outgoing, timeout: ResponseTimeout
 ): { pump: Pump, whole: Promise<void> } | undefined {
   if (!out.streams || exchange.body === undefined) {
     timeout.waits()
@@ -83,7 +83,7 @@ function sendBody (
 }
 
 /** The accept head for the client, made of the upstream's answer. */
-function acceptance (pending: PendingDuplex, answer: Answer, out: UpstreamRequest, settings: ForwardSettings): DuplexAcceptOptions {
+function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, settings: ForwardSettings): DuplexAcceptOptions {
   const headers = fieldsFor(pending, answer, settings)
   out.translate?.(headers)
   if (pending.kind === 'connect') return { headers, ...isPlainSuccess(answer.statusCode) ? { statusCode: answer.statusCode } : {} }

@@ -11,7 +11,7 @@ import { acceptOf, isKey, makeKey } from '../../syntax/websocket-key.ts'
 import type { ForwardFields, PendingDuplex } from '../../../types/index.ts'
 
 /** The request for the upstream. */
-export interface UpstreamRequest {
+export interface Outgoing {
   readonly method: string
   readonly target: string
   readonly headers: readonly string[]
@@ -25,7 +25,7 @@ export interface UpstreamRequest {
   readonly translate: ((fields: ForwardFields) => void) | undefined
 }
 
-export function outgoing (pending: PendingDuplex, target: Target, settings: ForwardSettings): UpstreamRequest {
+export function outgoing (pending: PendingDuplex, target: Target, settings: ForwardSettings): Outgoing {
   const request = pending.reply.request as FastifyRequest
   const { raw } = request
   const claim = claimOf(raw) as Claim
@@ -68,7 +68,7 @@ function pathOf (request: FastifyRequest, { path }: ForwardSettings): string {
 }
 
 /** Sets the fields that frame the body. */
-function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: FastifyRequest, claim: Claim): Pick<UpstreamRequest, 'streams' | 'parsed'> {
+function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: FastifyRequest, claim: Claim): Pick<Outgoing, 'streams' | 'parsed'> {
   const { 'content-length': length, 'transfer-encoding': coding } = raw.headers
   if (pending.kind === 'body') {
     // A hook may have replaced the body by another stream.
