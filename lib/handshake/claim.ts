@@ -267,6 +267,14 @@ export class Claim implements Handshake {
     this.carrier = this.carrier.asBody()
   }
 
+  /** The URL has been rewritten before the app knew of the request. It is judged again, as if there had been no claim. */
+  withdraw (): void {
+    this.stopTimer()
+    this.terms?.release()
+    this.carrier.handshake = undefined
+    delete (this.req as { [kClaim]?: Claim })[kClaim]
+  }
+
   answerBegins (): void {
     this.step('head')
   }

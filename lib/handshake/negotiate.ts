@@ -18,7 +18,8 @@ type Done = (error?: Error) => void
 /** The last onRequest hook. It decides what the request head alone could not decide. */
 export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
   const claim = claimOf(request.raw)
-  if (claim === undefined) {
+  // Somebody may have rewritten the URL of another route's request.
+  if (claim === undefined || claim.route !== route) {
     done(unclaimed(route, request, reply))
     return
   }
