@@ -107,14 +107,16 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     this.#ignoredUpgrades = ignoredUpgrades
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakeoverEvent) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
-      this.#onHeard(event, req, socket, head)
+      if (req.httpVersionMajor === 2) others.connect?.(req, socket, head)
+      else this.#onHeard(event, req, socket, head)
     }
     const { expect, pass, undo } = intercept(server, {
       ...others,
       request: (req, res, none) => this.#onRequest(req as IncomingMessage, res as ServerResponse) ?? others.request?.(req, res, none),
       upgrade: (req, socket, head) => this.#onTaken('upgrade', req as JudgedRequest, socket as HttpSocket, head as Buffer),
-      connect: (req, socket, head) => others.connect?.(req, socket, head) ??
-        this.#onTaken('connect', req as JudgedRequest, socket as HttpSocket, head as Buffer),
+      connect: (req, socket, head) => (req as IncomingMessage).httpVersionMajor === 2
+        ? others.connect?.(req, socket, head)
+        : this.#onTaken('connect', req as JudgedRequest, socket as HttpSocket, head as Buffer),
       clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
     }, [
       { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
