@@ -23,6 +23,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
     done(unclaimed(route, request, reply))
     return
   }
+  claim.reached(reply.raw)
   claim.replied(reply)
   watchReplies(reply)
   if (registry.draining) {

@@ -83,7 +83,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #links = new LiveSet<Link>()
   /** Over TLS, connections whose handshake is not complete. */
   readonly #handshakes = new LiveSet<HttpSocket>()
-  readonly #expect: (event: string) => void
+  readonly #expect: (event: string | undefined) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
   readonly #undo: (() => void)[] = []
 
@@ -173,6 +173,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   }
 
   #hasOthers (event: TakeoverEvent): boolean {
+    // Somebody may have kept an event from the interceptors.
+    this.#expect(undefined)
     return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
   }
 
@@ -258,13 +260,23 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     const claim = claimOf(req)
     if (claim === undefined || claim.res !== undefined || !(claim.carrier instanceof BodyCarrier)) return undefined
     if (claim.carrier.link.host !== this) return undefined
+    this.#attach(claim, res)
+    this.#pass('request', req, res)
+    claim.routed()
+    return true
+  }
+
+  reached (claim: Claim, res: ServerResponse): void {
+    this.#attach(claim, res)
+    claim.routed()
+  }
+
+  #attach (claim: Claim, res: ServerResponse): void {
+    if (!(claim.carrier instanceof BodyCarrier)) return
     this.#registry.addClaim(claim)
     claim.carrier.attach(res)
     // Not before, because Node answers some requests itself, and then nothing would stop the timer.
     claim.startTimer()
-    this.#pass('request', req, res)
-    claim.routed()
-    return true
   }
 
   /**
@@ -352,8 +364,9 @@ export class Http1Server implements ClaimWatcher, LinkHost {
 
   /** A listener that nobody sees has heard the event. */
   #onHeard (event: TakeoverEvent, req: JudgedRequest, socket: HttpSocket, head: Buffer): void {
+    this.#expect(undefined)
     const judgement = req[kJudgement]
-    if (judgement?.passing === true) {
+    if (judgement?.passing === true && judgement.host?.server === this.server) {
       if (judgement.host === this) judgement.passing = false
       return
     }
@@ -387,7 +400,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** Does what was decided for a connection that Node has let go of. */
   #carryOut (event: TakeoverEvent, req: JudgedRequest, link: Link, head: Buffer): boolean | undefined {
     const { socket } = link
-    const { verdict, claim, nodes, handed } = req[kJudgement] as Judgement
+    const { verdict, claim, nodes } = req[kJudgement] as Judgement
     if (verdict.then === 'hand-over') return this.#handOver(event, req, link, head)
     req[kJudgement] = ACTED_ON
     switch (verdict.then) {
@@ -480,7 +493,9 @@ export class Http1Server implements ClaimWatcher, LinkHost {
    * @param bytes the last first. They are several, because joining them would copy everything after the head, for each of many
    * requests
    */
-  #parseAgain (link: Link, bytes: readonly Buffer[], ignored: IncomingMessage | undefined, isBody: boolean, nodes: NodesListeners | undefined): void {
+  #parseAgain (
+    link: Link, bytes: readonly Buffer[], ignored: IncomingMessage | undefined, isBody: boolean, nodes: NodesListeners | undefined
+  ): void {
     const { socket } = link
     leaveErrors(socket)
     for (const piece of bytes) if (piece.length > 0) socket.unshift(piece)
