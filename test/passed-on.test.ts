@@ -1,15 +1,11 @@
-import { once } from 'node:events'
 import http, { type IncomingMessage, type RequestListener, type Server, type ServerResponse } from 'node:http'
-import type { AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import { until } from './fixtures/patience.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
-import { connectHttp2 } from './fixtures/http2-wire.ts'
 import { serve } from './fixtures/server.ts'
 import { echo, echoed, owner, share, within, type SharedServer } from './fixtures/shared-server.ts'
-import { connectTcp, type Wire } from './fixtures/wire.ts'
 
 const CONNECT = 'CONNECT ours.example:1 HTTP/1.1\r\nHost: ours.example:1\r\n\r\n'
 
