@@ -17,6 +17,9 @@ export interface Claimed {
   readonly route: DuplexRoute
 }
 
+/** The app of each route. Several apps may have the same constraint strategy, which asks for it. */
+const appOf = new WeakMap<DuplexRoute, DuplexRoutes>()
+
 /** All duplex routes of an app. They are in the app's own router. One look-up finds them when a request head is read. */
 export class DuplexRoutes {
   readonly #app: FastifyInstance
@@ -51,6 +54,7 @@ export class DuplexRoutes {
     if (this.#routes.size === 0) this.#prepareRouter()
     const value = new DuplexConstraint(route)
     this.#routes.set(route, value)
+    appOf.set(route, this)
     return { [DUPLEX_CONSTRAINT]: value }
   }
 
@@ -133,7 +137,11 @@ export class DuplexRoutes {
           if (name in constraints || must) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, url)
         }
       } else {
-        const derive = askOnce(strategy, req => this.#claimAtItsRoute(req as IncomingMessage) !== undefined)
+        const claimOf = this.#claimOf
+        const derive = askOnce(strategy, req => {
+          const claim = claimOf(req)
+          return claim !== undefined && appOf.get(claim.route)?.#claimAtItsRoute(req as IncomingMessage) !== undefined
+        })
         this.#constraints.set(name, { must, storage: () => strategy.storage() as never, derive })
       }
     }
@@ -210,7 +218,8 @@ export class DuplexRoutes {
     // routes are looked up separately. It is the only case with two look-ups.
     const found = Lookup.run(new Lookup(values, { ...derived, ...musts }, ranking, false), ask)
     if (typeof found !== 'object' || ranking(found) === Rank.AT_ANY_RATE) return found
-    const plain = new Lookup(values, derived, () => Rank.NO, true)
+    // Less specific plain routes do not count.
+    const plain = new Lookup(values, derived, route => route === found ? Rank.UNLESS_PLAIN : Rank.NO, true)
     Lookup.run(plain, ask)
     return Lookup.metPlain(plain) ? undefined : found
   }
