@@ -140,7 +140,8 @@ export class DuplexRoutes {
         const claimOf = this.#claimOf
         const derive = askOnce(strategy, req => {
           const claim = claimOf(req)
-          return claim !== undefined && appOf.get(claim.route)?.#claimAtItsRoute(req as IncomingMessage) !== undefined
+          const app = claim && appOf.get(claim.route)
+          return app !== undefined && app.#claimAtItsRoute(req as IncomingMessage) !== undefined
         })
         this.#constraints.set(name, { must, storage: () => strategy.storage() as never, derive })
       }
