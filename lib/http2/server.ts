@@ -6,7 +6,7 @@ import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_ROUTING_FAILED } from '../error
 import { Claim, claimOf } from '../handshake/claim.ts'
 import { sendRefusal } from '../handshake/refusal.ts'
 import type { Interceptors } from '../internals/server-events.ts'
-import { say } from '../say.ts'
+import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { Http2Gate, StreamFacts, StreamVerdict } from './gate.ts'
 import { Http2Sessions, type Http2Session } from './sessions.ts'
