@@ -32,6 +32,8 @@ export interface ClaimFacts {
 
 /** Told about every claim. */
 export interface ClaimWatcher {
+  /** A request that stays with Node has reached its route, and nothing before has told of its response. */
+  reached? (claim: Claim, res: ServerResponse): void
   /** A refusal is on the wire. */
   refused (claim: Claim): void
   /** The request is over. */
@@ -143,6 +145,11 @@ export class Claim implements Handshake {
     const { handshakeYields, handshakeTimeout } = this.route
     if (!handshakeYields || handshakeTimeout === 0 || this.reply === undefined) return false
     return (this.reply.request.signal.reason as { code?: string } | undefined)?.code === 'FST_ERR_HANDLER_TIMEOUT'
+  }
+
+  /** The request has reached its route. Whoever passed it on may have done so past the event 'request'. */
+  reached (res: ServerResponse): void {
+    if (this.res === undefined) this.#watcher.reached?.(this, res)
   }
 
   /** The route's own hooks begin. If Fastify's timer has struck during earlier hooks, its answer is on its way. */
@@ -265,6 +272,14 @@ export class Claim implements Handshake {
   becomesBody (): void {
     this.kind = 'body'
     this.carrier = this.carrier.asBody()
+  }
+
+  /** The URL has been rewritten before the app knew of the request. It is judged again, as if there had been no claim. */
+  withdraw (): void {
+    this.stopTimer()
+    this.governance?.release()
+    this.carrier.handshake = undefined
+    delete (this.req as { [kClaim]?: Claim })[kClaim]
   }
 
   answerBegins (): void {

@@ -22,10 +22,12 @@ export function negotiate (
   route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, app: { readonly draining: boolean }, done: Done
 ): void {
   const claim = claimOf(request.raw)
-  if (claim === undefined) {
+  // Somebody may have rewritten the URL of another route's request.
+  if (claim === undefined || claim.route !== route) {
     done(unclaimed(route, request, reply))
     return
   }
+  claim.reached(reply.raw)
   claim.replied(reply)
   watchReplies(reply)
   if (app.draining) {

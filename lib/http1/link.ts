@@ -1,3 +1,4 @@
+import type { IncomingMessage } from 'node:http'
 import type { HttpSocket } from '../internals/sockets.ts'
 import type { SocketCarrier } from './socket-carrier.ts'
 import type { BodyCarrier } from './body-carrier.ts'
@@ -23,7 +24,15 @@ export interface LinkHost {
   readonly server: object
   /** The connection has a new parser, which has to be watched. */
   watch (link: Link): void
+  /**
+   * An owner of 'upgrade' or 'connect' got the request, has rewritten its URL, and did nothing else with it.
+   *
+   * @returns whether this app takes it
+   */
+  offer (event: TakeoverEvent, req: IncomingMessage, link: Link, head: Buffer): boolean
 }
+
+export type TakeoverEvent = 'upgrade' | 'connect'
 
 /**
  * A link stands for one connection of an HTTP/1 server, from its arrival until it closes, with everything that the plugin has on it.
@@ -86,6 +95,14 @@ export class Link {
       if (link.host?.server === this.host?.server) links.push(link)
     }
     for (const link of links.reverse()) link.host?.watch(link)
+  }
+
+  /** Asks the apps of the server, in the order in which they see requests. */
+  static offer (event: TakeoverEvent, req: IncomingMessage, socket: HttpSocket, server: object, head: Buffer): boolean {
+    for (let link = Link.of(socket); link !== undefined; link = link.below) {
+      if (link.host?.server === server && link.host.offer(event, req, link, head)) return true
+    }
+    return false
   }
 
   /** Whether a duplex route uses the connection, so that it must not be cut. */

@@ -18,12 +18,12 @@ import { LiveSet } from '../tools/live-set.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
 import { headWithoutUpgrade, originalHead, returnToHttp, waitToReturn } from './return-to-http.ts'
-import { Link, type LinkHost } from './link.ts'
+import { Link, type LinkHost, type TakeoverEvent } from './link.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
 import { leaveErrors, SocketCarrier, watchErrors } from './socket-carrier.ts'
 
-/** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
+/** On a raw request: what the gate has decided for its URL. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
 
 /**
@@ -36,17 +36,23 @@ class Judgement {
   readonly verdict: Verdict
   readonly claim: Claim | undefined
   readonly nodes: NodesListeners | undefined
+  readonly url: string | undefined
+  /** Set when other owners got the request: how many bytes had been written to its connection by then. */
+  handed: number | undefined
+  /** The event is on its way to the listeners, and our hidden one has not heard it yet. */
+  passing = false
 
-  constructor (host: LinkHost | undefined, verdict: Verdict, claim: Claim | undefined, nodes: NodesListeners | undefined) {
+  constructor (host: LinkHost | undefined, verdict: Verdict, claim?: Claim, nodes?: NodesListeners, url?: string) {
     this.host = host
     this.verdict = verdict
     this.claim = claim
     this.nodes = nodes
+    this.url = url
   }
 }
 
-/** The decision was carried out. If somebody emits the event once more, it is for other listeners. */
-const ACTED_ON = new Judgement(undefined, { then: 'http' }, undefined, undefined)
+/** The decision was carried out. If somebody emits the event once more, nobody gets it. */
+const ACTED_ON = new Judgement(undefined, { then: 'http' })
 
 interface JudgedRequest extends IncomingMessage {
   [kJudgement]?: Judgement | undefined
@@ -58,8 +64,6 @@ const kIgnored = Symbol('fastify-duplex.ignored')
 interface Rereading extends Link {
   [kIgnored]?: IncomingMessage | undefined
 }
-
-type TakeoverEvent = 'upgrade' | 'connect'
 
 /**
  * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
@@ -79,7 +83,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #links = new LiveSet<Link>()
   /** Over TLS, connections whose handshake is not complete. */
   readonly #handshakes = new LiveSet<HttpSocket>()
-  readonly #expect: (event: string) => void
+  readonly #expect: (event: string | undefined) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
   readonly #undo: (() => void)[] = []
 
@@ -103,15 +107,16 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     this.#ignoredUpgrades = ignoredUpgrades
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakeoverEvent) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
-      // Somebody has emitted it past the interceptors.
-      if ((req as JudgedRequest)[kJudgement] === undefined && !this.#others.has(req)) this.#takeFromOtherServer(event, req, socket, head)
+      if (req.httpVersionMajor === 2) others.connect?.(req, socket, head)
+      else this.#onHeard(event, req, socket, head)
     }
     const { expect, pass, undo } = intercept(server, {
       ...others,
       request: (req, res, none) => this.#onRequest(req as IncomingMessage, res as ServerResponse) ?? others.request?.(req, res, none),
       upgrade: (req, socket, head) => this.#onTaken('upgrade', req as JudgedRequest, socket as HttpSocket, head as Buffer),
-      connect: (req, socket, head) => others.connect?.(req, socket, head) ??
-        this.#onTaken('connect', req as JudgedRequest, socket as HttpSocket, head as Buffer),
+      connect: (req, socket, head) => (req as IncomingMessage).httpVersionMajor === 2
+        ? others.connect?.(req, socket, head)
+        : this.#onTaken('connect', req as JudgedRequest, socket as HttpSocket, head as Buffer),
       clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
     }, [
       { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
@@ -168,6 +173,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   }
 
   #hasOthers (event: TakeoverEvent): boolean {
+    // Somebody may have kept an event from the interceptors.
+    this.#expect(undefined)
     return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
   }
 
@@ -215,13 +222,11 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     link.toleratesHalfClose = undefined
     const nodes = unfinishedResponse(socket) === undefined ? undefined : nodesListeners(socket)
     if (verdict.then === 'take' || verdict.then === 'take-after-body') {
-      const claim = this.#claim(verdict.facts, new SocketCarrier(link, req, verdict.facts.route.settings.finTimeout))
-      ;(req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, claim, nodes)
-      this.#registry.addLink(link)
-      claim.startTimer()
+      const claim = this.#claimSocket(verdict.facts, link)
+      ;(req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, claim, nodes, req.url)
       if (verdict.then === 'take-after-body') return this.#startWithBody(link, claim)
     } else {
-      (req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, undefined, nodes)
+      (req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, undefined, nodes, req.url)
     }
     watchErrors(socket)
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
@@ -230,6 +235,13 @@ export class Http1Server implements ClaimWatcher, LinkHost {
 
   #claim (facts: ClaimFacts, carrier: SocketCarrier | BodyCarrier): Claim {
     return new Claim(facts, carrier, this)
+  }
+
+  #claimSocket (facts: ClaimFacts, link: Link): Claim {
+    const claim = this.#claim(facts, new SocketCarrier(link, facts.req, facts.route.settings.finTimeout))
+    this.#registry.addLink(link)
+    claim.startTimer()
+    return claim
   }
 
   /** @param before the same request as it came, with the Upgrade that was ignored */
@@ -248,13 +260,23 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     const claim = claimOf(req)
     if (claim === undefined || claim.res !== undefined || !(claim.carrier instanceof BodyCarrier)) return undefined
     if (claim.carrier.link.host !== this) return undefined
+    this.#attach(claim, res)
+    this.#pass('request', req, res)
+    claim.routed()
+    return true
+  }
+
+  reached (claim: Claim, res: ServerResponse): void {
+    this.#attach(claim, res)
+    claim.routed()
+  }
+
+  #attach (claim: Claim, res: ServerResponse): void {
+    if (!(claim.carrier instanceof BodyCarrier)) return
     this.#registry.addClaim(claim)
     claim.carrier.attach(res)
     // Not before, because Node answers some requests itself, and then nothing would stop the timer.
     claim.startTimer()
-    this.#pass('request', req, res)
-    claim.routed()
-    return true
   }
 
   /**
@@ -277,18 +299,110 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** Node has let go of a connection, or somebody emitted that event. */
   #onTaken (event: TakeoverEvent, req: JudgedRequest, socket: HttpSocket, head: Buffer): boolean | undefined {
     const judgement = req[kJudgement]
-    if (judgement === undefined) {
-      if (!this.#hasOthers(event)) return this.#takeFromOtherServer(event, req, socket, head)
+    if (judgement === ACTED_ON) return true
+    if (judgement === undefined || this.#isOfOtherServer(judgement)) {
+      if (!this.#hasOthers(event) || this.#takes(req)) return this.#takeFromOtherServer(event, req, socket, head)
       this.#others.add(req)
       return undefined
     }
-    const { host, verdict, claim, nodes } = judgement
-    // Another app of this server has decided it.
-    if (host !== this) return undefined
-    req[kJudgement] = ACTED_ON
     const link = Link.at(socket, this)
-    // Somebody has held the event back, and the connection has closed meanwhile.
-    if (link === undefined) return verdict.then === 'hand-over' ? undefined : true
+    const isAgain = judgement.handed !== undefined
+    if (isAgain || wasRewritten(req, judgement)) {
+      if (link === undefined || !this.#judgeAgain(req, link, judgement)) return undefined
+    } else if (judgement.host !== this) {
+      // Another app of this server has decided it.
+      return undefined
+    } else if (link === undefined) {
+      // Somebody has held the event back, and the connection has closed meanwhile.
+      req[kJudgement] = ACTED_ON
+      return judgement.verdict.then === 'hand-over' ? undefined : true
+    }
+    return this.#carryOut(event, req, link, head)
+  }
+
+  /** Whether somebody has passed on what no app of another server takes. */
+  #isOfOtherServer ({ host, verdict }: Judgement): boolean {
+    return host !== undefined && host.server !== this.server && verdict.then === 'hand-over'
+  }
+
+  /** Whether a duplex route takes a request that somebody passes on. */
+  #takes (req: IncomingMessage): boolean {
+    const verdict = this.#judge(req, undefined)
+    return verdict.then === 'take' || verdict.then === 'take-after-body'
+  }
+
+  /**
+   * Somebody has rewritten the URL, or got the request and emits the event once more.
+   *
+   * @returns whether it is for this app to decide
+   */
+  #judgeAgain (req: JudgedRequest, link: Link, before: Judgement): boolean {
+    const { socket } = link
+    if (socket.destroyed || (before.handed !== undefined && (socket as unknown as Socket).bytesWritten > before.handed)) return false
+    const verdict = this.#judge(req, undefined)
+    if (link.hasNext && isNobodys(verdict)) return false
+    before.claim?.withdraw()
+    const hosts = before.host === undefined ? undefined : Link.at(socket, before.host)
+    if (hosts !== undefined) {
+      hosts.handedOver = undefined
+      hosts.takeover = undefined
+    }
+    const claim = verdict.then === 'take' ? this.#claimSocket(verdict.facts, link) : undefined
+    req[kJudgement] = new Judgement(this, verdict, claim, before.nodes, req.url)
+    return true
+  }
+
+  offer (event: TakeoverEvent, req: IncomingMessage, link: Link, head: Buffer): boolean {
+    const judged = req as JudgedRequest
+    const before = judged[kJudgement]
+    if (before === undefined || before === ACTED_ON || !this.#judgeAgain(judged, link, before)) return false
+    const after = judged[kJudgement] as Judgement
+    if (after.verdict.then !== 'hand-over') return this.#carryOut(event, judged, link, head) === true
+    after.handed = link.handedOver = before.handed
+    return false
+  }
+
+  /** A listener that nobody sees has heard the event. */
+  #onHeard (event: TakeoverEvent, req: JudgedRequest, socket: HttpSocket, head: Buffer): void {
+    this.#expect(undefined)
+    const judgement = req[kJudgement]
+    if (judgement?.passing === true && judgement.host?.server === this.server) {
+      if (judgement.host === this) judgement.passing = false
+      return
+    }
+    // Somebody has emitted it past the interceptors.
+    if (judgement === undefined || this.#isOfOtherServer(judgement)) {
+      if (!this.#others.has(req) && (!this.#hasOthers(event) || this.#takes(req))) this.#takeFromOtherServer(event, req, socket, head)
+    } else if (judgement.host === this) {
+      if (judgement.handed !== undefined) Link.offer(event, req, socket, this.server, head)
+      else if (judgement.verdict.then !== 'hand-over') this.#onTaken(event, req, socket, head)
+    }
+  }
+
+  /**
+   * Gives the request to the other owners of the event. One of them may only rewrite the URL, for the listeners behind it. If the
+   * URL is a duplex route's then, and none of them has touched the connection, that route gets it.
+   */
+  #handOver (event: TakeoverEvent, req: JudgedRequest, link: Link, head: Buffer): boolean {
+    const socket = link.socket as unknown as Socket
+    const judgement = req[kJudgement] as Judgement
+    link.handedOver = judgement.handed = socket.bytesWritten
+    judgement.passing = true
+    const untouched = traces(socket)
+    const heard = this.#pass(event, req, socket, head)
+    judgement.passing = false
+    if (req[kJudgement] === judgement && wasRewritten(req, judgement) && traces(socket) === untouched) {
+      Link.offer(event, req, link.socket, this.server, head)
+    }
+    return heard
+  }
+
+  /** Does what was decided for a connection that Node has let go of. */
+  #carryOut (event: TakeoverEvent, req: JudgedRequest, link: Link, head: Buffer): boolean | undefined {
+    const { socket } = link
+    const { verdict, claim, nodes } = req[kJudgement] as Judgement
+    if (verdict.then === 'hand-over') return this.#handOver(event, req, link, head)
+    req[kJudgement] = ACTED_ON
     switch (verdict.then) {
       case 'take': {
         const carrier = (claim as Claim).carrier as SocketCarrier
@@ -301,8 +415,13 @@ export class Http1Server implements ClaimWatcher, LinkHost {
         return true
       }
       case 'take-after-body':
+        if (claim === undefined) {
+          // The body is for the parser of Node, which is gone.
+          this.#parseAgain(link, [head, originalHead(req)], undefined, false, nodes)
+          return true
+        }
         link.onReleased?.()
-        this.#receiveAfterBody(claim as Claim, socket, head)
+        this.#receiveAfterBody(claim, socket, head)
         return true
       case 'refuse':
       case 'unroutable': {
@@ -314,11 +433,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
         return true
       }
       case 'ignore-upgrade':
-        leaveErrors(socket)
         this.#ignoreUpgrade(link, req, verdict.isBody, head, nodes)
         return true
-      case 'hand-over':
-        link.handedOver = (socket as unknown as Socket).bytesWritten
     }
     return undefined
   }
@@ -368,14 +484,23 @@ export class Http1Server implements ClaimWatcher, LinkHost {
 
   /** The request is Node's. Its head and what follows are put back, and Node parses them again. */
   #ignoreUpgrade (link: Link, req: IncomingMessage, isBody: boolean, head: Buffer, nodes: NodesListeners | undefined): void {
-    const { socket } = link
-    // Two pieces, because joining them would copy everything after the head, for each of many requests.
-    if (head.length > 0) socket.unshift(head)
     const close = this.#ignoredUpgrades === 'close'
-    if (close) this.#closing.add(socket)
-    socket.unshift(headWithoutUpgrade(req, close))
+    if (close) this.#closing.add(link.socket)
+    this.#parseAgain(link, [head, headWithoutUpgrade(req, close)], req, isBody, nodes)
+  }
+
+  /**
+   * @param bytes the last first. They are several, because joining them would copy everything after the head, for each of many
+   * requests
+   */
+  #parseAgain (
+    link: Link, bytes: readonly Buffer[], ignored: IncomingMessage | undefined, isBody: boolean, nodes: NodesListeners | undefined
+  ): void {
+    const { socket } = link
+    leaveErrors(socket)
+    for (const piece of bytes) if (piece.length > 0) socket.unshift(piece)
     const again = (): void => {
-      (link as Rereading)[kIgnored] = req
+      (link as Rereading)[kIgnored] = ignored
       returnToHttp(this.server, link)
       link.watchAgain()
     }
@@ -444,12 +569,25 @@ export class Http1Server implements ClaimWatcher, LinkHost {
       socket.resume()
       return true
     }
+    ;(req as JudgedRequest)[kJudgement] = ACTED_ON
     if (head.length > 0) socket.unshift(head)
     socket.unshift(originalHead(req))
     speakHttp(this.server, socket)
     this.#onConnection(socket)
     return true
   }
+}
+
+/** Whether somebody has rewritten the URL since it was judged. If the body of an upgrade has come, the app knows it already. */
+function wasRewritten ({ url }: IncomingMessage, judgement: Judgement): boolean {
+  return url !== judgement.url && judgement.verdict.then !== 'take-after-body'
+}
+
+/** What an owner of a connection changes first. */
+function traces (socket: Socket): string {
+  const { bytesWritten, destroyed, writableLength, writableEnded, readableLength, readableFlowing, timeout } = socket
+  const listeners = socket.eventNames().reduce((count, event) => count + socket.listenerCount(event), 0)
+  return [listeners, bytesWritten, writableLength, destroyed, writableEnded, readableLength, readableFlowing, timeout].join()
 }
 
 /** Whether the app has no route for the request. Another app of the server may have one. */

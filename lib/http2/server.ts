@@ -2,7 +2,7 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Http2SecureServer, Http2Server, Http2ServerRequest, Http2ServerResponse, OutgoingHttpHeaders, ServerHttp2Stream } from 'node:http2'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
+import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf } from '../handshake/claim.ts'
 import { sendRefusal } from '../handshake/refusal.ts'
 import type { Interceptors } from '../internals/server-events.ts'
@@ -17,6 +17,12 @@ import type { Milliseconds } from '../../types/index.ts'
 export function speaksHttp2 (server: object): server is Http2Server | Http2SecureServer {
   return 'updateSettings' in server
 }
+
+/** The apps with the plugin on each server, the one that sees requests last first. */
+const appsOf = new WeakMap<object, Http2Streams[]>()
+
+/** Requests that were answered without an app. */
+const refused = new WeakSet<object>()
 
 /** Watches every stream of one HTTP/2 server, and claims those that are a duplex route's. */
 export class Http2Streams {
@@ -38,12 +44,22 @@ export class Http2Streams {
     const forced = (app.initialConfig as { forceCloseConnections?: unknown }).forceCloseConnections === true
     this.#sessions = new Http2Sessions(server, server instanceof TlsServer, unreadFor, forced)
     this.#unreadFor = unreadFor
+    const apps = appsOf.get(server) ?? []
+    appsOf.set(server, [...apps, this])
+  }
+
+  /** Whether another app of the server sees requests after this one. */
+  get #hasNext (): boolean {
+    return appsOf.get(this.#server)?.[0] !== this
   }
 
   /** The interceptors for the server's events. They pass events of HTTP/1 on the same port on. */
   get interceptors (): Interceptors {
     const receive: Interceptors[string] = (req, res) => this.#receive(req as Http2ServerRequest, res as Http2ServerResponse)
-    return { request: receive, connect: receive }
+    return {
+      request: receive,
+      connect: (req, res, none) => this.#isOver(req as Http2ServerRequest) ? true : receive(req, res, none)
+    }
   }
 
   drain (): void {
@@ -56,6 +72,7 @@ export class Http2Streams {
 
   /** Takes all off the server that was put on it. */
   undo (): void {
+    appsOf.set(this.#server, (appsOf.get(this.#server) ?? []).filter(app => app !== this))
     this.#sessions.unwatch()
   }
 
@@ -69,12 +86,21 @@ export class Http2Streams {
         this.#take(verdict.facts, res, session)
         return true
       case 'refuse':
+        if (this.#hasNext && verdict.error instanceof FST_ERR_DUPLEX_NO_ROUTE) return undefined
+        refused.add(req)
         cutUnlessTaken(res.stream as ServerHttp2Stream, session, this.#unreadFor)
         sendRefusal(res as unknown as ServerResponse, verdict.error)
         this.#registry.refusedUnclaimed(req as unknown as IncomingMessage, verdict.error.statusCode ?? 500)
         return true
     }
     return undefined
+  }
+
+  /** Whether a CONNECT that is emitted has its answer. A listener of 'stream' may have given it. */
+  #isOver (req: Http2ServerRequest): boolean {
+    if (req.httpVersionMajor !== 2) return false
+    if (claimOf(req) !== undefined || refused.has(req)) return true
+    return (req.stream as ServerHttp2Stream).headersSent && this.#server.listenerCount('connect') === 0
   }
 
   #judge (req: Http2ServerRequest): StreamVerdict {

@@ -202,21 +202,30 @@ export function askOnce (strategy: ConstraintStrategy, isChosen: (req: object) =
  */
 export function rewriteOnce (rewriteUrl: NonNullable<RoutingOptions['rewriteUrl']>): (app: FastifyInstance, req: object) => unknown {
   const original = (app: unknown, req: unknown): unknown => Reflect.apply(rewriteUrl, app, [req])
+  // The answer is for this URL. Somebody may change it before Fastify asks.
+  const known = (req: { url?: string }): Rewritten | undefined => {
+    const rewritten = recall(req, rewriteUrl)?.answer as Rewritten | undefined
+    return rewritten?.url === req.url ? rewritten : undefined
+  }
   if (!Object.hasOwn(rewriteUrl, 'call') && Object.isExtensible(rewriteUrl)) {
     Object.defineProperty(rewriteUrl, 'call', {
       configurable: true,
       value: (app: unknown, req: object) => {
-        const known = recall(req, rewriteUrl)
-        return known === undefined ? original(app, req) : known.answer
+        const rewritten = known(req)
+        return rewritten === undefined ? original(app, req) : rewritten.answer
       }
     })
   }
   return (app, req) => {
-    const known = recall(req, rewriteUrl)
-    const answer = known === undefined ? original(app, req) : known.answer
-    remember(req, rewriteUrl, answer)
-    return answer
+    const rewritten = known(req) ?? { url: (req as { url?: string }).url, answer: original(app, req) }
+    remember(req, rewriteUrl, rewritten)
+    return rewritten.answer
   }
+}
+
+interface Rewritten {
+  url: string | undefined
+  answer: unknown
 }
 
 const REPLY_FIELDS = ['fastify.reply.headers', 'fastify.reply.trailers']

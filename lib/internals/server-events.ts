@@ -14,8 +14,8 @@ interface Hidden {
 
 /** Interceptors on a server, and how they are taken off. */
 export interface Interception {
-  /** Until this event is emitted, it seems to have a listener: Node asks for one before it emits. */
-  expect (event: string): void
+  /** Until this event is emitted, it seems to have a listener: Node asks for one before it emits. Undefined ends that. */
+  expect (event: string | undefined): void
   /** Emits past the interceptors. */
   pass (event: string, ...args: unknown[]): boolean
   undo (): void

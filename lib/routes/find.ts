@@ -15,6 +15,9 @@ export interface Claimed {
   readonly route: DuplexRoute
 }
 
+/** The app of each route. Several apps may have the same constraint strategy, which asks for it. */
+const appOf = new WeakMap<DuplexRoute, DuplexRoutes>()
+
 /** All duplex routes of an app. They are in the app's own router. One look-up finds them when a request head is read. */
 export class DuplexRoutes {
   readonly #app: FastifyInstance
@@ -23,8 +26,10 @@ export class DuplexRoutes {
   readonly #routes = new Map<DuplexRoute, DuplexConstraint>()
   readonly #constraints = new Map<string, Constraint>()
   readonly #findRoute: FastifyInstance['findRoute']
-  /** Requests that no duplex route takes. They are not looked up again. */
-  readonly #plain = new WeakSet<object>()
+  /** Requests that no duplex route takes, with the URL that was looked up. Somebody may rewrite the URL afterwards. */
+  readonly #plain = new WeakMap<object, string>()
+  /** The same for requests that a duplex route takes. */
+  readonly #taken = new WeakMap<object, string>()
   readonly #rewrite: ((app: FastifyInstance, req: object) => unknown) | undefined
   #mayMatch: RegExp | undefined
   #takeConnects = false
@@ -47,6 +52,7 @@ export class DuplexRoutes {
     if (this.#routes.size === 0) this.#prepareRouter()
     const value = new DuplexConstraint(route)
     this.#routes.set(route, value)
+    appOf.set(route, this)
     return { [DUPLEX_CONSTRAINT]: value }
   }
 
@@ -74,11 +80,27 @@ export class DuplexRoutes {
    * explains what is wrong.
    */
   #visitorFor (req: IncomingMessage): NodeVisitor | undefined {
-    const claim = this.#claimOf(req)
+    const claim = this.#claimAtItsRoute(req)
     if (claim !== undefined) return new ClaimedVisitor(req, claim.route)
-    if (this.#plain.has(req)) return undefined
+    if (this.#plain.get(req) === req.url) return undefined
     const found = this.#lookUp(req, req.method as string, req.url as string, () => Rank.UNLESS_PLAIN)
     return typeof found === 'object' ? this.#routes.get(found) : undefined
+  }
+
+  /** The claim of a request whose URL still leads to the route of the claim. A listener of 'request' may have rewritten it. */
+  #claimAtItsRoute (req: IncomingMessage): Claimed | undefined {
+    const claim = this.#claimOf(req)
+    const { url } = req as { url: string }
+    if (claim === undefined || this.#taken.get(req) === url) return claim
+    if (this.#plain.get(req) === url) return undefined
+    showVersion(req.headers)
+    const found = this.#lookUp(req, req.method as string, url, route => route === claim.route ? Rank.AT_ANY_RATE : Rank.UNLESS_PLAIN)
+    if (found === claim.route) {
+      this.#taken.set(req, url)
+      return claim
+    }
+    if (typeof found !== 'object') this.#plain.set(req, url)
+    return undefined
   }
 
   /** Throws if a route, duplex or plain, has a constraint that the plugin has not seen. */
@@ -113,7 +135,12 @@ export class DuplexRoutes {
           if (name in constraints || must) throw new FST_ERR_DUPLEX_ASYNC_CONSTRAINT(name, url)
         }
       } else {
-        const derive = askOnce(strategy, req => this.#claimOf(req) !== undefined)
+        const claimOf = this.#claimOf
+        const derive = askOnce(strategy, req => {
+          const claim = claimOf(req)
+          const app = claim && appOf.get(claim.route)
+          return app !== undefined && app.#claimAtItsRoute(req as IncomingMessage) !== undefined
+        })
         this.#constraints.set(name, { must, storage: () => strategy.storage() as never, derive })
       }
     }
@@ -137,9 +164,17 @@ export class DuplexRoutes {
    */
   find (req: IncomingMessage, method: string, url: string, ranking: Ranking): DuplexRoute | 'unroutable' | undefined {
     if (method === 'CONNECT' ? !this.#takeConnects : this.#mayMatch === undefined) return undefined
-    const found = this.#lookUp(req, method, this.#rewritten(req, url), ranking)
-    if (typeof found !== 'object') this.#plain.add(req)
-    else if (this.#plainVersions) hideVersion(req)
+    // The URL may have been rewritten since it was looked up before.
+    if (this.#plainVersions) showVersion(req.headers)
+    const path = this.#rewritten(req, url)
+    const found = this.#lookUp(req, method, path, ranking)
+    if (typeof found !== 'object') {
+      this.#plain.set(req, path)
+    } else {
+      this.#plain.delete(req)
+      this.#taken.set(req, path)
+      if (this.#plainVersions) hideVersion(req)
+    }
     return found
   }
 
@@ -150,8 +185,9 @@ export class DuplexRoutes {
    */
   knownAsPlain (req: IncomingMessage, before: IncomingMessage): boolean {
     passAnswers(before, req)
-    if (!this.#plain.has(before)) return false
-    this.#plain.add(req)
+    const path = this.#plain.get(before)
+    if (path === undefined) return false
+    this.#plain.set(req, path)
     return true
   }
 
@@ -181,7 +217,8 @@ export class DuplexRoutes {
     // routes are looked up separately. It is the only case with two look-ups.
     const found = Lookup.run(new Lookup(values, { ...derived, ...musts }, ranking, false), ask)
     if (typeof found !== 'object' || ranking(found) === Rank.AT_ANY_RATE) return found
-    const plain = new Lookup(values, derived, () => Rank.NO, true)
+    // Less specific plain routes do not count.
+    const plain = new Lookup(values, derived, route => route === found ? Rank.UNLESS_PLAIN : Rank.NO, true)
     Lookup.run(plain, ask)
     return Lookup.metPlain(plain) ? undefined : found
   }
@@ -259,15 +296,23 @@ function hostOf ({ headers }: IncomingMessage): unknown {
 
 const kVersion = Symbol('fastify-duplex.version')
 
+type Versioned = IncomingMessage['headers'] & { [kVersion]?: string | undefined }
+
 /**
  * If plain routes have versions, the router reads this field itself, and then finds no route without a version.
  * A claimed request has its route already. So the field is hidden until the router has reached that route.
  */
-function hideVersion ({ headers }: { headers: IncomingMessage['headers'] & { [kVersion]?: string | undefined } }): void {
+function hideVersion ({ headers }: { headers: Versioned }): void {
   const version = headers['accept-version'] as string | undefined
   if (version === undefined) return
   headers[kVersion] = version
   headers['accept-version'] = undefined
+}
+
+function showVersion (headers: Versioned): void {
+  if (headers[kVersion] === undefined) return
+  headers['accept-version'] = headers[kVersion]
+  delete headers[kVersion]
 }
 
 /** The visitor of a claimed request. When the router reaches the node of its route, the hidden field is put back. */
@@ -281,11 +326,7 @@ class ClaimedVisitor implements NodeVisitor {
   }
 
   [kVisitNode] (node: NodeRoutes): number {
-    const headers: Parameters<typeof hideVersion>[0]['headers'] = this.#req.headers
-    if (headers[kVersion] !== undefined) {
-      headers['accept-version'] = headers[kVersion]
-      delete headers[kVersion]
-    }
+    showVersion(this.#req.headers)
     return node.bitOf(this.#route)
   }
 }
