@@ -130,6 +130,7 @@ function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry
       }
       claim.hooks.fail(error)
     }
+    if (claim !== undefined) claim.failed = true
     done()
   })
 }
