@@ -3,9 +3,9 @@ import type { ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
-import { ask, LAST_CHUNK, onEachKind, piece, statusOf, hear, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, statusOf, takeManually } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
-import { gate, serve } from './fixtures/server.ts'
+import { everywhere, gate, serve, ways } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
 
 const echo = ({ readable, writable }: DuplexConnection): Promise<void> => pipeline(readable, writable)
@@ -106,6 +106,46 @@ onEachKind(t, 'A9 a hook of an accept that throws after a late reply is answered
   t.match(body, /of the hook/)
   await quiet()
 })
+
+/** How an app may break its own answer off, with what `closed` then says. */
+const breaks: Record<string, [reason: string, act: Late]> = {
+  'reply.raw.destroy()': ['destroyed', pending => { rawOf(pending).destroy() }],
+  'reply.raw.destroy(error)': ['error', pending => { rawOf(pending).destroy(new Error('of the app')) }],
+  'request.raw.destroy()': ['destroyed', ({ reply }) => { reply.request.raw.destroy() }]
+}
+
+for (const [what, [reason, act]] of Object.entries(breaks)) {
+  for (const when of ['before an accept', 'while the hooks of an accept run']) {
+    onEachKind(t, `L11 ${what} ${when}: closed says ${reason}`, async (t, kind, transport) => {
+      const hook = gate()
+      const told = gate<{ reason: string }>()
+      const failed = gate<Error & { code?: string }>()
+      const { connect, quiet } = await serve(t, { transport }, app => {
+        app.addHook('onSend', async (_request, _reply, payload) => {
+          await hook.promise
+          return payload
+        })
+        takeManually(app, async pending => {
+          void pending.closed.then(told.open)
+          const accept = pending.accept as () => Promise<DuplexConnection>
+          const accepting = when === 'before an accept' ? undefined : accept.call(pending)
+          act(pending)
+          hook.open()
+          await (accepting ?? accept.call(pending)).catch(failed.open)
+        })
+      })
+      const wire = await connect()
+      wire.send(ask(kind) + piece(kind, 'TAIL'))
+      t.equal(await wire.remains(), '')
+      t.equal((await told.promise).reason, reason)
+      const { code, message } = await failed.promise
+      t.ok(message === 'of the app' || code === 'FST_ERR_DUPLEX_ABORTED' || code === 'FST_ERR_DUPLEX_DESTROYED', message)
+      wire.destroy()
+      await quiet()
+      // A request of HTTP/2 does not destroy its stream.
+    }, everyKind, what === 'request.raw.destroy()' ? ways : everywhere)
+  }
+}
 
 type Hook = (...args: unknown[]) => unknown
 
