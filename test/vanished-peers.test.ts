@@ -58,9 +58,11 @@ onEach(t, 'Q6 a client of TLS that resets in the tick of its requests leaves not
       writable.write('said')
     })
   })
+  // Since Node 26 the reset may come before the handshake of the server has ended.
+  server.app.server.on('tlsClientError', () => reason.open('none'))
   const wire = await server.connect()
   wire.send(request('GET /plain') + ask('body') + piece('body', 'half') + LAST_CHUNK)
   wire.reset()
-  t.match(await reason.promise, /^(?:fin|abort)$/)
+  t.match(await reason.promise, /^(?:fin|abort|none)$/)
   await server.quiet()
 }), ['tls'])
