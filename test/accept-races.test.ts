@@ -3,7 +3,7 @@ import type { ServerResponse } from 'node:http'
 import { Readable } from 'node:stream'
 import { pipeline } from 'node:stream/promises'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
-import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, statusOf, takeManually } from './fixtures/kinds.ts'
+import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, statusOf, take, takeManually } from './fixtures/kinds.ts'
 import { turn } from './fixtures/links.ts'
 import { everywhere, gate, serve, ways } from './fixtures/server.ts'
 import { logLines } from './fixtures/takeover.ts'
@@ -106,6 +106,43 @@ onEachKind(t, 'A9 a hook of an accept that throws after a late reply is answered
   t.match(body, /of the hook/)
   await quiet()
 }, everyKind, ['tcp', 'h2'])
+
+for (const manual of [true, false]) {
+  onEachKind(t, `L6 a preHandler hook that calls back twice enters ${manual ? 'a manual' : 'the'} handler once, and leaves nothing`, async (t, kind, transport) => {
+    let entered = 0
+    const { connect, quiet, app } = await serve(t, { transport }, app => {
+      app.addHook('preHandler', (_request, _reply, done) => {
+        done()
+        done()
+      })
+      app.addHook('onSend', async (_request, _reply, payload) => {
+        await turn()
+        return payload
+      })
+      if (manual) {
+        takeManually(app, async pending => {
+          entered++
+          await echo(await (pending.accept as () => Promise<DuplexConnection>)())
+        })
+      } else {
+        take(app, connection => {
+          entered++
+          return echo(connection)
+        })
+      }
+    })
+    const wire = await connect()
+    wire.send(ask(kind) + piece(kind, 'TAIL') + (kind === 'body' ? LAST_CHUNK : ''))
+    t.equal((await wire.head()).status, statusOf(kind, transport))
+    if (kind !== 'body') wire.end()
+    t.equal(await hear(wire, kind, 'TAIL'), 'TAIL')
+    if (kind === 'body') wire.end()
+    await wire.remains()
+    await quiet()
+    t.equal(entered, 1)
+    t.equal(app.duplex.connections.size, 0)
+  }, everyKind, ['tcp', 'h2'])
+}
 
 /** How an app may break its own answer off, with what `closed` then says. */
 const breaks: Record<string, [reason: string, act: Late]> = {

@@ -72,6 +72,8 @@ export class Claim implements Handshake {
   readonly terms: Terms | undefined
   /** Set while the onSend hooks of the accept head run. */
   hooks: AcceptHooks | undefined
+  /** The handler of the route has been called. */
+  entered = false
   /** The onError hooks have run for an answer, and the error handler is called next. */
   failed = false
   /** Called when it is decided that the request will not become a connection. */
