@@ -1,7 +1,7 @@
 import { peerIsGone, resetByPeer, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import type { SocketCarrier } from './socket-carrier.ts'
 import type { BodyCarrier } from './body-carrier.ts'
-import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
 
 const NOBODY: readonly Waiting[] = []
 

@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { exchange, type Exchange } from '../../client/exchange.ts'
-import { dial } from '../dial.ts'
+import { dial } from '../../dial/dial.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
 import type { Target } from './target.ts'
