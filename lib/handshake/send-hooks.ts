@@ -2,7 +2,6 @@ import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { FST_ERR_DUPLEX_ALREADY_ACCEPTED } from '../errors.ts'
 import { sendHooks } from '../internals/fastify.ts'
-import { say } from '../observability/log.ts'
 import { appFields, type HeadFields } from './accept-head.ts'
 import type { AcceptHooks, Claim } from './claim.ts'
 import type { DuplexHeaders } from '../../types/index.ts'
@@ -112,7 +111,11 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
 
 /** A reply came while the connection was being accepted. It is dropped, and the log tells that, as Fastify does for a second reply. */
 export function warnOfLateReply (reply: FastifyReply): void {
-  say(reply.log, 'warn', { err: new FST_ERR_DUPLEX_ALREADY_ACCEPTED() }, 'a reply came after accept() had been called, and is dropped')
+  try {
+    reply.log.warn({ err: new FST_ERR_DUPLEX_ALREADY_ACCEPTED() }, 'a reply came after accept() had been called, and is dropped')
+  } catch {
+    // A logger that throws must not cost the acceptance.
+  }
 }
 
 /** A stream that nobody will read is let go of. */
