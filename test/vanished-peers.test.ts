@@ -44,3 +44,25 @@ onEach(t, 'Q6 nobody looks for the client of a body that broke off, and whose re
   for (const look of [...running.values()]) look()
   t.equal(running.size, 0, 'the timer has ended')
 }), ['tcp', 'tls'])
+
+// The session tickets of TLS cannot be written any more, and Node tells nobody of that.
+onEach(t, 'Q6 a client of TLS that resets in the tick of its requests leaves nothing, whatever was to be sent to it', guarded(async (t, transport: Way) => {
+  const reason = gate<string>()
+  const server = await serveGuarded(t, { transport, plugin: { finTimeout: 100 } }, app => {
+    app.get('/plain', async () => {
+      await turn()
+      return 'plain'
+    })
+    app.post('/it', { duplex: true }, async ({ writable, closed }: DuplexConnection) => {
+      void closed.then(closed => reason.open(closed.reason))
+      writable.write('said')
+    })
+  })
+  // Since Node 26 the reset may come before the handshake of the server has ended.
+  server.app.server.on('tlsClientError', () => reason.open('none'))
+  const wire = await server.connect()
+  wire.send(request('GET /plain') + ask('body') + piece('body', 'half') + LAST_CHUNK)
+  wire.reset()
+  t.match(await reason.promise, /^(?:fin|abort|none)$/)
+  await server.quiet()
+}), ['tls'])

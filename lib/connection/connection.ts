@@ -330,6 +330,7 @@ export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget 
     } catch (error) {
       if (!claim.gone) {
         say(this.#reply.log, 'error', { err: error }, 'duplex accept head failed')
+        claim.step('fail')
         claim.refuseBare(error as RefusalError)
       }
       throw error

@@ -22,8 +22,9 @@ export function runHandler (
     reply.hijack()
     return undefined
   }
-  // A time limit was over, and the onSend hooks of its answer still run.
-  if (!claim.undecided) return undefined
+  // A time limit was over, and the onSend hooks of its answer still run. Or a hook has called back twice, and Fastify comes again.
+  if (!claim.undecided || claim.entered) return undefined
+  claim.entered = true
   if (registry.draining) throw refused(claim, shutdownError(reply))
   if (claim.hasBody && claim.kind === 'upgrade' && !route.settings.rawBody && !claim.req.readableEnded) {
     throw refused(claim, new FST_ERR_DUPLEX_BODY_NOT_PARSED(

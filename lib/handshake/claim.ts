@@ -30,6 +30,16 @@ export interface ClaimFacts {
   hasBody?: boolean
 }
 
+/** The onSend hooks of an accept head, while they run. */
+export interface AcceptHooks {
+  /** The `send()` that runs them has been called. */
+  begun: boolean
+  /** All of them have run, and Fastify writes what they have made. */
+  done: boolean
+  /** Drops the accept head, so that another answer can be sent. */
+  fail (error: Error): void
+}
+
 /** Told about every claim. */
 export interface ClaimWatcher {
   /** A request that stays with Node has reached its route, and nothing before has told of its response. */
@@ -62,8 +72,12 @@ export class Claim implements Handshake {
   reply: FastifyReply | undefined
   /** The governance of this request, until it is refused or its connection is over. */
   readonly governance: RequestGovernance | undefined
-  /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
-  hooks: { fail (error: Error): void } | undefined
+  /** Set while the onSend hooks of the accept head run. */
+  hooks: AcceptHooks | undefined
+  /** The handler of the route has been called. */
+  entered = false
+  /** The onError hooks have run for an answer, and the error handler is called next. */
+  failed = false
   /** Called when it is decided that the request will not become a connection. */
   onRefused: (() => void) | undefined
   readonly #watcher: ClaimWatcher
@@ -131,7 +145,7 @@ export class Claim implements Handshake {
           this.#clientLeft()
           return
         }
-        if (this.#state === 'claimed' && reply?.sent === true) this.step('head')
+        if (this.#state === 'claimed' && reply?.sent === true) this.step('hijack')
         break
       case 'accepted':
         return

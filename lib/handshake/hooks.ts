@@ -47,6 +47,7 @@ export function addHooks (options: RouteOptions, route: DuplexRoute, app: { read
       }
       claim.hooks.fail(error)
     }
+    if (claim !== undefined) claim.failed = true
     done()
   })
 }

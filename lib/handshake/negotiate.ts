@@ -4,11 +4,13 @@ import {
   FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_NO_CONNECTION, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_ROUTING_FAILED
 } from '../errors.ts'
+import { answerWithoutErrorHandler } from '../internals/fastify.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { codeOf } from '../tools/thrown.ts'
 import { claimOf, type Claim } from './claim.ts'
 import { RETRY_AFTER, shutdownError, type RefusalError } from './refusal.ts'
+import { discardPayload, warnOfLateReply } from './send-hooks.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void
@@ -129,12 +131,23 @@ function send (this: FastifyReply, payload?: unknown): FastifyReply {
     const reply = claim.replyAfterTimeout(this, payload)
     return reply === undefined ? this : usual(reply).send.call(reply, payload)
   }
-  claim.step('answer')
+  if (claim.hooks?.begun === false) {
+    // This runs the hooks of the accept head.
+    claim.hooks.begun = true
+  } else if (claim.step('answer') === 'already-accepted') {
+    warnOfLateReply(this)
+    discardPayload(payload)
+    return this
+  }
+  if (claim.failed) answerWithoutErrorHandler(this, payload)
   return usual(this).send.call(this, payload)
 }
 
 function hijack (this: FastifyReply): FastifyReply {
-  if (!this.sent) claimOf(this.request.raw)?.step('head')
+  if (!this.sent && claimOf(this.request.raw)?.step('hijack') === 'already-accepted') {
+    warnOfLateReply(this)
+    return this
+  }
   return usual(this).hijack.call(this)
 }
 

@@ -1,8 +1,9 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
+import { FST_ERR_DUPLEX_ALREADY_ACCEPTED } from '../errors.ts'
 import { sendHooks } from '../internals/fastify.ts'
 import { appFields, type HeadFields } from './accept-head.ts'
-import type { Claim } from './claim.ts'
+import type { AcceptHooks, Claim } from './claim.ts'
 import type { DuplexHeaders } from '../../types/index.ts'
 
 /** Adds the fields of `duplex: { headers }` to the reply. A field that the app has set for this request is kept. */
@@ -50,13 +51,16 @@ function dropOddFields (reply: FastifyReply): void {
 
 /** @param statusCode that of the reply, unless it is accepted */
 function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, statusCode: number): HeadFields | Promise<HeadFields> {
-  const { writeHead, write, end, addTrailers } = res
+  // Up to Node 24 writeHeader() is another name for writeHead(), which would not call ours.
+  const { writeHead, write, end, addTrailers, flushHeaders, writeHeader } = res as ServerResponse & { writeHeader?: unknown }
+  const usual = { writeHead, write, end, addTrailers, flushHeaders, ...(writeHeader === undefined ? {} : { writeHeader }) }
   let fields: HeadFields | undefined
   let failure: Error | undefined
   let settle: (() => void) | undefined
+  let warned = false
   const restore = (): void => {
     claim.hooks = undefined
-    Object.assign(res, { writeHead, write, end, addTrailers, statusCode })
+    Object.assign(res, usual, { statusCode })
   }
   const fail = (error: Error): void => {
     restore()
@@ -64,12 +68,19 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
     claim.step('fail')
     settle?.()
   }
-  claim.hooks = { fail }
-  // A payload and trailers are dropped, because an accept head has no body of its own.
-  res.write = () => true
-  res.addTrailers = () => {}
-  res.end = (() => res) as typeof end
-  res.writeHead = ((_status: number, given: OutgoingHttpHeaders) => {
+  const hooks: AcceptHooks = claim.hooks = { begun: false, done: false, fail }
+  // What Fastify writes here, a payload and trailers, is dropped, because an accept head has no body of its own.
+  const drop = (): void => {
+    if (hooks.done || warned) return
+    warned = true
+    warnOfLateReply(reply)
+  }
+  const dropped = (): ServerResponse => {
+    drop()
+    return res
+  }
+  const head = (_status: number, given: OutgoingHttpHeaders): ServerResponse => {
+    if (!hooks.done) return dropped()
     for (const name of String(given.trailer ?? '').split(' ')) reply.removeTrailer(name)
     try {
       fields = appFields({ ...res.getHeaders(), ...given })
@@ -80,7 +91,13 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
     }
     settle?.()
     return res
-  }) as typeof writeHead
+  }
+  const more = (): boolean => {
+    drop()
+    return true
+  }
+  Object.assign(res, { writeHead: head, write: more, end: dropped, addTrailers: drop, flushHeaders: drop })
+  if (writeHeader !== undefined) Object.assign(res, { writeHeader: head })
   reply.send()
   const outcome = (): HeadFields => {
     if (failure !== undefined) throw failure
@@ -92,13 +109,27 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
   return new Promise<void>(resolve => { settle = resolve }).then(outcome)
 }
 
+/** A reply came while the connection was being accepted. It is dropped, and the log tells that, as Fastify does for a second reply. */
+export function warnOfLateReply (reply: FastifyReply): void {
+  try {
+    reply.log.warn({ err: new FST_ERR_DUPLEX_ALREADY_ACCEPTED() }, 'a reply came after accept() had been called, and is dropped')
+  } catch {
+    // A logger that throws must not cost the acceptance.
+  }
+}
+
+/** A stream that nobody will read is let go of. */
+export function discardPayload (payload: unknown): void {
+  const stream = payload as { destroy?: () => void, cancel?: () => Promise<void> } | null | undefined
+  if (typeof stream !== 'object' || stream === null) return
+  if (typeof stream.destroy === 'function') stream.destroy()
+  else if (typeof stream.cancel === 'function') stream.cancel().catch(() => {})
+}
+
 /** The last onSend hook of a duplex route. It drops the payload while a connection is being accepted. */
 export function dropPayload (claim: Claim | undefined, payload: unknown): unknown {
   if (claim?.hooks === undefined) return payload
-  const stream = payload as { destroy?: () => void, cancel?: () => Promise<void> } | null | undefined
-  if (typeof stream === 'object' && stream !== null) {
-    if (typeof stream.destroy === 'function') stream.destroy()
-    else if (typeof stream.cancel === 'function') stream.cancel().catch(() => {})
-  }
+  claim.hooks.done = true
+  discardPayload(payload)
   return null
 }

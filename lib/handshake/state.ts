@@ -20,13 +20,14 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `open`: the accept head is about to be written.
  * - `fail`: a hook of the accept head threw, and Fastify answers that.
  * - `answer`: a reply was sent, thrown or returned; its hooks run.
- * - `head`: the head of an answer went onto the wire, or the reply was hijacked, and its owner answers by hand.
+ * - `hijack`: the reply was hijacked, and its owner answers by hand.
+ * - `head`: the head of an answer went onto the wire.
  * - `end`: the last byte of an answer went onto the wire.
  * - `timeout`: the time for the handshake is over.
  * - `handler-timeout`: Fastify's own timer struck, and sends the answer for that.
  * - `disconnect`: the client is gone.
  */
-export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'disconnect'
+export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 'hijack' | 'head' | 'end' | 'timeout' | 'handler-timeout' | 'disconnect'
 
 /**
  * What the caller has to do.
@@ -48,6 +49,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     accept: ['deciding', 'proceed'],
     detach: ['accepted', 'proceed'],
     answer: ['answering', 'none'],
+    hijack: ['sending', 'none'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     timeout: ['late', 'answer-late'],
@@ -58,8 +60,9 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     accept: ['deciding', 'already-accepted'],
     detach: ['deciding', 'already-accepted'],
     open: ['accepted', 'proceed'],
-    // What is sent while the hooks run is the accept head itself.
-    answer: ['deciding', 'none'],
+    // Who decides first decides: a reply that comes now is dropped. The send() that runs the hooks is not told here.
+    answer: ['deciding', 'already-accepted'],
+    hijack: ['deciding', 'already-accepted'],
     fail: ['answering', 'none'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
@@ -71,6 +74,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     accept: ['late', 'already-sent'],
     detach: ['late', 'already-sent'],
     open: ['late', 'already-sent'],
+    hijack: ['sending', 'none'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     // The error handler of the app takes too long, too.
@@ -81,6 +85,7 @@ const TABLE: Readonly<Record<HandshakeState, Row>> = {
     accept: ['answering', 'already-sent'],
     detach: ['answering', 'already-sent'],
     open: ['answering', 'already-sent'],
+    hijack: ['sending', 'none'],
     head: ['sending', 'none'],
     end: ['answered', 'none'],
     timeout: ['late', 'interrupt'],

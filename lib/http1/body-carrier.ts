@@ -101,6 +101,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     link.add(this)
     if (this.#settings.takes) {
       link.latestBody = this
+      link.watchOutput()
+      this.#noteDestroy(req)
+      this.#noteDestroy(res)
     }
     if (this.#settings.takes && this.#settings.ofNode) {
       // After a refusal Node would read the rest of the body without bound, or reset the connection.
@@ -437,6 +440,19 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const socket = this.#socket
     if (this.#timeout !== undefined && (socket.timeout ?? 0) === 0 && !socket.destroyed) socket.setTimeout(this.#timeout)
     this.#timeout = undefined
+  }
+
+  /** Before acceptance, too, the app may destroy one of them, and Node tells nobody who did it. */
+  #noteDestroy (stream: IncomingMessage | ServerResponse): void {
+    const destroy = stream.destroy as (error?: Error) => never
+    stream.destroy = (error?: Error) => {
+      // Node sets the socket to null before a utility destroys a request.
+      if (!this.#accepted && !this.closed && !this.#socket.destroyed && stream.socket != null) {
+        this.#destroyedHere = true
+        this.localError ??= error
+      }
+      return Reflect.apply(destroy, stream, error === undefined ? [] : [error])
+    }
   }
 
   /** Notes who destroyed a stream. If the peer broke it, its socket is gone before that. */

@@ -1,5 +1,6 @@
 import type { IncomingMessage } from 'node:http'
-import type { HttpSocket } from '../internals/sockets.ts'
+import { peerIsGone, resetByPeer, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import type { SocketCarrier } from './socket-carrier.ts'
 import type { BodyCarrier } from './body-carrier.ts'
 
@@ -41,7 +42,7 @@ export type TakeoverEvent = 'upgrade' | 'connect'
  * A socket may be given to another server while the first still counts it, as intercepting proxies do. The links of one
  * socket form a stack, and each is told of its end.
  */
-export class Link {
+export class Link implements Watched {
   readonly socket: HttpSocket
   /** The link of a server that had this socket before. */
   readonly below: Link | undefined
@@ -59,6 +60,7 @@ export class Link {
   handedOver: number | undefined
   readonly host: LinkHost | undefined
   readonly #closed: (link: Link) => void
+  #watched = false
   #waiting: Waiting[] | undefined
 
   /** @param closed called when the connection has closed */
@@ -139,7 +141,25 @@ export class Link {
     this.latestBody = undefined
   }
 
+  /**
+   * If a write of TLS itself fails, for example that of a session ticket, Node tells nobody, and all later writes wait for it for
+   * ever. So somebody looks after the connection, until it closes: responses may wait on it when its last `body` is over.
+   */
+  watchOutput (): void {
+    if (this.#watched || socketBeneath(this.socket) === undefined) return
+    this.#watched = true
+    watchPeer(this)
+  }
+
+  lookForPeer (): void {
+    const { socket } = this
+    // A socket that left HTTP is looked after by its carrier.
+    if (this.takeover !== undefined || socket.destroyed || socket.writableLength === 0) return
+    if (peerIsGone(socket)) socket.destroy(resetByPeer())
+  }
+
   hasClosed (): void {
+    if (this.#watched) unwatchPeer(this)
     this.#tell(this.#waiting?.splice(0) ?? NOBODY, 0)
   }
 

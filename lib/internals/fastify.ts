@@ -252,6 +252,21 @@ export function copyReply (reply: FastifyReply): FastifyReply {
   return copy
 }
 
+let nextErrorHandler: symbol | undefined
+
+/**
+ * The last error handler of a reply may answer with what is no Error, because a hook has thrown that. If a hook then throws
+ * again, Fastify looks for a further handler, finds none, and throws where nobody catches it. With this it answers without a handler,
+ * as it does for an Error.
+ */
+export function answerWithoutErrorHandler (reply: FastifyReply, payload: unknown): void {
+  if (payload instanceof Error) return
+  nextErrorHandler ??= symbolNamed(reply, 'fastify.reply.nextErrorHandler')
+  if (nextErrorHandler === undefined) return
+  const next: unknown = Reflect.get(reply, nextErrorHandler)
+  if (typeof next === 'object' && next !== null && (next as { func?: unknown }).func === undefined) Reflect.set(reply, nextErrorHandler, false)
+}
+
 export function symbolNamed (target: object, name: string): symbol | undefined {
   for (let object: object | null = target; object !== null; object = Object.getPrototypeOf(object)) {
     const found = Object.getOwnPropertySymbols(object).find(symbol => symbol.description === name)
