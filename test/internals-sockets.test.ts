@@ -4,7 +4,7 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, hasOtherPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
+  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
   socketBeneath,
   unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
@@ -311,12 +311,12 @@ onBoth('holdEnd gives the end away when it is told to', async (t, carrying) => {
   const held = gate()
   const events = ['newListener', 'resume', 'end']
   const before = events.map(event => socket.listenerCount(event))
-  const release = holdEnd(socket, held.open)
+  const end = holdEnd(socket, held.open)
   wire.end()
   await held.promise
   const ended = once(socket, 'end')
-  release()
-  release()
+  end.release()
+  end.release()
   socket.resume()
   await ended
   t.strictSame(events.map(event => socket.listenerCount(event)), before)
@@ -363,11 +363,11 @@ t.test('countChunk: an end found in a poll behind that of the last chunk is none
   t.ok(endIsReset(socket))
 })
 
-t.test('hasOtherPush tells that replacePush was there', async t => {
+t.test('replacedPush tells what replacePush has put there', async t => {
   const { socket } = await takeOne(t, 'tcp')
-  t.notOk(hasOtherPush(socket))
+  t.notOk(replacedPush(socket))
   replacePush(socket, () => true)
-  t.ok(hasOtherPush(socket))
+  t.ok(replacedPush(socket))
 })
 
 t.test('endIsReset says no in memory', async t => {

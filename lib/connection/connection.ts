@@ -7,7 +7,7 @@ import {
 } from '../errors.ts'
 import { Governed, type Governable } from '../governance/governed.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
-import type { Claim } from '../handshake/claim.ts'
+import type { Claim, Pending } from '../handshake/claim.ts'
 import { runErrorHooks } from '../handshake/error-hooks.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
@@ -23,7 +23,7 @@ import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
   kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
-  kSetKeepAlive, kShutDown, kUndrain
+  kRefused, kSetKeepAlive, kShutDown, kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -47,7 +47,7 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Expirable, Governable, KeepAliveTarget {
+export class Connection implements Owner, Pending, Expirable, Governable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
@@ -81,10 +81,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     this.#carrier = carrier
     this.#registry = registry
     carrier.owner = this
-    claim.onRefused = () => {
-      this.#freeSlots()
-      registry.remove(this)
-    }
+    claim.pending = this
     registry.add(this)
     const { rate } = claim.route.settings
     if (this.kind === 'body' && rate !== undefined) this[kGoverned].limitInput(carrier, rate.bytesIn)
@@ -234,6 +231,11 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
     return this.#carrier.closesSoon === true && this.#state !== 'closed' ? this.#claim : undefined
+  }
+
+  [kRefused] (): void {
+    this.#freeSlots()
+    this.#registry.remove(this)
   }
 
   [kExpired] (reason: DuplexCloseReason, error: Error): void {

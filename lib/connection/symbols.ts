@@ -14,6 +14,8 @@ export const kGoverned = Symbol('fastify-duplex.governed')
 export const kGovern = Symbol('fastify-duplex.govern')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
+/** The request was refused, or its client has left: it will not become a connection. */
+export const kRefused = Symbol('fastify-duplex.refused')
 /** Accepts, in the same tick if no hook is asynchronous. */
 export const kAcceptNow = Symbol('fastify-duplex.acceptNow')
 /** A promise that resolves when the onSend hooks of an `accept()` have run. It never rejects. */

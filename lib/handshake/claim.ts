@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
+import { kRefused } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
 import { Terms } from '../governance/terms.ts'
 import { clearFields, muteResponse } from '../internals/http-messages.ts'
@@ -28,6 +29,12 @@ export interface ClaimFacts {
   authority?: DuplexAuthority
   /** An upgrade whose body the parser reads before the stream starts. */
   hasBody?: boolean
+}
+
+/** What the claim tells the connection that may be made of it. */
+export interface Pending {
+  /** The request will not become a connection. */
+  [kRefused] (): void
 }
 
 /** Told about every claim. */
@@ -62,8 +69,8 @@ export class Claim implements Handshake {
   readonly terms: Terms | undefined
   /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
   hooks: { fail (error: Error): void } | undefined
-  /** Called when it is decided that the request will not become a connection. */
-  onRefused: (() => void) | undefined
+  /** The connection that the request may become. */
+  pending: Pending | undefined
   readonly #watcher: ClaimWatcher
   #state: HandshakeState = 'claimed'
   #timer: NodeJS.Timeout | undefined
@@ -114,7 +121,7 @@ export class Claim implements Handshake {
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
       this.terms?.release()
-      this.onRefused?.()
+      this.pending?.[kRefused]()
     }
     return action
   }

@@ -2,7 +2,7 @@
 // 24.21 and 26.12.
 import { Duplex } from 'node:stream'
 import { Socket } from 'node:net'
-import { countChunk, type HttpSocket } from './sockets.ts'
+import { countChunk, replacePush, replacedPush, usualPush, type HttpSocket } from './sockets.ts'
 
 /**
  * Takes bytes directly from a socket, without the socket's own stream. Each method returns whether more may be read. If not,
@@ -70,6 +70,7 @@ let shared: Buffer | undefined
 export function readThroughShared (socket: HttpSocket): boolean {
   const one = socket as unknown as ReadInto
   const handle = one._handle
+  if (isPostponed(socket)) replacePush(socket, undefined)
   if (keys === undefined || typeof handle?.useUserBuffer !== 'function') return false
   // TLS copies each record into memory of its own anyway. And it does not stop while it has decrypted bytes left.
   if ('encrypted' in socket) return false
@@ -87,6 +88,28 @@ export function readThroughShared (socket: HttpSocket): boolean {
   one.resume = Duplex.prototype.resume as ReadInto['resume']
   handle.useUserBuffer(shared)
   return true
+}
+
+/** The same from the second chunk on, because an idle connection, or one with one message, has no use for it. */
+export function readThroughSharedLater (socket: HttpSocket): void {
+  const { useUserBuffer } = (socket as unknown as ReadInto)._handle ?? {}
+  if (useUserBuffer !== undefined && !('encrypted' in socket) && replacedPush(socket) === undefined) replacePush(socket, pushFirst)
+}
+
+/** Whether the socket is to read through the shared buffer, and does not yet. */
+function isPostponed (socket: HttpSocket): boolean {
+  const push = replacedPush(socket)
+  return push === pushFirst || push === pushSecond
+}
+
+function pushFirst (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding): boolean {
+  replacePush(this, pushSecond)
+  return usualPush(this).call(this, chunk, encoding)
+}
+
+function pushSecond (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding): boolean {
+  if (chunk !== null) readThroughShared(this)
+  return usualPush(this).call(this, chunk, encoding)
 }
 
 /**
