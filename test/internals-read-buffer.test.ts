@@ -104,6 +104,8 @@ t.test('receiveFrom and startReading: the bytes come past the stream, in order, 
   let widest = 0
   socket.on('data', (chunk: Buffer) => got.push(chunk))
   receiveFrom(socket, {
+    needsBorrowed: false,
+    smallReads: 0,
     receive (chunk) {
       got.push(chunk)
       return true
@@ -132,7 +134,7 @@ t.test('a second reader of the stream gets every byte: then nothing goes past it
   const first = (chunk: Buffer): void => { seen.push(['first', String(chunk)]) }
   const second = (chunk: Buffer): void => { seen.push(['second', String(chunk)]) }
   socket.on('data', first)
-  receiveFrom(socket, { receive: chunk => seen.push(['past', String(chunk)]) > 0, borrow: () => true })
+  receiveFrom(socket, { needsBorrowed: false, smallReads: 0, receive: chunk => seen.push(['past', String(chunk)]) > 0, borrow: () => true })
   wire.send('a')
   while (seen.length < 1) await turn()
   socket.on('data', second)

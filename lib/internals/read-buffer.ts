@@ -2,6 +2,7 @@
 // 24.21 and 26.12.
 import { Duplex } from 'node:stream'
 import { Socket } from 'node:net'
+import { EachSecond } from '../connection/each-second.ts'
 import { countChunk, replacePush, replacedPush, usualPush, type HttpSocket } from './sockets.ts'
 
 /**
@@ -13,6 +14,10 @@ export interface Receiver {
   receive (bytes: Buffer): boolean
   /** The receiver must not keep these bytes: the next read overwrites them. */
   borrow (bytes: Buffer): boolean
+  /** Whether bytes that it has borrowed are still on their way. As long as they are, nobody may get their buffer. */
+  readonly needsBorrowed: boolean
+  /** How many small reads came one after the other. The receiver starts at 0, and lets it be. */
+  smallReads: number
 }
 
 const kReceiver = Symbol('fastify-duplex.receiver')
@@ -53,10 +58,11 @@ const LARGE = 32 * 1024
 /** The size of the buffer of a relay that has filled a whole WINDOW. */
 const WIDE = 256 * 1024
 /**
- * A relay that has read more than this at once gets a buffer of its own. After a read of at most this size it gives the buffer
- * back.
+ * A relay that has read more than this at once gets a buffer of its own. It gives the buffer back after a number of reads in a
+ * row that were no larger: large messages often have small ends.
  */
 const SMALL = 4 * 1024
+const MOST_SMALL_READS = 16
 
 /** The buffer that all sockets share. Every chunk is copied out of it before anything else can be read. */
 let shared: Buffer | undefined
@@ -114,10 +120,24 @@ function pushSecond (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding
 
 /**
  * From now on the receiver gets the bytes. The stream still gets them if it has unread bytes, is paused, or has another reader.
- * With undefined the stream gets them again.
  */
-export function receiveFrom (socket: HttpSocket, receiver: Receiver | undefined): void {
+export function receiveFrom (socket: HttpSocket, receiver: Receiver): void {
   (socket as unknown as ReadInto)[kReceiver] = receiver
+}
+
+/** The stream gets the bytes again. */
+export function receiveNoMore (socket: HttpSocket): void {
+  const one = socket as unknown as ReadInto
+  const receiver = one[kReceiver]
+  one[kReceiver] = undefined
+  if (receiver === undefined || receiver.needsBorrowed || keys === undefined) return
+  // Into the buffer of a socket that is over nothing is read any more.
+  if (!socket.destroyed && !socket.readableEnded) return
+  const target = one as unknown as Record<symbol, unknown>
+  const buffer = target[keys.buffer] as Buffer | null
+  if (buffer === null || buffer === shared) return
+  target[keys.buffer] = shared
+  giveBack(buffer)
 }
 
 /** Passes the next buffer from onBytes() to nextBuffer(). Node calls nextBuffer() right after onBytes(), without `this`. */
@@ -154,13 +174,62 @@ function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
 function relay (receiver: Receiver, count: number, buffer: Buffer): boolean {
   if (buffer === shared) {
     const more = receiver.receive(copyOf(buffer, count))
-    if (count > SMALL) next = Buffer.allocUnsafeSlow(WINDOW)
+    if (count > SMALL) next = windows.take()
+    return more
+  }
+  receiver.smallReads = count > SMALL ? 0 : receiver.smallReads + 1
+  if (receiver.smallReads === MOST_SMALL_READS) {
+    const more = receiver.receive(copyOf(buffer, count))
+    if (!receiver.needsBorrowed) giveBack(buffer)
+    next = shared
     return more
   }
   const more = receiver.borrow(count === buffer.length ? buffer : buffer.subarray(0, count))
-  if (count <= SMALL) next = shared
-  else if (count === WINDOW && buffer.length === WINDOW) next = Buffer.allocUnsafeSlow(WIDE)
+  if (count === WINDOW && buffer.length === WINDOW) next = wides.take()
   return more
+}
+
+/** At most so many bytes wait for the next relay. */
+const MOST_SPARE = 4 * 1024 * 1024
+
+/**
+ * Buffers of relays that are not used now. Made anew for each burst of bytes they would be garbage of many megabytes. Those
+ * that were not needed for a second are freed.
+ */
+class Spares {
+  readonly #size: number
+  readonly #buffers: Buffer[] = []
+  /** How many were left at the least, since the last look. */
+  #unused = 0
+  readonly #looking = new EachSecond(() => {
+    this.#buffers.length -= this.#unused
+    this.#unused = this.#buffers.length
+    return this.#unused > 0
+  })
+
+  constructor (size: number) {
+    this.#size = size
+  }
+
+  take (): Buffer {
+    const buffer = this.#buffers.pop()
+    this.#unused = Math.min(this.#unused, this.#buffers.length)
+    return buffer ?? Buffer.allocUnsafeSlow(this.#size)
+  }
+
+  give (buffer: Buffer): void {
+    if (this.#buffers.length * this.#size >= MOST_SPARE) return
+    this.#buffers.push(buffer)
+    this.#looking.start()
+  }
+}
+
+const windows = new Spares(WINDOW)
+const wides = new Spares(WIDE)
+
+function giveBack (buffer: Buffer): void {
+  if (buffer.length === WINDOW) windows.give(buffer)
+  else if (buffer.length === WIDE) wides.give(buffer)
 }
 
 /** The pool for small chunks. If somebody keeps one chunk, this much memory stays in use. */
