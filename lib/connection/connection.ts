@@ -22,8 +22,8 @@ import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
-  kRefused, kSetKeepAlive, kShutDown, kUndrain
+  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kPlace,
+  kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -71,7 +71,9 @@ export class Connection implements Owner, Pending, Expirable, Governable, KeepAl
   #holdsSlots = true
   /** The handler has returned, without a promise. */
   #handlerReturned = false;
-  [kDeciding]: Promise<void> | undefined
+  [kDeciding]: Promise<void> | undefined;
+  [kPlace]: number | undefined;
+  [kAgingPlace]: number | undefined
 
   /** @param carrier the carrier of the pair, if it is not that of the claim */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {

@@ -28,3 +28,6 @@ export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
 /** The connection is a second old, and gets its TCP keep-alive. */
 export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
+/** Its place among the connections of the app, and among those that wait for TCP keep-alive. */
+export const kPlace = Symbol('fastify-duplex.place')
+export const kAgingPlace = Symbol('fastify-duplex.agingPlace')

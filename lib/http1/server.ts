@@ -76,7 +76,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #responseClass: ReturnType<typeof responseClass>
   readonly #gate: Http1Gate
   readonly #registry: Registry
-  readonly #links = new LiveSet<Link>()
+  readonly #links = new LiveSet<Link>({ get: link => link.placeInServer, set (link, place) { link.placeInServer = place } })
   /** Over TLS, connections whose handshake is not complete. */
   readonly #handshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string) => void

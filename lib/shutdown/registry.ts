@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import { channels } from '../channels.ts'
 import type { Connection } from '../connection/connection.ts'
-import { kDrain, kShutDown } from '../connection/symbols.ts'
+import { kDrain, kPlace, kShutDown } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import { DrainSpread } from '../governance/drain-spread.ts'
 import { Governance } from '../governance/governance.ts'
@@ -22,12 +22,12 @@ export interface Closing {
 
 /** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
-  readonly connections = new LiveSet<Connection>()
+  readonly connections = new LiveSet<Connection>({ get: one => one[kPlace], set (one, place) { one[kPlace] = place } })
   readonly slots: Slots
   readonly governance: Governance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
-  readonly #links = new LiveSet<Link>()
+  readonly #links = new LiveSet<Link>({ get: link => link.placeInRegistry, set (link, place) { link.placeInRegistry = place } })
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
