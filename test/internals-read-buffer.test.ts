@@ -4,8 +4,8 @@ import { createServer } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { TLSSocket } from 'node:tls'
-import { readThroughShared, receiveFrom } from '../lib/internals/read-buffer.ts'
-import { startReading, type HttpSocket } from '../lib/internals/sockets.ts'
+import { readThroughShared, readThroughSharedLater, receiveFrom, receiveNoMore, type Receiver } from '../lib/internals/read-buffer.ts'
+import { startReading, watchReset, type HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, takeOne, turn } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { serve } from './fixtures/server.ts'
@@ -191,4 +191,61 @@ t.test('the app speaks HTTP, and TLS, on a connection that it has accepted', asy
   while (back.reduce((sum, { length }) => sum + length, 0) < bytes.length) await once(secure, 'data')
   t.equal(sha256(Buffer.concat(back)), sha256(bytes))
   secure.destroy()
+})
+
+t.test('readThroughSharedLater: a socket reads in Node\'s way once, and then through the shared buffer', async t => {
+  const { wire, socket } = await takeOne(t, 'tcp')
+  watchReset(socket, () => {})
+  readThroughSharedLater(socket)
+  let got = ''
+  const memory: number[] = []
+  socket.on('data', (chunk: Buffer) => {
+    got += String(chunk)
+    memory.push(chunk.buffer.byteLength)
+  })
+  for (const [at, text] of ['one', 'two', 'three', 'four'].entries()) {
+    wire.send(text)
+    while (memory.length <= at) await turn()
+  }
+  t.equal(got, 'onetwothreefour')
+  const pool = 8 * 1024
+  // The second one has arrived in memory of its own, too.
+  t.same(memory.map(bytes => bytes === pool), [false, false, true, true])
+})
+
+t.test('receiveNoMore gives the buffer of a socket that is over to the next, unless bytes of it are on their way', async t => {
+  const bytes = pattern(MiB)
+  const buffers: ArrayBufferLike[][] = []
+  const run = async (needsBorrowed: boolean): Promise<void> => {
+    const { wire, socket } = await shared(t)
+    const used: ArrayBufferLike[] = []
+    let got = 0
+    const receiver: Receiver = {
+      needsBorrowed,
+      smallReads: 0,
+      receive (chunk) {
+        got += chunk.length
+        return true
+      },
+      borrow (chunk) {
+        got += chunk.length
+        if (!used.includes(chunk.buffer)) used.push(chunk.buffer)
+        return true
+      }
+    }
+    socket.on('data', () => {})
+    receiveFrom(socket, receiver)
+    wire.send(bytes).end()
+    await once(socket, 'end')
+    t.equal(got, bytes.length)
+    receiveNoMore(socket)
+    receiveNoMore(socket)
+    buffers.push(used)
+  }
+  await run(true)
+  await run(false)
+  await run(false)
+  const [lent, given, next] = buffers as [ArrayBufferLike[], ArrayBufferLike[], ArrayBufferLike[]]
+  t.ok(next.includes(given.at(-1) as ArrayBufferLike), 'the next socket reads into the same')
+  t.notOk([...given, ...next].includes(lent.at(-1) as ArrayBufferLike), 'and not into what is still needed')
 })

@@ -9,7 +9,7 @@ import {
   unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
 import { takeOver } from '../lib/internals/http-parser.ts'
-import { hasEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
+import { hasEnd, heldEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
 import { listen, listenAndTake, onBoth, takeOne, turn } from './fixtures/bare.ts'
 import { gate } from './fixtures/server.ts'
 import { connectTcp, connectTls } from './fixtures/wire.ts'
@@ -333,6 +333,31 @@ onBoth('holdEnd holds nothing back once there is a reader', async (t, carrying) 
   wire.end()
   await ended
   t.equal(held, 0)
+})
+
+t.test('heldEnd is what holds the end back, until it is let go, and two holds of one stream do not get in each other\'s way', async t => {
+  const { wire, socket } = await takeOne(t, 'tcp')
+  socket.allowHalfOpen = true
+  t.equal(heldEnd(socket), undefined)
+  const push = Object.getOwnPropertyDescriptor(socket, 'push')
+  let held = 0
+  const first = holdEnd(socket, () => { held++ })
+  const second = holdEnd(socket, function () { held += this === socket ? 10 : 100 })
+  t.equal(heldEnd(socket), second)
+  wire.send('bytes').end()
+  while (held === 0) await turn()
+  t.equal(held, 10, 'the last one holds it')
+  second.release()
+  t.equal(heldEnd(socket), first)
+  while (held === 10) await turn()
+  t.equal(held, 11)
+  first.release()
+  t.equal(heldEnd(socket), undefined)
+  t.same(Object.getOwnPropertyDescriptor(socket, 'push'), push)
+  let received = ''
+  socket.on('data', chunk => { received += String(chunk) })
+  await once(socket, 'end')
+  t.equal(received, 'bytes')
 })
 
 t.test('hasEnd tells of an end behind what is buffered, before anybody has read up to it', async t => {

@@ -1,5 +1,5 @@
 // Half-open sockets, and what is beneath TLS. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
 interface Handle {
@@ -28,13 +28,6 @@ type Listener = (this: Duplex) => void
 const NODES = 'onReadableStreamEnd'
 let nodes: Listener | undefined
 
-/** On a socket: our listener for the end of input stands in the place of net's own. */
-const kInPlace = Symbol('fastify-duplex.inPlace')
-
-interface Replaced extends Duplex {
-  [kInPlace]?: boolean
-}
-
 /**
  * Adds a listener for the end of input in place of net's own, which it has to call by `endAsNode()`. The third listener of an event
  * makes V8 reserve memory for sixteen more, for as long as the socket lives.
@@ -44,21 +37,23 @@ export function takeEndListener (socket: Duplex, listener: Listener): void {
   if (first !== undefined && first.name === NODES && (nodes ?? first) === first) {
     nodes = first
     socket.removeListener('end', first)
-    ;(socket as Replaced)[kInPlace] = true
   }
   socket.on('end', listener)
 }
 
+function isMissing (socket: Duplex): boolean {
+  return nodes !== undefined && socket instanceof Socket && socket.listenerCount('end', nodes as () => void) === 0
+}
+
+/** Does what net's own listener would do, if it is not there. */
 export function endAsNode (socket: Duplex): void {
-  if ((socket as Replaced)[kInPlace] === true) nodes?.call(socket)
+  if (isMissing(socket)) (nodes as Listener).call(socket)
 }
 
 /** Undoes `takeEndListener()`. */
 export function giveEndListener (socket: Duplex, listener: Listener): void {
   socket.removeListener('end', listener)
-  if ((socket as Replaced)[kInPlace] !== true || nodes === undefined) return
-  ;(socket as Replaced)[kInPlace] = false
-  socket.prependListener('end', nodes)
+  if (isMissing(socket)) socket.prependListener('end', nodes as Listener)
 }
 
 /**

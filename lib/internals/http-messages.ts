@@ -226,19 +226,23 @@ const published = new WeakMap<ServerResponse, object>()
 
 const NO_OUTPUT: readonly never[] = Object.freeze([])
 
+/** An object without properties, inherited ones included, that takes as little memory as an object can. */
+const NoListeners = function (this: object) {} as unknown as new () => object
+NoListeners.prototype = Object.create(null)
+
 /**
  * Frees what a request and its response keep for what cannot come any more. The connection has left HTTP, and the response is
- * muted, so it never has output. Node makes a table of listeners for each object, and makes it again if somebody listens.
+ * muted, so it never has output. And each has an empty table of listeners, with room for many.
  */
 export function shedWeight (req: IncomingMessage, res: ServerResponse): void {
   ;(res as unknown as { outputData: readonly never[] }).outputData = NO_OUTPUT
-  dropEmptyTable(req)
-  dropEmptyTable(res)
+  shrinkEmptyTable(req)
+  shrinkEmptyTable(res)
 }
 
-function dropEmptyTable (emitter: object): void {
+function shrinkEmptyTable (emitter: object): void {
   const { _eventsCount: count } = emitter as { _eventsCount?: number }
-  if (count === 0) (emitter as { _events?: object | undefined })._events = undefined
+  if (count === 0) (emitter as { _events?: object | undefined })._events = new NoListeners()
 }
 
 /** How many texts of a head are compared, and how long they may be. */

@@ -46,7 +46,7 @@ interface Holding extends Duplex {
 type Push = (this: Duplex, chunk: unknown, encoding?: BufferEncoding) => boolean
 
 /** The end of input of a stream, from when it is held back until it is let go. */
-export class HeldEnd {
+class HeldEnd {
   readonly #stream: Holding
   readonly #below: HeldEnd | undefined
   readonly #onHeld: (this: Duplex) => void
@@ -113,6 +113,8 @@ function onResume (this: Holding): void {
 function letGo (end: HeldEnd): void {
   end.release()
 }
+
+export type { HeldEnd }
 
 /**
  * Holds the end of input back until somebody reads. Otherwise an 'end' without a listener is lost, and a
