@@ -3,6 +3,7 @@
 import { Duplex } from 'node:stream'
 import { Socket } from 'node:net'
 import { EachSecond } from '../connection/each-second.ts'
+import { LiveSet } from '../connection/live-set.ts'
 import { countChunk, replacePush, replacedPush, usualPush, type HttpSocket } from './sockets.ts'
 
 /**
@@ -16,8 +17,12 @@ export interface Receiver {
   borrow (bytes: Buffer): boolean
   /** Whether bytes that it has borrowed are still on their way. As long as they are, nobody may get their buffer. */
   readonly needsBorrowed: boolean
-  /** How many small reads came one after the other. The receiver starts at 0, and lets it be. */
+  /** Kept here by this file. The receiver starts all of them at 0, and lets them be: how many small reads came one after the other; */
   smallReads: number
+  /** the second of the latest read; */
+  readIn: number
+  /** and how many times the socket has left its buffer because nothing came. */
+  timesLeft: number
 }
 
 const kReceiver = Symbol('fastify-duplex.receiver')
@@ -137,6 +142,7 @@ export function receiveNoMore (socket: HttpSocket): void {
   const buffer = target[keys.buffer] as Buffer | null
   if (buffer === null || buffer === shared) return
   target[keys.buffer] = shared
+  owners.delete(one)
   giveBack(buffer)
 }
 
@@ -153,7 +159,7 @@ function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
   const receiver = this[kReceiver]
   if (receiver !== undefined && this.readableFlowing === true && this.readableLength === 0 && this.listenerCount('data') === 1) {
     countChunk(this as unknown as HttpSocket)
-    return relay(receiver, count, buffer)
+    return relay(this, receiver, count, buffer)
   }
   if (buffer === shared) {
     const chunk = copyOf(buffer, count)
@@ -171,10 +177,15 @@ function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
   return more
 }
 
-function relay (receiver: Receiver, count: number, buffer: Buffer): boolean {
+function relay (socket: ReadInto, receiver: Receiver, count: number, buffer: Buffer): boolean {
+  receiver.readIn = second
   if (buffer === shared) {
     const more = receiver.receive(copyOf(buffer, count))
-    if (count > SMALL) next = windows.take()
+    if (count > SMALL) {
+      next = windows.take()
+      owners.add(socket)
+      idling.start()
+    }
     return more
   }
   receiver.smallReads = count > SMALL ? 0 : receiver.smallReads + 1
@@ -182,11 +193,47 @@ function relay (receiver: Receiver, count: number, buffer: Buffer): boolean {
     const more = receiver.receive(copyOf(buffer, count))
     if (!receiver.needsBorrowed) giveBack(buffer)
     next = shared
+    owners.delete(socket)
     return more
   }
   const more = receiver.borrow(count === buffer.length ? buffer : buffer.subarray(0, count))
   if (count === WINDOW && buffer.length === WINDOW) next = wides.take()
   return more
+}
+
+/** Sockets of relays that have a buffer of their own. */
+const owners = new LiveSet<ReadInto>()
+let second = 0
+const idling = new EachSecond(() => {
+  second++
+  for (const socket of owners) leaveIfIdle(socket)
+  return owners.size > 0
+})
+
+/** Each time that a socket changes its buffer between two reads, Node keeps some fifty bytes more until the socket closes. */
+const MOST_TIMES_LEFT = 100
+/** On Windows the system has the buffer for the next read already. */
+const CAN_LEAVE = process.platform !== 'win32'
+
+/** A relay on which nothing came for a second gives its buffer back. */
+function leaveIfIdle (socket: ReadInto): void {
+  const receiver = socket[kReceiver]
+  const handle = socket._handle
+  if (receiver === undefined || keys === undefined || shared === undefined || typeof handle?.useUserBuffer !== 'function') {
+    owners.delete(socket)
+    return
+  }
+  const idle = receiver.readIn < second - 1 && !receiver.needsBorrowed
+  if (!idle || !CAN_LEAVE || receiver.timesLeft === MOST_TIMES_LEFT) return
+  owners.delete(socket)
+  const target = socket as unknown as Record<symbol, unknown>
+  const buffer = target[keys.buffer] as Buffer
+  if (buffer === shared) return
+  receiver.timesLeft++
+  receiver.smallReads = 0
+  target[keys.buffer] = shared
+  handle.useUserBuffer(shared)
+  giveBack(buffer)
 }
 
 /** At most so many bytes wait for the next relay. */

@@ -75,6 +75,8 @@ class JoinedSides implements TunnelSideOwner {
 class Direction implements Receiver {
   bytes = 0
   smallReads = 0
+  readIn = 0
+  timesLeft = 0
   over = false
   readonly from: TunnelSide
   readonly to: TunnelSide
