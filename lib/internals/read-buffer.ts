@@ -101,7 +101,7 @@ export function readThroughShared (socket: HttpSocket): boolean {
   return true
 }
 
-/** The same from the second chunk on, because an idle connection, or one with one message, has no use for it. */
+/** The same from the third chunk on, because an idle connection, or one with a single message, has no use for it. */
 export function readThroughSharedLater (socket: HttpSocket): void {
   const { useUserBuffer } = (socket as unknown as ReadInto)._handle ?? {}
   if (useUserBuffer !== undefined && !('encrypted' in socket) && replacedPush(socket) === undefined) replacePush(socket, pushFirst)
