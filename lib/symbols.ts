@@ -19,6 +19,8 @@ export const kGovernance = Symbol('fastify-duplex.governance')
 export const kRevoke = Symbol('fastify-duplex.revoke')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
+/** The request was refused, or its client has left: it will not become a connection. */
+export const kRefused = Symbol('fastify-duplex.refused')
 /** Accepts, in the same tick if no hook is asynchronous. */
 export const kAcceptNow = Symbol('fastify-duplex.acceptNow')
 /** A promise that resolves when the onSend hooks of an `accept()` have run. It never rejects. */
@@ -31,3 +33,6 @@ export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
 /** The connection is a second old, and gets its TCP keep-alive. */
 export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
+/** Its place among the connections of the app, and among those that wait for TCP keep-alive. */
+export const kPlace = Symbol('fastify-duplex.place')
+export const kAgingPlace = Symbol('fastify-duplex.agingPlace')

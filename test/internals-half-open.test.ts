@@ -4,7 +4,7 @@ import { createServer, connect, type AddressInfo, type Socket } from 'node:net'
 import { Duplex } from 'node:stream'
 import { connect as connectTls, createServer as createTlsServer } from 'node:tls'
 import type { Test } from 'tap'
-import { endBetweenReads, keepHalfOpen, readyEvent, resetWhenClosed } from '../lib/internals/half-open.ts'
+import { endAsNode, endBetweenReads, giveEndListener, keepHalfOpen, readyEvent, resetWhenClosed, takeEndListener } from '../lib/internals/half-open.ts'
 import { onBoth, type Carrying } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { gate } from './fixtures/server.ts'
@@ -163,4 +163,37 @@ t.test('resetWhenClosed does nothing to a socket without TLS', async t => {
   peer.resume()
   client.destroy()
   t.equal(await outcome, undefined)
+})
+
+onBoth('takeEndListener, endAsNode, giveEndListener: one listener in place of net\'s own, which does what net\'s own does', async (t, carrying) => {
+  const { client, peer } = await pair(t, carrying)
+  const before = client.listeners('end')
+  let ends = 0
+  const onEnd = function (this: Duplex): void {
+    endAsNode(this)
+    ends++
+  }
+  takeEndListener(client, onEnd)
+  t.equal(client.listenerCount('end'), before.length)
+  giveEndListener(client, onEnd)
+  t.same(client.listeners('end'), before)
+  takeEndListener(client, onEnd)
+  client.resume()
+  const closed = once(client, 'close')
+  peer.end()
+  await once(client, 'end')
+  t.equal(ends, 1)
+  t.ok(Object.hasOwn(client, 'write'), 'net\'s own has made writes fail')
+  await closed
+})
+
+t.test('takeEndListener adds a listener to a stream in memory, and giveEndListener takes it off', t => {
+  const duplex = new Duplex({ read () {}, write () {} })
+  const onEnd = function (this: Duplex): void { endAsNode(this) }
+  takeEndListener(duplex, onEnd)
+  t.same(duplex.listeners('end'), [onEnd])
+  duplex.emit('end')
+  giveEndListener(duplex, onEnd)
+  t.same(duplex.listeners('end'), [])
+  t.end()
 })

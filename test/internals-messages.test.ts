@@ -5,9 +5,9 @@ import { createServer, IncomingMessage, request, ServerResponse, type ClientRequ
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import type { Test } from 'tap'
 import {
-  abortRequest, clearFields, closeResponse, endRequest, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, onWhole,
-  outliveResponse, publishFinish,
-  publishStart, responseClass, showAsItCame, muteResponse, mutedStandIn, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+  abortRequest, clearFields, closeResponse, destroyOnlyRequest, destroyOnlyResponse, endRequest, mutedStandIn,
+  muteResponse, onTurnOfDestroyed, onWhole, outliveResponse, publishFinish, publishStart, responseClass, shareTexts,
+  shedWeight, showAsItCame, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -545,4 +545,37 @@ t.test('showAsItCame shows the fields of another request, however many the parse
   t.equal(req.rawHeaders, original.rawHeaders)
   t.strictSame(req.headers, { host: 'a', connection: 'Upgrade', upgrade: 'foo', 'x-twice': '1, 2' })
   t.strictSame(req.headersDistinct['x-twice'], ['1', '2'])
+})
+
+t.test('shedWeight takes nothing from who listens, or will listen', async t => {
+  const req = new IncomingMessage(new Socket())
+  const res = new ServerResponse(req)
+  const told: string[] = []
+  req.on('close', () => told.push('close of the request'))
+  shedWeight(req, res)
+  t.equal(res.listenerCount('finish'), 0)
+  t.same(res.eventNames(), [])
+  t.equal(res.emit('finish'), false)
+  res.removeListener('finish', () => {}).removeAllListeners()
+  res.once('finish', () => told.push('finish of the response'))
+  t.equal(res.listenerCount('finish'), 1)
+  res.emit('finish')
+  req.emit('close')
+  t.same(told, ['finish of the response', 'close of the request'])
+  t.throws(() => res.emit('error', new Error('nobody listens')), { message: 'nobody listens' })
+  t.equal(res.writableLength, 0)
+})
+
+t.test('shareTexts leaves every head as it came, whatever came before it', t => {
+  const head = (url: string, ...rawHeaders: string[]): IncomingMessage =>
+    Object.assign(new IncomingMessage(new Socket()), { url, rawHeaders, httpVersion: rawHeaders.length > 4 ? '1.0' : '1.1' })
+  const long = 'x'.repeat(1000)
+  for (const fields of [['Host', 'a'], ['Host', 'b', 'Cookie', long], ['host', 'b', 'Cookie', long], [], ['Host', 'b', 'A', '1', 'B', '2']]) {
+    for (const url of ['/', `/${long}`, '/']) {
+      const req = head(url, ...fields)
+      shareTexts(req)
+      t.same([req.url, req.rawHeaders, req.httpVersion], [url, fields, fields.length > 4 ? '1.0' : '1.1'])
+    }
+  }
+  t.end()
 })

@@ -3,9 +3,10 @@ import { once } from 'node:events'
 import { createServer } from 'node:http'
 import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
+import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
-import { readThroughShared, receiveFrom } from '../lib/internals/read-buffer.ts'
-import { startReading, type HttpSocket } from '../lib/internals/sockets.ts'
+import { readThroughShared, readThroughSharedLater, receiveFrom, receiveNoMore, type Receiver } from '../lib/internals/read-buffer.ts'
+import { startReading, watchReset, type HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, takeOne, turn } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
 import { serve } from './fixtures/server.ts'
@@ -13,6 +14,8 @@ import { MiB, pattern, sha256, UPGRADE } from './fixtures/takeover.ts'
 import type { Wire } from './fixtures/wire.ts'
 
 // Reading through one buffer that all sockets share. What Node has to do for it is seen here to be done.
+
+const FRESH = { needsBorrowed: false, smallReads: 0, readIn: 0, timesLeft: 0 }
 
 async function shared (t: Test): Promise<{ wire: Wire, socket: HttpSocket }> {
   const { wire, socket } = await takeOne(t, 'tcp')
@@ -104,6 +107,7 @@ t.test('receiveFrom and startReading: the bytes come past the stream, in order, 
   let widest = 0
   socket.on('data', (chunk: Buffer) => got.push(chunk))
   receiveFrom(socket, {
+    ...FRESH,
     receive (chunk) {
       got.push(chunk)
       return true
@@ -132,7 +136,7 @@ t.test('a second reader of the stream gets every byte: then nothing goes past it
   const first = (chunk: Buffer): void => { seen.push(['first', String(chunk)]) }
   const second = (chunk: Buffer): void => { seen.push(['second', String(chunk)]) }
   socket.on('data', first)
-  receiveFrom(socket, { receive: chunk => seen.push(['past', String(chunk)]) > 0, borrow: () => true })
+  receiveFrom(socket, { ...FRESH, receive: chunk => seen.push(['past', String(chunk)]) > 0, borrow: () => true })
   wire.send('a')
   while (seen.length < 1) await turn()
   socket.on('data', second)
@@ -189,4 +193,84 @@ t.test('the app speaks HTTP, and TLS, on a connection that it has accepted', asy
   while (back.reduce((sum, { length }) => sum + length, 0) < bytes.length) await once(secure, 'data')
   t.equal(sha256(Buffer.concat(back)), sha256(bytes))
   secure.destroy()
+})
+
+t.test('readThroughSharedLater: a socket reads in Node\'s way once, and then through the shared buffer', async t => {
+  const { wire, socket } = await takeOne(t, 'tcp')
+  watchReset(socket, () => {})
+  readThroughSharedLater(socket)
+  let got = ''
+  const memory: number[] = []
+  socket.on('data', (chunk: Buffer) => {
+    got += String(chunk)
+    memory.push(chunk.buffer.byteLength)
+  })
+  for (const [at, text] of ['one', 'two', 'three', 'four'].entries()) {
+    wire.send(text)
+    while (memory.length <= at) await turn()
+  }
+  t.equal(got, 'onetwothreefour')
+  const pool = 8 * 1024
+  // The second one has arrived in memory of its own, too.
+  t.same(memory.map(bytes => bytes === pool), [false, false, true, true])
+})
+
+t.test('receiveNoMore gives the buffer of a socket that is over to the next, unless bytes of it are on their way', async t => {
+  const bytes = pattern(MiB)
+  const buffers: ArrayBufferLike[][] = []
+  const run = async (needsBorrowed: boolean): Promise<void> => {
+    const { wire, socket } = await shared(t)
+    const used: ArrayBufferLike[] = []
+    let got = 0
+    const receiver: Receiver = {
+      ...FRESH,
+      needsBorrowed,
+      receive (chunk) {
+        got += chunk.length
+        return true
+      },
+      borrow (chunk) {
+        got += chunk.length
+        if (!used.includes(chunk.buffer)) used.push(chunk.buffer)
+        return true
+      }
+    }
+    socket.on('data', () => {})
+    receiveFrom(socket, receiver)
+    wire.send(bytes).end()
+    await once(socket, 'end')
+    t.equal(got, bytes.length)
+    receiveNoMore(socket)
+    receiveNoMore(socket)
+    buffers.push(used)
+  }
+  await run(true)
+  await run(false)
+  await run(false)
+  const [lent, given, next] = buffers as [ArrayBufferLike[], ArrayBufferLike[], ArrayBufferLike[]]
+  t.ok(next.includes(given.at(-1) as ArrayBufferLike), 'the next socket reads into the same')
+  t.notOk([...given, ...next].includes(lent.at(-1) as ArrayBufferLike), 'and not into what is still needed')
+})
+
+t.test('a relay on which nothing comes gives its buffer back, and goes on with what comes later', { skip: process.platform === 'win32' }, async t => {
+  const { wire, socket } = await shared(t)
+  const burst = pattern(MiB)
+  const got: Buffer[] = []
+  let bytes = 0
+  const keep = (chunk: Buffer): boolean => {
+    got.push(Buffer.from(chunk))
+    bytes += chunk.length
+    return true
+  }
+  const receiver: Receiver = { ...FRESH, receive: keep, borrow: keep }
+  socket.on('data', () => {})
+  receiveFrom(socket, receiver)
+  for (let time = 1; time <= 2; time++) {
+    wire.send(burst)
+    while (bytes < time * burst.length) await turn()
+    while (receiver.timesLeft < time) await sleep(50)
+  }
+  wire.end(burst)
+  await once(socket, 'end')
+  t.equal(sha256(Buffer.concat(got)), sha256(Buffer.concat([burst, burst, burst])))
 })

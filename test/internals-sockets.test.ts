@@ -4,12 +4,12 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, hasOtherPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
+  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
   socketBeneath,
   unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
 import { takeOver } from '../lib/internals/http-parser.ts'
-import { hasEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
+import { hasEnd, heldEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
 import { listen, listenAndTake, onBoth, takeOne, turn } from './fixtures/bare.ts'
 import { gate } from './fixtures/server.ts'
 import { connectTcp, connectTls } from './fixtures/wire.ts'
@@ -311,12 +311,12 @@ onBoth('holdEnd gives the end away when it is told to', async (t, carrying) => {
   const held = gate()
   const events = ['newListener', 'resume', 'end']
   const before = events.map(event => socket.listenerCount(event))
-  const release = holdEnd(socket, held.open)
+  const end = holdEnd(socket, held.open)
   wire.end()
   await held.promise
   const ended = once(socket, 'end')
-  release()
-  release()
+  end.release()
+  end.release()
   socket.resume()
   await ended
   t.strictSame(events.map(event => socket.listenerCount(event)), before)
@@ -333,6 +333,31 @@ onBoth('holdEnd holds nothing back once there is a reader', async (t, carrying) 
   wire.end()
   await ended
   t.equal(held, 0)
+})
+
+t.test('heldEnd is what holds the end back, until it is let go, and two holds of one stream do not get in each other\'s way', async t => {
+  const { wire, socket } = await takeOne(t, 'tcp')
+  socket.allowHalfOpen = true
+  t.equal(heldEnd(socket), undefined)
+  const push = Object.getOwnPropertyDescriptor(socket, 'push')
+  const told: unknown[] = []
+  const first = holdEnd(socket, () => { told.push('first') })
+  const second = holdEnd(socket, function () { told.push(this) })
+  t.equal(heldEnd(socket), second)
+  wire.send('bytes').end()
+  while (told.length < 1) await turn()
+  t.equal(told[0], socket, 'the last one holds it')
+  second.release()
+  t.equal(heldEnd(socket), first)
+  while (told.length < 2) await turn()
+  t.equal(told[1], 'first')
+  first.release()
+  t.equal(heldEnd(socket), undefined)
+  t.same(Object.getOwnPropertyDescriptor(socket, 'push'), push)
+  let received = ''
+  socket.on('data', chunk => { received += String(chunk) })
+  await once(socket, 'end')
+  t.equal(received, 'bytes')
 })
 
 t.test('hasEnd tells of an end behind what is buffered, before anybody has read up to it', async t => {
@@ -363,11 +388,11 @@ t.test('countChunk: an end found in a poll behind that of the last chunk is none
   t.ok(endIsReset(socket))
 })
 
-t.test('hasOtherPush tells that replacePush was there', async t => {
+t.test('replacedPush tells what replacePush has put there', async t => {
   const { socket } = await takeOne(t, 'tcp')
-  t.notOk(hasOtherPush(socket))
+  t.notOk(replacedPush(socket))
   replacePush(socket, () => true)
-  t.ok(hasOtherPush(socket))
+  t.ok(replacedPush(socket))
 })
 
 t.test('endIsReset says no in memory', async t => {

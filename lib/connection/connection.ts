@@ -7,7 +7,7 @@ import {
 } from '../errors.ts'
 import { ConnectionGovernance, type Revocable } from '../governance/of-connection.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
-import type { Claim } from '../handshake/claim.ts'
+import type { Claim, Pending } from '../handshake/claim.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
@@ -17,8 +17,8 @@ import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
-  kSetKeepAlive, kShutDown, kUndrain
+  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned, kPlace,
+  kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain
 } from '../symbols.ts'
 import { offeredAs } from '../syntax/upgrade-tokens.ts'
 import { asError } from '../tools/thrown.ts'
@@ -46,7 +46,7 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget {
+export class Connection implements Owner, Pending, Expirable, Revocable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
@@ -70,7 +70,9 @@ export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget 
   #holdsSlots = true
   /** The handler has returned, without a promise. */
   #handlerReturned = false;
-  [kDeciding]: Promise<void> | undefined
+  [kDeciding]: Promise<void> | undefined;
+  [kPlace]: number | undefined;
+  [kAgingPlace]: number | undefined
 
   /** @param carrier the carrier of the pair, if it is not that of the claim */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
@@ -80,10 +82,7 @@ export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget 
     this.#carrier = carrier
     this.#registry = registry
     carrier.owner = this
-    claim.onRefused = () => {
-      this.#freeSlots()
-      registry.remove(this)
-    }
+    claim.pending = this
     registry.add(this)
     const { rate } = claim.route.settings
     if (this.kind === 'body' && rate !== undefined) this[kGovernance].limitInput(carrier, rate.bytesIn)
@@ -233,6 +232,11 @@ export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget 
   [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
     return this.#carrier.closesSoon === true && this.#state !== 'closed' ? this.#claim : undefined
+  }
+
+  [kRefused] (): void {
+    this.#freeSlots()
+    this.#registry.remove(this)
   }
 
   [kExpired] (reason: DuplexCloseReason, error: Error): void {

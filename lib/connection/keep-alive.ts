@@ -1,15 +1,17 @@
-import { kSetKeepAlive } from '../symbols.ts'
+import { kAgingPlace, kSetKeepAlive } from '../symbols.ts'
 import { EachSecond } from '../tools/each-second.ts'
-import { LiveSet } from '../tools/live-set.ts'
+import { LiveSet, type Place } from '../tools/live-set.ts'
 
 /** A connection that gets TCP keep-alive when it is one to two seconds old. */
 export interface KeepAliveTarget {
+  [kAgingPlace]: number | undefined
   [kSetKeepAlive] (): void
 }
 
 // Each member spends at least one whole second in one of the two sets. So one timer is enough for all.
-let fresh = new LiveSet<KeepAliveTarget>()
-let waiting = new LiveSet<KeepAliveTarget>()
+const place: Place<KeepAliveTarget> = { get: one => one[kAgingPlace], set (one, at) { one[kAgingPlace] = at } }
+let fresh = new LiveSet(place)
+let waiting = new LiveSet(place)
 
 const aging = new EachSecond(() => {
   for (const connection of waiting) {

@@ -1,6 +1,7 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
+import { kRefused } from '../symbols.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
 import { RequestGovernance } from '../governance/of-request.ts'
 import { clearFields, muteResponse } from '../internals/http-messages.ts'
@@ -38,6 +39,12 @@ export interface AcceptHooks {
   done: boolean
   /** Drops the accept head, so that another answer can be sent. */
   fail (error: Error): void
+}
+
+/** What the claim tells the connection that may be made of it. */
+export interface Pending {
+  /** The request will not become a connection. */
+  [kRefused] (): void
 }
 
 /** Told about every claim. */
@@ -78,8 +85,8 @@ export class Claim implements Handshake {
   entered = false
   /** The onError hooks have run for an answer, and the error handler is called next. */
   failed = false
-  /** Called when it is decided that the request will not become a connection. */
-  onRefused: (() => void) | undefined
+  /** The connection that the request may become. */
+  pending: Pending | undefined
   readonly #watcher: ClaimWatcher
   #state: HandshakeState = 'claimed'
   #timer: NodeJS.Timeout | undefined
@@ -130,7 +137,7 @@ export class Claim implements Handshake {
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
       this.governance?.release()
-      this.onRefused?.()
+      this.pending?.[kRefused]()
     }
     return action
   }

@@ -59,6 +59,9 @@ export class Link implements Watched {
   /** Set if another owner has the socket: the number of bytes that had been written to it by then. */
   handedOver: number | undefined
   readonly host: LinkHost | undefined
+  /** Its places among the links of its server, and among those that left HTTP. */
+  placeInServer: number | undefined
+  placeInRegistry: number | undefined
   readonly #closed: (link: Link) => void
   #watched = false
   #waiting: Waiting[] | undefined

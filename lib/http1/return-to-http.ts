@@ -50,18 +50,18 @@ export function waitToReturn (link: Link): () => void {
   goOnReading(socket)
   // As Node does it: a client that half-closes has no use for answers.
   const close = (): void => {
-    release()
+    held.release()
     socket.resume()
     socket.end()
   }
-  const release = holdEnd(socket, () => {
+  const held = holdEnd(socket, () => {
     if (link.takeover !== undefined || link.hasBody) link.toleratesHalfClose = close
     else close()
   })
   return () => {
     link.toleratesHalfClose = undefined
     socket.removeListener('error', onError)
-    release()
+    held.release()
     unwatchReset(socket, onReset)
   }
 }

@@ -5,7 +5,7 @@ import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf, type ClaimFacts, type ClaimWatcher } from '../handshake/claim.ts'
 import { sendRefusal, type RefusalError } from '../handshake/refusal.ts'
-import { publishStart, responseClass, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
+import { publishStart, responseClass, shareTexts, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
 import {
   nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, type NodesListeners
 } from '../internals/http-parser.ts'
@@ -80,7 +80,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #responseClass: ReturnType<typeof responseClass>
   readonly #gate: Http1Gate
   readonly #registry: Registry
-  readonly #links = new LiveSet<Link>()
+  readonly #links = new LiveSet<Link>({ get: link => link.placeInServer, set (link, place) { link.placeInServer = place } })
   /** Over TLS, connections whose handshake is not complete. */
   readonly #handshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string | undefined) => void
@@ -188,12 +188,15 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     if (beneath !== undefined) this.#handshakes.delete(beneath)
     // A connection that speaks HTTP/2, on a port for both versions, has no such parser.
     if (socket.parser == null) return
-    const link = new Link(socket, link => {
-      this.#links.delete(link)
-      this.#registry.removeLink(link)
-    }, this)
+    const link = new Link(socket, this.#linkClosed, this)
     this.#links.add(link)
     this.watch(link)
+  }
+
+  /** The same function for all connections. */
+  readonly #linkClosed = (link: Link): void => {
+    this.#links.delete(link)
+    this.#registry.removeLink(link)
   }
 
   watch (link: Link): void {
@@ -202,6 +205,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
 
   #decide (link: Link, req: IncomingMessage): number | undefined {
     const { [kIgnored]: original } = link as Rereading
+    if (sawUpgrade(req)) shareTexts(req)
     const verdict = this.#judge(req, original)
     if (original !== undefined) {
       (link as Rereading)[kIgnored] = undefined

@@ -6,14 +6,14 @@ import type { InputMeter, Push } from '../governance/rate/input-meter.ts'
 import type { OutputMeter } from '../governance/rate/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
-import { endBetweenReads } from '../internals/half-open.ts'
-import { abortRequest, endRequest, muteResponse } from '../internals/http-messages.ts'
-import { readThroughShared } from '../internals/read-buffer.ts'
+import { endAsNode, endBetweenReads, giveEndListener, takeEndListener } from '../internals/half-open.ts'
+import { abortRequest, endRequest, muteResponse, shedWeight } from '../internals/http-messages.ts'
+import { readThroughShared, readThroughSharedLater } from '../internals/read-buffer.ts'
 import {
   allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, unwatchReset,
   watchReset, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
-import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
+import { heldEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { breakOff } from '../streams/break-off.ts'
 import type { InactivityWatch } from '../streams/inactivity-watch.ts'
 import { isRead } from '../streams/is-read.ts'
@@ -54,7 +54,6 @@ export class SocketCarrier implements Carrier, Watched {
   readonly #unreadFor: Milliseconds
   #readBefore = 0
   #writtenBefore = 0
-  #release: (() => void) | undefined
   #breaking: { error: Error | undefined } | undefined
   #unread: InactivityWatch | undefined
   #leftHttp = false
@@ -146,14 +145,13 @@ export class SocketCarrier implements Carrier, Watched {
   /** Holds the end of input back until there is a reader, unless there is one already. */
   holdEnd (): void {
     const { socket } = this
-    if (this.#release !== undefined || this.#givenAway || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
-    this.#release = holdEnd(socket, () => this.inputHasEnded())
+    if (heldEnd(socket) !== undefined || this.#givenAway || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
+    holdEnd(socket, onHeldEnd)
   }
 
   /** Lets go of the end of input that was held back. */
   releaseEnd (): void {
-    this.#release?.()
-    this.#release = undefined
+    heldEnd(this.socket)?.release()
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
@@ -166,6 +164,7 @@ export class SocketCarrier implements Carrier, Watched {
     if (res === undefined) return
     res.release(status)
     muteResponse(res)
+    shedWeight(this.req, res)
   }
 
   start (): void {
@@ -173,7 +172,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
-    readThroughShared(socket)
+    readThroughSharedLater(socket)
     goOnReading(socket)
     if (socketBeneath(socket) !== undefined) endBetweenReads(socket)
     socket.destroy = destroy
@@ -181,6 +180,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   meterInput (make: (stream: Readable, push: Push) => InputMeter): void {
     const { socket } = this
+    readThroughShared(socket)
     const meter = make(socket, usualPush(socket) as Push)
     this.inputMeter = meter
     replacePush(socket, (chunk, encoding) => meter.push(chunk as Uint8Array | null, encoding))
@@ -278,7 +278,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.releaseEnd()
     unwatchReset(socket, onReset)
     if (!isKept(socket, carrier => carrier.#givenAway)) {
-      socket.removeListener('end', onEnd)
+      giveEndListener(socket, onEnd)
       socket.removeListener('finish', onFinish)
     }
     return { socket: socket as unknown as Socket, head }
@@ -323,7 +323,6 @@ export class SocketCarrier implements Carrier, Watched {
     this.closed = true
     this.#unread?.stop()
     unwatchPeer(this)
-    this.#release = undefined
     this.handshake?.carrierEnds()
     this.owner?.[kProgressed]()
   }
@@ -340,7 +339,7 @@ function listen (link: Link): void {
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
   watchErrors(socket)
-  socket.on('end', onEnd)
+  takeEndListener(socket, onEnd)
   socket.on('finish', onFinish)
 }
 
@@ -377,6 +376,7 @@ function onError (this: HttpSocket, error: NetworkError): void {
 }
 
 function onEnd (this: HttpSocket): void {
+  endAsNode(this)
   for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.inputHasEnded()
 }
 
@@ -384,5 +384,6 @@ function onFinish (this: HttpSocket): void {
   for (let link = Link.of(this); link !== undefined; link = link.below) link.takeover?.outputWasFlushed()
 }
 
+function onHeldEnd (this: HttpSocket): void { latest(this)?.inputHasEnded() }
 function onReset (this: HttpSocket): void { latest(this)?.peerHasVanished() }
 function destroy (this: HttpSocket, error?: Error | null): HttpSocket { return latest(this)?.destroy(error ?? undefined) ?? this }

@@ -65,6 +65,7 @@ function extend (Base: typeof ServerResponse): Constructor {
 
     release (statusCode: number): void {
       this[kAnswerer] = undefined
+      this.removeListener('finish', onFinish)
       this.detachSocket(this.socket as never)
       this.statusCode = statusCode
       this[kMuted] = true

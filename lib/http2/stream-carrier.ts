@@ -65,7 +65,7 @@ export class StreamCarrier implements Carrier {
   #resetting = false
   /** How many bytes of a body may arrive before the rest is refused. */
   #mostRead = Infinity
-  #release: (() => void) | undefined
+  #held: { release (): void } | undefined
   #flushing: NodeJS.Timeout | undefined
 
   /**
@@ -95,8 +95,8 @@ export class StreamCarrier implements Carrier {
     ;(stream as Carried)[kCarrier] = this
     this.usualPush = stream.push
     stream.push = push
-    if (!this.inputEnded) this.#release = holdEnd(stream, this.#onInputEnd)
-    else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#release = holdEndEvent(stream)
+    if (!this.inputEnded) this.#held = holdEnd(stream, this.#onInputEnd)
+    else if (!stream.endAfterHeaders && stream.readableLength === 0) this.#held = holdEndEvent(stream)
     stream.on('finish', this.#onFinish)
     stream.on('close', this.#onClose)
     stream.on('aborted', this.#onAborted)
@@ -306,8 +306,8 @@ export class StreamCarrier implements Carrier {
   }
 
   #releaseEnd (): void {
-    this.#release?.()
-    this.#release = undefined
+    this.#held?.release()
+    this.#held = undefined
   }
 
   /**
@@ -371,7 +371,7 @@ export class StreamCarrier implements Carrier {
 }
 
 /** Holds the event 'end' back, if the end of input came before the request was emitted. */
-function holdEndEvent (stream: ServerHttp2Stream): () => void {
+function holdEndEvent (stream: ServerHttp2Stream): { release (): void } {
   const emit = stream.emit as (event: string | symbol, ...args: unknown[]) => boolean
   const nodes = stream.listenerCount('end')
   let held = false
@@ -392,7 +392,7 @@ function holdEndEvent (stream: ServerHttp2Stream): () => void {
   }
   stream.on('newListener', readers)
   stream.on('resume', release)
-  return release
+  return { release }
 }
 
 const kCarrier = Symbol('fastify-duplex.carrier')

@@ -1,5 +1,5 @@
 // Half-open sockets, and what is beneath TLS. Checked on Node 20.20, 22.23, 24.21 and 26.12.
-import type { Socket } from 'node:net'
+import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 
 interface Handle {
@@ -20,6 +20,40 @@ export function keepHalfOpen (duplex: Duplex): void {
   // At the end of input, net first replaces write() by a function that fails, and then ends the output. Within the 'end' event
   // that can be undone.
   if (duplex.readableEnded && !duplex.writableEnded && Object.hasOwn(duplex, 'write')) Reflect.deleteProperty(duplex, 'write')
+}
+
+type Listener = (this: Duplex) => void
+
+/** The name of net's own listener for the end of input. It is the same function for all sockets. */
+const NODES = 'onReadableStreamEnd'
+let nodes: Listener | undefined
+
+/**
+ * Adds a listener for the end of input in place of net's own, which it has to call by `endAsNode()`. The third listener of an event
+ * makes V8 reserve memory for sixteen more, for as long as the socket lives.
+ */
+export function takeEndListener (socket: Duplex, listener: Listener): void {
+  const [first] = socket.listeners('end') as Listener[]
+  if (first !== undefined && first.name === NODES && (nodes ?? first) === first) {
+    nodes = first
+    socket.removeListener('end', first)
+  }
+  socket.on('end', listener)
+}
+
+function isMissing (socket: Duplex): boolean {
+  return nodes !== undefined && socket instanceof Socket && socket.listenerCount('end', nodes as () => void) === 0
+}
+
+/** Does what net's own listener would do, if it is not there. */
+export function endAsNode (socket: Duplex): void {
+  if (isMissing(socket)) (nodes as Listener).call(socket)
+}
+
+/** Undoes `takeEndListener()`. */
+export function giveEndListener (socket: Duplex, listener: Listener): void {
+  socket.removeListener('end', listener)
+  if (isMissing(socket)) socket.prependListener('end', nodes as Listener)
 }
 
 /**

@@ -224,6 +224,54 @@ export function publishFinish (res: ServerResponse): void {
 
 const published = new WeakMap<ServerResponse, object>()
 
+const NO_OUTPUT: readonly never[] = Object.freeze([])
+
+/** An object without properties, inherited ones included, that takes as little memory as an object can. */
+const NoListeners = function (this: object) {} as unknown as new () => object
+NoListeners.prototype = Object.create(null)
+
+/**
+ * Frees what a request and its response keep for what cannot come any more. The connection has left HTTP, and the response is
+ * muted, so it never has output. And each has an empty table of listeners, with room for many.
+ */
+export function shedWeight (req: IncomingMessage, res: ServerResponse): void {
+  ;(res as unknown as { outputData: readonly never[] }).outputData = NO_OUTPUT
+  shrinkEmptyTable(req)
+  shrinkEmptyTable(res)
+}
+
+function shrinkEmptyTable (emitter: object): void {
+  const { _eventsCount: count } = emitter as { _eventsCount?: number }
+  if (count === 0) (emitter as { _events?: object | undefined })._events = new NoListeners()
+}
+
+/** How many texts of a head are compared, and how long they may be. */
+const MOST_TEXTS = 64
+const LONGEST_TEXT = 256
+
+/** The texts of the latest head, each at its place. */
+const texts: string[] = []
+let url: string | undefined
+
+/**
+ * Most heads of a server have most texts in common. Texts that are equal to those of the head before are shared, so that they
+ * take memory once, and not once for each connection. It has to come before `req.headers` is made of them.
+ */
+export function shareTexts (req: IncomingMessage): void {
+  const { rawHeaders } = req
+  const most = Math.min(rawHeaders.length, MOST_TEXTS)
+  for (let at = 0; at < most; at++) {
+    const text = rawHeaders[at] as string
+    const before = texts[at]
+    if (text === before) rawHeaders[at] = before
+    else if (text.length <= LONGEST_TEXT) texts[at] = text
+  }
+  if (req.url === url) req.url = url as string
+  else if (req.url !== undefined && req.url.length <= LONGEST_TEXT) url = req.url
+  // Node puts this together for each request.
+  if (req.httpVersion === '1.1') req.httpVersion = '1.1'
+}
+
 /** Closes a response, as Node does after every response that it has sent. */
 export function closeResponse (res: ServerResponse): void {
   if (res.closed) return

@@ -2,7 +2,9 @@
 // 24.21 and 26.12.
 import { Duplex } from 'node:stream'
 import { Socket } from 'node:net'
-import { countChunk, type HttpSocket } from './sockets.ts'
+import { EachSecond } from '../tools/each-second.ts'
+import { LiveSet } from '../tools/live-set.ts'
+import { countChunk, replacePush, replacedPush, usualPush, type HttpSocket } from './sockets.ts'
 
 /**
  * Takes bytes directly from a socket, without the socket's own stream. Each method returns whether more may be read. If not,
@@ -13,6 +15,14 @@ export interface Receiver {
   receive (bytes: Buffer): boolean
   /** The receiver must not keep these bytes: the next read overwrites them. */
   borrow (bytes: Buffer): boolean
+  /** Whether bytes that it has borrowed are still on their way. As long as they are, nobody may get their buffer. */
+  readonly needsBorrowed: boolean
+  /** Kept here by this file. The receiver starts all of them at 0, and lets them be: how many small reads came one after the other; */
+  smallReads: number
+  /** the second of the latest read; */
+  readIn: number
+  /** and how many times the socket has left its buffer because nothing came. */
+  timesLeft: number
 }
 
 const kReceiver = Symbol('fastify-duplex.receiver')
@@ -53,10 +63,11 @@ const LARGE = 32 * 1024
 /** The size of the buffer of a relay that has filled a whole WINDOW. */
 const WIDE = 256 * 1024
 /**
- * A relay that has read more than this at once gets a buffer of its own. After a read of at most this size it gives the buffer
- * back.
+ * A relay that has read more than this at once gets a buffer of its own. It gives the buffer back after a number of reads in a
+ * row that were no larger: large messages often have small ends.
  */
 const SMALL = 4 * 1024
+const MOST_SMALL_READS = 16
 
 /** The buffer that all sockets share. Every chunk is copied out of it before anything else can be read. */
 let shared: Buffer | undefined
@@ -70,6 +81,7 @@ let shared: Buffer | undefined
 export function readThroughShared (socket: HttpSocket): boolean {
   const one = socket as unknown as ReadInto
   const handle = one._handle
+  if (isPostponed(socket)) replacePush(socket, undefined)
   if (keys === undefined || typeof handle?.useUserBuffer !== 'function') return false
   // TLS copies each record into memory of its own anyway. And it does not stop while it has decrypted bytes left.
   if ('encrypted' in socket) return false
@@ -89,12 +101,49 @@ export function readThroughShared (socket: HttpSocket): boolean {
   return true
 }
 
+/** The same from the third chunk on, because an idle connection, or one with a single message, has no use for it. */
+export function readThroughSharedLater (socket: HttpSocket): void {
+  const { useUserBuffer } = (socket as unknown as ReadInto)._handle ?? {}
+  if (useUserBuffer !== undefined && !('encrypted' in socket) && replacedPush(socket) === undefined) replacePush(socket, pushFirst)
+}
+
+/** Whether the socket is to read through the shared buffer, and does not yet. */
+function isPostponed (socket: HttpSocket): boolean {
+  const push = replacedPush(socket)
+  return push === pushFirst || push === pushSecond
+}
+
+function pushFirst (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding): boolean {
+  replacePush(this, pushSecond)
+  return usualPush(this).call(this, chunk, encoding)
+}
+
+function pushSecond (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding): boolean {
+  if (chunk !== null) readThroughShared(this)
+  return usualPush(this).call(this, chunk, encoding)
+}
+
 /**
  * From now on the receiver gets the bytes. The stream still gets them if it has unread bytes, is paused, or has another reader.
- * With undefined the stream gets them again.
  */
-export function receiveFrom (socket: HttpSocket, receiver: Receiver | undefined): void {
+export function receiveFrom (socket: HttpSocket, receiver: Receiver): void {
   (socket as unknown as ReadInto)[kReceiver] = receiver
+}
+
+/** The stream gets the bytes again. */
+export function receiveNoMore (socket: HttpSocket): void {
+  const one = socket as unknown as ReadInto
+  const receiver = one[kReceiver]
+  one[kReceiver] = undefined
+  if (receiver === undefined || receiver.needsBorrowed || keys === undefined) return
+  // Into the buffer of a socket that is over nothing is read any more.
+  if (!socket.destroyed && !socket.readableEnded) return
+  const target = one as unknown as Record<symbol, unknown>
+  const buffer = target[keys.buffer] as Buffer | null
+  if (buffer === null || buffer === shared) return
+  target[keys.buffer] = shared
+  owners.delete(one)
+  giveBack(buffer)
 }
 
 /** Passes the next buffer from onBytes() to nextBuffer(). Node calls nextBuffer() right after onBytes(), without `this`. */
@@ -110,7 +159,7 @@ function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
   const receiver = this[kReceiver]
   if (receiver !== undefined && this.readableFlowing === true && this.readableLength === 0 && this.listenerCount('data') === 1) {
     countChunk(this as unknown as HttpSocket)
-    return relay(receiver, count, buffer)
+    return relay(this, receiver, count, buffer)
   }
   if (buffer === shared) {
     const chunk = copyOf(buffer, count)
@@ -128,16 +177,106 @@ function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
   return more
 }
 
-function relay (receiver: Receiver, count: number, buffer: Buffer): boolean {
+function relay (socket: ReadInto, receiver: Receiver, count: number, buffer: Buffer): boolean {
+  receiver.readIn = second
   if (buffer === shared) {
     const more = receiver.receive(copyOf(buffer, count))
-    if (count > SMALL) next = Buffer.allocUnsafeSlow(WINDOW)
+    if (count > SMALL) {
+      next = windows.take()
+      owners.add(socket)
+      idling.start()
+    }
+    return more
+  }
+  receiver.smallReads = count > SMALL ? 0 : receiver.smallReads + 1
+  if (receiver.smallReads === MOST_SMALL_READS) {
+    const more = receiver.receive(copyOf(buffer, count))
+    if (!receiver.needsBorrowed) giveBack(buffer)
+    next = shared
+    owners.delete(socket)
     return more
   }
   const more = receiver.borrow(count === buffer.length ? buffer : buffer.subarray(0, count))
-  if (count <= SMALL) next = shared
-  else if (count === WINDOW && buffer.length === WINDOW) next = Buffer.allocUnsafeSlow(WIDE)
+  if (count === WINDOW && buffer.length === WINDOW) next = wides.take()
   return more
+}
+
+/** Sockets of relays that have a buffer of their own. */
+const owners = new LiveSet<ReadInto>()
+let second = 0
+const idling = new EachSecond(() => {
+  second++
+  for (const socket of owners) leaveIfIdle(socket)
+  return owners.size > 0
+})
+
+/** Each time that a socket changes its buffer between two reads, Node keeps some fifty bytes more until the socket closes. */
+const MOST_TIMES_LEFT = 100
+/** On Windows the system has the buffer for the next read already. */
+const CAN_LEAVE = process.platform !== 'win32'
+
+/** A relay on which nothing came for a second gives its buffer back. */
+function leaveIfIdle (socket: ReadInto): void {
+  const receiver = socket[kReceiver]
+  const handle = socket._handle
+  if (receiver === undefined || keys === undefined || shared === undefined || typeof handle?.useUserBuffer !== 'function') {
+    owners.delete(socket)
+    return
+  }
+  const idle = receiver.readIn < second - 1 && !receiver.needsBorrowed
+  if (!idle || !CAN_LEAVE || receiver.timesLeft === MOST_TIMES_LEFT) return
+  owners.delete(socket)
+  const target = socket as unknown as Record<symbol, unknown>
+  const buffer = target[keys.buffer] as Buffer
+  if (buffer === shared) return
+  receiver.timesLeft++
+  receiver.smallReads = 0
+  target[keys.buffer] = shared
+  handle.useUserBuffer(shared)
+  giveBack(buffer)
+}
+
+/** At most so many bytes wait for the next relay. */
+const MOST_SPARE = 4 * 1024 * 1024
+
+/**
+ * Buffers of relays that are not used now. Made anew for each burst of bytes they would be garbage of many megabytes. Those
+ * that were not needed for a second are freed.
+ */
+class Spares {
+  readonly #size: number
+  readonly #buffers: Buffer[] = []
+  /** How many were left at the least, since the last look. */
+  #unused = 0
+  readonly #looking = new EachSecond(() => {
+    this.#buffers.length -= this.#unused
+    this.#unused = this.#buffers.length
+    return this.#unused > 0
+  })
+
+  constructor (size: number) {
+    this.#size = size
+  }
+
+  take (): Buffer {
+    const buffer = this.#buffers.pop()
+    this.#unused = Math.min(this.#unused, this.#buffers.length)
+    return buffer ?? Buffer.allocUnsafeSlow(this.#size)
+  }
+
+  give (buffer: Buffer): void {
+    if (this.#buffers.length * this.#size >= MOST_SPARE) return
+    this.#buffers.push(buffer)
+    this.#looking.start()
+  }
+}
+
+const windows = new Spares(WINDOW)
+const wides = new Spares(WIDE)
+
+function giveBack (buffer: Buffer): void {
+  if (buffer.length === WINDOW) windows.give(buffer)
+  else if (buffer.length === WIDE) wides.give(buffer)
 }
 
 /** The pool for small chunks. If somebody keeps one chunk, this much memory stays in use. */

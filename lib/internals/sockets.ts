@@ -57,11 +57,6 @@ export function countChunk (socket: HttpSocket): void {
   (socket as ResetWatched)[kChunk] = nextChunk()
 }
 
-/** Whether another push stands in place of the usual one. */
-export function hasOtherPush (socket: HttpSocket): boolean {
-  return (socket as ResetWatched)[kBeneath] !== undefined
-}
-
 /** The number stays small, because V8 stores small integers without memory of their own. */
 function nextChunk (): number {
   chunks = (chunks + 1) & 0x3fffffff
@@ -91,14 +86,21 @@ const kOnReset = Symbol('fastify-duplex.onReset')
 /** On a socket: what stands in place of its usual push. */
 const kBeneath = Symbol('fastify-duplex.beneath')
 
+type Push = (this: HttpSocket, chunk: unknown, encoding?: BufferEncoding) => boolean
+
 interface ResetWatched extends HttpSocket {
   [kOnReset]?: ((this: HttpSocket) => void) | undefined
   [kChunk]?: number
-  [kBeneath]?: (chunk: unknown, encoding?: BufferEncoding) => boolean
+  [kBeneath]?: Push | undefined
 }
 
-/** Puts another push in place of the usual one, beneath all that is told of a reset or waits for a reader. */
-export function replacePush (socket: HttpSocket, push: (chunk: unknown, encoding?: BufferEncoding) => boolean): void {
+/** What stands in place of the usual push. */
+export function replacedPush (socket: HttpSocket): Push | undefined {
+  return (socket as ResetWatched)[kBeneath]
+}
+
+/** Puts another push in place of the usual one, or none, beneath all that is told of a reset or waits for a reader. */
+export function replacePush (socket: HttpSocket, push: Push | undefined): void {
   (socket as ResetWatched)[kBeneath] = push
 }
 

@@ -36,42 +36,97 @@ function isNodesOwn (stream: object, listener: unknown): boolean {
   return false
 }
 
+/** On a stream: what holds its end of input back. */
+const kHeldEnd = Symbol('fastify-duplex.heldEnd')
+
+interface Holding extends Duplex {
+  [kHeldEnd]?: HeldEnd | undefined
+}
+
+type Push = (this: Duplex, chunk: unknown, encoding?: BufferEncoding) => boolean
+
+/** The end of input of a stream, from when it is held back until it is let go. */
+class HeldEnd {
+  readonly #stream: Holding
+  readonly #below: HeldEnd | undefined
+  readonly #onHeld: (this: Duplex) => void
+  /** The own `push()` that the stream had, if it had one. */
+  readonly #own: Push | undefined
+  #arrived = false
+  #over = false
+
+  constructor (stream: Duplex, onHeld: (this: Duplex) => void) {
+    this.#stream = stream
+    this.#onHeld = onHeld
+    this.#below = (stream as Holding)[kHeldEnd]
+    this.#own = Object.hasOwn(stream, 'push') ? stream.push as Push : undefined
+    ;(stream as Holding)[kHeldEnd] = this
+    stream.push = pushUnlessEnd
+    stream.on('newListener', onListener)
+    stream.on('resume', onResume)
+  }
+
+  push (chunk: unknown, encoding?: BufferEncoding): boolean {
+    const stream = this.#stream
+    if (chunk === null && !this.#over && !endIsReset(stream)) {
+      this.#arrived = true
+      this.#onHeld.call(stream)
+      return false
+    }
+    if (this.#below !== undefined) return this.#below.push(chunk, encoding)
+    const push = this.#own ?? (Object.getPrototypeOf(stream) as { push: Push }).push
+    return push.call(stream, chunk, encoding)
+  }
+
+  /** Lets go of it. If the end has arrived, it follows. */
+  release (): void {
+    if (this.#over) return
+    this.#over = true
+    const stream = this.#stream
+    if (stream[kHeldEnd] === this) stream[kHeldEnd] = this.#below
+    stream.removeListener('newListener', onListener)
+    stream.removeListener('resume', onResume)
+    if (this.#own === undefined) Reflect.deleteProperty(stream, 'push')
+    else stream.push = this.#own
+    if (!this.#arrived || stream.destroyed) return
+    stream.push(null)
+    stream.read(0)
+  }
+}
+
+// The same functions for all streams: closures for each would cost memory as long as the stream lives.
+function pushUnlessEnd (this: Holding, chunk: unknown, encoding?: BufferEncoding): boolean {
+  const end = this[kHeldEnd]
+  return end === undefined ? (Object.getPrototypeOf(this) as { push: Push }).push.call(this, chunk, encoding) : end.push(chunk, encoding)
+}
+
+function onListener (this: Holding, event: string | symbol, listener: unknown): void {
+  if (event !== 'data' && event !== 'readable' && (event !== 'end' || isNodesOwn(this, listener))) return
+  if (this[kHeldEnd] !== undefined) process.nextTick(letGo, this[kHeldEnd])
+}
+
+/** The event may be that of a reader before, whose turn is over. */
+function onResume (this: Holding): void {
+  if (this.readableFlowing === true) this[kHeldEnd]?.release()
+}
+
+function letGo (end: HeldEnd): void {
+  end.release()
+}
+
+export type { HeldEnd }
+
 /**
  * Holds the end of input back until somebody reads. Otherwise an 'end' without a listener is lost, and a
  * stream past its end refuses `unshift()`.
  *
- * @returns a function that lets go of it
+ * @param onHeld called when the end has arrived, and is held back
  */
-export function holdEnd (socket: Duplex, onHeld: () => void): () => void {
-  let held = false
-  let holding = true
-  const readers = (event: string | symbol, listener: unknown): void => {
-    if (event === 'data' || event === 'readable' || (event === 'end' && !isNodesOwn(socket, listener))) process.nextTick(release)
-  }
-  const before = Object.getOwnPropertyDescriptor(socket, 'push')
-  const push = socket.push as (chunk: unknown, encoding?: BufferEncoding) => boolean
-  const holdingPush = function (this: Duplex, chunk: unknown, encoding?: BufferEncoding) {
-    if (chunk !== null || !holding || endIsReset(this)) return push.call(this, chunk, encoding)
-    held = true
-    onHeld()
-    return false
-  }
-  socket.push = holdingPush
-  socket.on('newListener', readers)
-  // The event may be that of a reader before, whose turn is over.
-  const onResume = (): void => { if (socket.readableFlowing === true) release() }
-  socket.on('resume', onResume)
-  function release (): void {
-    if (!holding) return
-    holding = false
-    socket.removeListener('newListener', readers)
-    socket.removeListener('resume', onResume)
-    if (before === undefined) Reflect.deleteProperty(socket, 'push')
-    else socket.push = push
-    if (held && !socket.destroyed) {
-      socket.push(null)
-      socket.read(0)
-    }
-  }
-  return release
+export function holdEnd (stream: Duplex, onHeld: (this: Duplex) => void): HeldEnd {
+  return new HeldEnd(stream, onHeld)
+}
+
+/** What holds the end of input of this stream back now. */
+export function heldEnd (stream: Duplex): HeldEnd | undefined {
+  return (stream as Holding)[kHeldEnd]
 }

@@ -1,4 +1,4 @@
-import { receiveFrom, type Receiver } from '../internals/read-buffer.ts'
+import { receiveFrom, receiveNoMore, type Receiver } from '../internals/read-buffer.ts'
 import { startReading, type HttpSocket } from '../internals/sockets.ts'
 import { socketToRelay } from './socket-to-socket.ts'
 import { closedEarly } from './closed-early.ts'
@@ -74,6 +74,9 @@ class JoinedSides implements TunnelSideOwner {
 /** One direction of a tunnel. It is over when the destination has taken everything, including the end. */
 class Direction implements Receiver {
   bytes = 0
+  smallReads = 0
+  readIn = 0
+  timesLeft = 0
   over = false
   readonly from: TunnelSide
   readonly to: TunnelSide
@@ -136,6 +139,8 @@ class Direction implements Receiver {
     this.#done()
   }
 
+  get needsBorrowed (): boolean { return this.#lent > 0 }
+
   receive (chunk: Buffer): boolean {
     // If the kernel took the write at once, 'drain' still follows. But nothing has to wait for it.
     this.#stopped = !this.#pass(chunk) && this.to.writable.writableLength > 0
@@ -168,7 +173,7 @@ class Direction implements Receiver {
     const socket = this.#direct
     if (socket === undefined) return
     this.#direct = undefined
-    receiveFrom(socket, undefined)
+    receiveNoMore(socket)
     if (this.#stopped) startReading(socket)
   }
 

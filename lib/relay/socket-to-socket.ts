@@ -1,7 +1,7 @@
 import { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
 import { readThroughShared } from '../internals/read-buffer.ts'
-import { hasOtherPush, type HttpSocket } from '../internals/sockets.ts'
+import { replacedPush, type HttpSocket } from '../internals/sockets.ts'
 
 /**
  * Returns the socket whose bytes can go to the destination without passing its own stream, so that no byte is stored twice.
@@ -10,7 +10,7 @@ import { hasOtherPush, type HttpSocket } from '../internals/sockets.ts'
 export function socketToRelay (from: Readable, to: Writable): HttpSocket | undefined {
   if (!(from instanceof Socket) || !(to instanceof Socket) || !hasNodesWrites(to)) return undefined
   const socket = from as unknown as HttpSocket
-  if (from.readableEncoding !== null || hasOtherPush(socket) || !readThroughShared(socket)) return undefined
+  if (from.readableEncoding !== null || !readThroughShared(socket) || replacedPush(socket) !== undefined) return undefined
   return socket
 }
 

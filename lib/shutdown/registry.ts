@@ -6,7 +6,7 @@ import { Slots } from '../governance/slots.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import { channels } from '../observability/channels.ts'
 import type { PluginSettings } from '../options.ts'
-import { kDrain, kShutDown } from '../symbols.ts'
+import { kDrain, kPlace, kShutDown } from '../symbols.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import { DrainSpread } from './drain-spread.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
@@ -22,16 +22,17 @@ export interface Closing {
 /** A connection that left HTTP. */
 export interface LeftHttp {
   readonly socket: { destroy (): unknown }
+  placeInRegistry: number | undefined
 }
 
 /** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
-  readonly connections = new LiveSet<Connection>()
+  readonly connections = new LiveSet<Connection>({ get: one => one[kPlace], set (one, place) { one[kPlace] = place } })
   readonly slots: Slots
   readonly governance: AppGovernance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
-  readonly #links = new LiveSet<LeftHttp>()
+  readonly #links = new LiveSet<LeftHttp>({ get: link => link.placeInRegistry, set (link, place) { link.placeInRegistry = place } })
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
