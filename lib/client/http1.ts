@@ -174,8 +174,8 @@ class Http1Exchange implements Exchange, BodyOwner {
     this.#res = res
     ownErrors(res)
     iterateWithoutDestroying(res)
-    if (res.statusCode === 101) {
-      this.abort(new FST_ERR_DUPLEX_UPSTREAM_INVALID('101 that upgrades nothing'))
+    if ((res.statusCode as number) < 200) {
+      this.abort(new FST_ERR_DUPLEX_UPSTREAM_INVALID(res.statusCode === 101 ? '101 that upgrades nothing' : `the status ${res.statusCode}`))
       return
     }
     this.#reusable = this.#request.keepAlive === true && stays

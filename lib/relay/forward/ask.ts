@@ -39,8 +39,8 @@ export async function ask (
   if (settings.version === '2') {
     // An extended CONNECT has one token: the one that the client wants most.
     const protocol = out.protocol?.slice(0, 1)
-    const session = await upstreams.session(key, target, settings, signal)
-    return { exchange: exchange(session, { ...request, protocol }), reused: false, halfClose: undefined }
+    const { session, reused } = await upstreams.session(key, target, settings, keep && fresh, signal)
+    return { exchange: exchange(session, { ...request, protocol }), reused, halfClose: undefined }
   }
   const idle = keep && !fresh ? upstreams.take(key) : undefined
   const { connectTimeout, check } = settings

@@ -12,7 +12,7 @@ import type { Outgoing } from './outgoing.ts'
 import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
-import type { DuplexAcceptOptions, PendingDuplex, TunnelResult } from '../../../types/index.ts'
+import type { DuplexAcceptOptions, ForwardFields, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
 /** The upstream has answered, and has not accepted. */
 class Refused extends Error {
@@ -100,12 +100,18 @@ function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettin
   const { reply } = pending
   const { statusCode, readable } = answer
   readable.on('error', () => {})
-  // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
-  if (pending.httpVersion === '2.0' && statusCode < 300) {
+  let fields: ForwardFields
+  try {
+    // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
+    if (pending.httpVersion === '2.0' && statusCode < 300) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
+    // RFC 9110 section 15: there are no such status codes, and Fastify sends none.
+    if (statusCode > 599) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`the status ${statusCode}`)
+    fields = fieldsFor(pending, answer, settings)
+  } catch (error) {
     readable.destroy()
-    throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
+    throw error
   }
-  for (const [name, value] of Object.entries(fieldsFor(pending, answer, settings))) reply.header(name, value)
+  for (const [name, value] of Object.entries(fields)) reply.header(name, value)
   const upgrade = wantedUpgrade(answer, pending)
   if (upgrade !== undefined) reply.header('upgrade', upgrade)
   reply.code(statusCode)

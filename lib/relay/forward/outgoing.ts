@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import { chooseToken, meantForRoute } from '../../handshake/tokens.ts'
-import { rawFields, requestFields } from './fields.ts'
+import { lowerCased, rawFields, requestFields } from './fields.ts'
 import { sayForwarded } from './forwarded.ts'
 import type { ForwardSettings } from './options.ts'
 import { assertPath, originForm } from './path.ts'
@@ -33,8 +33,10 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
   let fields = requestFields(raw.headers)
   fields.host = target.host
   sayForwarded(fields, request, settings.forwarded)
-  fields = settings.requestHeaders?.(fields, request as never) ?? fields
-  for (const name of Object.keys(fields)) if (FRAMING.test(name)) Reflect.deleteProperty(fields, name)
+  if (settings.requestHeaders !== undefined) {
+    fields = lowerCased(settings.requestHeaders(fields, request as never) ?? fields)
+    for (const name of Object.keys(fields)) if (FRAMING.test(name)) Reflect.deleteProperty(fields, name)
+  }
   const translate = protocol && translateWebSocket(fields, raw.headers, protocol, raw.httpVersionMajor, settings.version)
   const { streams, parsed } = body(fields, pending, request, claim)
   if (pending.kind === 'connect') {
@@ -73,9 +75,14 @@ function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: Fas
   if (pending.kind === 'body') {
     // A hook may have replaced the body by another stream.
     const asItCame = pending.readable === (raw as unknown) || raw.httpVersionMajor === 2
-    if (length !== undefined && asItCame) fields['content-length'] = length
-    else if (coding !== undefined || length !== undefined) fields['transfer-encoding'] = asItCame ? coding as string : 'chunked'
-    else if (raw.httpVersionMajor === 2 && !claim.carrier.inputEnded) fields['transfer-encoding'] = 'chunked'
+    if (length !== undefined && asItCame) {
+      fields['content-length'] = length
+    } else if (coding !== undefined || length !== undefined) {
+      delete fields['content-length']
+      fields['transfer-encoding'] = asItCame ? coding as string : 'chunked'
+    } else if (raw.httpVersionMajor === 2 && !claim.carrier.inputEnded) {
+      fields['transfer-encoding'] = 'chunked'
+    }
     const streams = fields['transfer-encoding'] !== undefined || (fields['content-length'] !== undefined && Number(length) > 0)
     return { streams, parsed: undefined }
   }

@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
 import { rootOf } from '../../internals/fastify.ts'
+import { hasEnd } from '../../internals/streams.ts'
 import { openSession } from '../../client/http2.ts'
 import { dial } from '../dial.ts'
 import type { ForwardSettings } from './options.ts'
@@ -47,11 +48,17 @@ export class Upstreams {
     idle.push(entry)
   }
 
-  /** An HTTP/2 session that can take another stream. */
-  async session (key: string, target: Target, settings: ForwardSettings, signal: AbortSignal): Promise<ClientHttp2Session> {
-    const known = this.#sessions.get(key)
+  /**
+   * An HTTP/2 session that can take another stream.
+   *
+   * @param fresh a new one
+   */
+  async session (
+    key: string, target: Target, settings: ForwardSettings, fresh: boolean, signal: AbortSignal
+  ): Promise<{ session: ClientHttp2Session, reused: boolean }> {
+    const known = fresh ? undefined : this.#sessions.get(key)
     const session = known === undefined ? undefined : await known.catch(() => undefined)
-    if (session !== undefined && takesMore(session)) return session
+    if (session !== undefined && takesMore(session)) return { session, reused: true }
     const opening = openTo(target, settings, signal)
     this.#sessions.set(key, opening)
     const forget = (): void => { if (this.#sessions.get(key) === opening) this.#sessions.delete(key) }
@@ -61,7 +68,7 @@ export class Upstreams {
       opened.once('goaway', forget)
       if (this.#closed) opened.close()
     }, forget)
-    return await opening
+    return { session: await opening, reused: false }
   }
 
   close (): void {
@@ -94,7 +101,7 @@ class IdleSocket {
     const socket = this.#socket
     this.#leave()
     socket.ref()
-    return socket.destroyed || socket.readableEnded || !socket.writable ? undefined : socket
+    return socket.destroyed || hasEnd(socket) || !socket.writable ? undefined : socket
   }
 
   #leave (): void {
