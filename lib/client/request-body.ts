@@ -24,12 +24,12 @@ export class RequestBody extends Writable {
   /** The callback of a write that waits. */
   #waiting: Done | undefined
 
-  constructor (req: ClientRequest, owner: BodyOwner) {
+  /** @param length the `Content-Length`, if it frames the body */
+  constructor (req: ClientRequest, owner: BodyOwner, length: number | undefined) {
     super()
     this.#req = req
     this.#owner = owner
-    const length = req.getHeader('content-length')
-    if (length !== undefined && !req.hasHeader('transfer-encoding')) this.#left = Number(length)
+    this.#left = length
     ownErrors(this)
   }
 

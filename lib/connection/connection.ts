@@ -22,8 +22,8 @@ import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned, kProgressed,
-  kSetKeepAlive, kShutDown, kUndrain
+  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned,
+  kHearEnd, kProgressed, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -37,6 +37,8 @@ import type {
  * side has ended or is about to end, and the peer's end is waited for. `detached`: the socket was given away. `closed`: over.
  */
 type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
+
+type EndListener = (reason: Error) => void
 
 /** Why a connection is being ended. It is known before the connection is closed. */
 interface Cause {
@@ -61,6 +63,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #cause: Cause | undefined
   #result: DuplexClosed | undefined
   #signal: AbortController | undefined
+  #endListeners: EndListener[] | undefined
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
@@ -226,7 +229,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     } else if (this.#cause === undefined && this.#claim.undecided) {
       this.#cause = { reason, error }
       this.#claim.refuse(answerFor(error))
-      this.#signal?.abort(error)
+      this.#tellAbort(error)
     }
   }
 
@@ -238,6 +241,16 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
 
   [kExpired] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
+  }
+
+  [kHearEnd] (listener: EndListener): void {
+    if (this.#cause !== undefined) listener(this.#cause.error)
+    else (this.#endListeners ??= []).push(listener)
+  }
+
+  [kUnhearEnd] (listener: EndListener): void {
+    const at = this.#endListeners?.indexOf(listener) ?? -1
+    if (at >= 0) this.#endListeners?.splice(at, 1)
   }
 
   [kSetKeepAlive] (): void {
@@ -381,8 +394,15 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #breakOff (cause: Cause): void {
     if (this.#cause !== undefined || this.#state === 'closed') return
     this.#cause = cause
-    this.#signal?.abort(cause.error)
+    this.#tellAbort(cause.error)
     this.#carrier.breakOff(cause.error, cause.reason === 'error', cause.code)
+  }
+
+  #tellAbort (error: Error): void {
+    this.#signal?.abort(error)
+    const listeners = this.#endListeners
+    this.#endListeners = undefined
+    if (listeners !== undefined) for (const listener of listeners) listener(error)
   }
 
   [kProgressed] (): void {
@@ -403,7 +423,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     const claim = this.#claim
     if (cause !== undefined) {
       this.#cause = cause
-      this.#signal?.abort(cause.error)
+      this.#tellAbort(cause.error)
     }
     const result: DuplexClosed & { error?: Error } = this.#result = {
       reason: detached ? 'detached' : cause?.reason ?? 'end',

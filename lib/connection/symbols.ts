@@ -26,3 +26,7 @@ export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
 export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
 /** The connection is a second old, and gets its TCP keep-alive. */
 export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
+/** Adds a listener that is called with the reason with which `signal` aborts. A signal costs far more. */
+export const kHearEnd = Symbol('fastify-duplex.hearEnd')
+/** Removes it. */
+export const kUnhearEnd = Symbol('fastify-duplex.unhearEnd')

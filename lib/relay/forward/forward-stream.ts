@@ -6,7 +6,7 @@ import type { Answer, Exchange } from '../../client/exchange.ts'
 import { isPlainSuccess } from '../../handshake/kinds/kind.ts'
 import { acceptAndJoin } from '../accept-and-join.ts'
 import { fieldsFor, wantedUpgrade } from './answer.ts'
-import { ask } from './ask.ts'
+import { askAlone } from './ask.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
 import { ResponseTimeout } from './response-timeout.ts'
@@ -54,11 +54,11 @@ async function answerOf (
   const leaving = new AbortController()
   // A refusal ends the tunnel. But its body is still to come from the upstream, so this does not break the exchange off.
   signal.addEventListener('abort', () => { if (!(signal.reason instanceof Refused)) leaving.abort(signal.reason) }, { once: true })
-  const { exchange } = await ask(pending.reply.server, target, out, settings, false, true, leaving.signal)
+  const { exchange } = await askAlone(pending.reply.server, target, out, settings, leaving.signal)
   const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
   const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, timeout)
   try {
-    const answer = await exchange.answer
+    const answer = await exchange.answer.finally(() => timeout.over())
     // RFC 9110 section 7.8: the stream begins after the whole request.
     if (up !== undefined && answer.kind !== 'body' && answer.kind !== 'hijack') await up.whole
     return answer

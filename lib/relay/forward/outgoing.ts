@@ -15,6 +15,8 @@ export interface Outgoing {
   readonly method: string
   readonly target: string
   readonly headers: readonly string[]
+  /** `headers` is all that an HTTP/1 connection needs. */
+  readonly plain: boolean
   /** The tokens that the upstream may switch to. Undefined if the request is no upgrade. */
   readonly protocol: readonly string[] | undefined
   /** The body is sent while it arrives. */
@@ -39,15 +41,24 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
   }
   const translate = protocol && translateWebSocket(fields, raw.headers, protocol, raw.httpVersionMajor, settings.version)
   const { streams, parsed } = body(fields, pending, request, claim)
+  // It would need an entry in `Connection`.
+  if (pending.kind !== 'body') delete fields.te
   if (pending.kind === 'connect') {
     const { host, port } = pending.authority
     const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
     fields.host = authority
-    return { method: 'CONNECT', target: authority, headers: rawFields(fields), protocol, streams, parsed, translate }
+    return { method: 'CONNECT', target: authority, headers: rawFields(fields), plain: false, protocol, streams, parsed, translate }
   }
   const path = pathOf(request, settings)
-  return { method: raw.method as string, target: path, headers: rawFields(fields), protocol, streams, parsed, translate }
+  const method = raw.method as string
+  const plain = pending.kind === 'body' && (streams || WITHOUT_BODY.has(method) || fields['content-length'] !== undefined)
+  // RFC 9110 section 10.1.4: TE is a field of one connection.
+  if (plain) fields.connection = fields.te === undefined ? 'keep-alive' : 'keep-alive, te'
+  return { method, target: path, headers: rawFields(fields), plain, protocol, streams, parsed, translate }
 }
+
+/** Methods for which Node's client adds no `Transfer-Encoding`. */
+const WITHOUT_BODY = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'])
 
 /** Fields that `requestHeaders` cannot set, because they frame the message or switch the connection. */
 const FRAMING = /^(?:connection|upgrade|transfer-encoding|keep-alive|proxy-connection|content-length|expect|:.*)$/i
