@@ -10,6 +10,7 @@ import { until } from './fixtures/patience.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
 import { onEachStream } from './fixtures/server.ts'
 import { MiB, pattern, sha256 } from './fixtures/takeover.ts'
+import type { Head } from './fixtures/wire.ts'
 
 const CHUNKED = 'Transfer-Encoding: chunked'
 
@@ -19,6 +20,7 @@ for (const [what, sent] of Object.entries({
   'a negative length': 'HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n',
   'a coding that is not taken off': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n',
   'a coding and no chunks': 'HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nok',
+  'a status above all': answer('999 Go Away', 'no'),
   'no such status': 'HTTP/1.1 000 None\r\nContent-Length: 0\r\n\r\n',
   'a folded line': 'HTTP/1.1 200 OK\r\nX-Fold: a\r\n X-Smuggled: b\r\nContent-Length: 0\r\n\r\n',
   'a space before the colon': 'HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nok',
@@ -36,7 +38,7 @@ for (const [what, sent] of Object.entries({
     t.equal(status, 502)
     t.equal(codeOf(body), 'FST_ERR_DUPLEX_UPSTREAM_INVALID')
     t.notMatch(JSON.stringify(headers), /smuggled|x-nul|x-fold|x-cr/i)
-    t.equal(await server.gone(), 'broken')
+    t.equal(await server.remains(), '')
   }, ['tcp', 'h2'])
 }
 
@@ -44,8 +46,7 @@ for (const [what, method, sent, status] of [
   ['HEAD', 'HEAD', 'HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nbody!', 200],
   ['204', 'GET', 'HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\nbody!', 204],
   ['304', 'GET', 'HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\nbody!', 304],
-  ['a GET', 'GET', `${answer('200 OK', 'first')}${answer('200 OK', 'smuggled')}`, 200],
-  ['a GET, its second answer in pieces', 'GET', `${answer('200 OK', 'first')}HTTP/1.1 200 OK\r\nX-Smugg`, 200]
+  ['a GET', 'GET', `${answer('200 OK', 'first')}${answer('200 OK', 'smuggled')}`, 200]
 ] as const) {
   t.test(`FW7 more than belongs to the answer of ${what}: it is never the answer to another request`, async t => {
     const { connect, accepted } = await forwarding(t)
@@ -80,36 +81,29 @@ for (const [what, sent] of Object.entries({
     server.send(`HTTP/1.1 200 OK\r\n${CHUNKED}\r\n\r\n${sent}`)
     if (transport === 'h2') t.equal(await wire.gone(), 'broken')
     else t.notMatch(await wire.remains(), /\r\n0\r\n/)
-    await server.gone()
+    await server.remains()
     wire.end()
     await quiet()
   }, ['tcp', 'h2'])
 }
 
-onEachStream(t, 'FW2 a status that HTTP has not: passed on as an answer, and 502 as a refusal', async (t, transport) => {
-  const { connect, accepted } = await forwarding(t, { transport })
-  for (const [sent, status] of [[request('GET /it', 'Content-Length: 0'), 999], [request('GET /it', ...UPGRADE), 502]] as const) {
-    const wire = (await connect()).send(sent)
-    const server = await accepted()
-    await server.head()
-    server.send(answer('999 Go Away', 'no', 'Connection: close'))
-    t.equal((await wire.response()).status, status)
-  }
-}, ['tcp', 'h2'])
-
 onEachStream(t, 'FW6 fields named like members of an object are fields', async (t, transport) => {
   const { connect, accepted } = await forwarding(t, { transport })
   for (const [sent, reply] of [
-    [request('GET /it', 'Content-Length: 0', 'Constructor: 1', '__proto__: 2', 'hasOwnProperty: 3'), answer('200 OK', 'ok', 'Constructor: 1', '__proto__: 2', 'hasOwnProperty: 3')],
+    [request('GET /it', 'Content-Length: 0', 'Constructor: 1', '__proto__: 2', 'hasOwnProperty: 3'), answer('200 OK', '', 'Constructor: 1', '__proto__: 2', 'hasOwnProperty: 3', 'Connection: close')],
     [request('GET /it', ...UPGRADE, 'Constructor: 1'), switching('Upgrade: foo', 'Constructor: 1', 'hasOwnProperty: 3')]
   ] as const) {
     const wire = (await connect()).send(sent)
     const server = await accepted()
-    t.equal((await server.head()).headers.constructor, '1')
+    const has = ({ fields }: Head, name: string): unknown => fields.filter(([given]) => given.toLowerCase() === name).map(([, value]) => value)
+    t.same(has(await server.head(), 'constructor'), ['1'])
     server.send(reply)
-    const { headers } = await wire.head()
-    t.equal(headers.constructor, '1')
-    t.equal(headers.hasownproperty, '3')
+    const head = await wire.head()
+    t.same(has(head, 'constructor'), ['1'])
+    t.same(has(head, 'hasownproperty'), ['3'])
+    server.end()
+    wire.end()
+    await wire.remains()
   }
 }, ['tcp', 'h2'])
 
@@ -123,7 +117,6 @@ for (const [what, sent] of Object.entries({
   'NUL in a value': request('GET /it', 'X-A: a\0b'),
   'CR in a value': request('GET /it', 'X-A: a\rX-B: b'),
   'no Host': 'GET /it HTTP/1.1\r\n\r\n',
-  'two Hosts': request('GET /it', 'Host: b'),
   'a name that is no token': request('GET /it', 'X(A): a'),
   'a fragment': request('GET /it#/../secret'),
   'a fragment in a URL': request('GET http://a#/it'),
@@ -193,13 +186,14 @@ t.test('FW6 requestHeaders and acceptHeaders may spell a name in another way, an
 })
 
 t.test('FW6 a value that would be two lines: 500, and nothing is sent', async t => {
-  const { connect, accepted, far } = await forwarding(t, { options: { requestHeaders (fields, { headers }) { fields['x-user'] = decodeURIComponent(String(headers['x-name'])) } } })
+  const { connect, accepted } = await forwarding(t, {
+    options: { requestHeaders (fields, { headers }) { fields['x-user'] = decodeURIComponent(String(headers['x-name'])) } }
+  })
   for (const sent of [request('GET /it', 'X-Name: a%0d%0aX-Admin: 1'), request('GET /it', ...UPGRADE, 'X-Name: a%0d%0aX-Admin: 1')]) {
     t.equal((await (await connect()).send(sent).response()).status, 500)
     const server = await accepted()
     t.equal(await server.remains(), '')
   }
-  await until(async () => await far.connections() === 0)
 })
 
 t.test('FW10 an upstream of HTTP/2 that refuses a stream has not begun: asked once more, if that may be', async t => {
@@ -226,6 +220,16 @@ t.test('FW10 an upstream of HTTP/2 that refuses a stream has not begun: asked on
   t.equal((await wire.send(request('GET /refused')).response()).status, 200)
   t.same(asked, ['/first', '/refused', '/refused'])
 })
+
+onEachStream(t, 'FW2 a refusal with a status that HTTP has not: 502', async (t, transport) => {
+  const { connect, accepted } = await forwarding(t, { transport })
+  const wire = (await connect()).send(request('GET /it', ...UPGRADE))
+  const server = await accepted()
+  await server.head()
+  server.send(answer('999 Go Away', 'no'))
+  t.equal((await wire.response()).status, 502)
+  t.equal(await server.remains(), '')
+}, ['tcp', 'h2'])
 
 onEachStream(t, 'FW10 idleTimeout ends a forwarded upgrade and a body on both sides', async (t, transport) => {
   const { connect, accepted, quiet } = await forwarding(t, { transport, duplex: { idleTimeout: 50 } })

@@ -104,8 +104,6 @@ function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettin
   try {
     // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
     if (pending.httpVersion === '2.0' && statusCode < 300) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
-    // RFC 9110 section 15: there are no such status codes, and Fastify sends none.
-    if (statusCode > 599) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`the status ${statusCode}`)
     fields = fieldsFor(pending, answer, settings)
   } catch (error) {
     readable.destroy()
