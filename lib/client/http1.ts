@@ -260,6 +260,8 @@ class Http1Exchange implements Exchange, BodyOwner {
   }
 
   readonly #onEnd = (): void => {
+    // The end of input has ended the answer. While Node's listener ran, our side could not be ended.
+    if (this.#whole) this.#progressed()
     // Without an answer Node reports the end itself.
     if (this.#whole || this.#res === undefined) return
     const error = resetByPeer()

@@ -23,7 +23,7 @@ import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.
 import { Lifetime, type Expirable } from './lifetime.ts'
 import {
   kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned,
-  kHearEnd, kProgressed, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
+  kHearEnd, kIsDraining, kProgressed, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
 } from './symbols.ts'
 import { warnOfLateHead, warnOfReader } from './warnings.ts'
 import { webPair } from './web-pair.ts'
@@ -188,7 +188,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   /** @param head the accept head, if it is not that of the kind */
   [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
-    this.#mayGoOn(claim.actionFor('accept'))
+    this.#mayGoOn(claim.actionFor('accept'), head.whileDraining)
     const status = this.#status(options.statusCode, head)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       const protocol = offeredAs(options.protocol, claim.offered)
@@ -253,6 +253,8 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     if (at >= 0) this.#endListeners?.splice(at, 1)
   }
 
+  get [kIsDraining] (): boolean { return this.#registry.draining }
+
   [kSetKeepAlive] (): void {
     this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
   }
@@ -295,7 +297,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   get #isOpen (): boolean { return this.accepted && this.#state !== 'detached' }
 
   /** Throws for what accept() and detach() cannot do any more. */
-  #mayGoOn (action: HandshakeAction): void {
+  #mayGoOn (action: HandshakeAction, whileDraining = false): void {
     switch (action) {
       case 'already-accepted':
         throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
@@ -305,7 +307,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
         throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
     }
     if (this.#cause !== undefined) throw this.#cause.error
-    if (this.#registry.draining) {
+    if (this.#registry.draining && !whileDraining) {
       addConnectionClose(this.#reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }

@@ -30,3 +30,5 @@ export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
 export const kHearEnd = Symbol('fastify-duplex.hearEnd')
 /** Removes it. */
 export const kUnhearEnd = Symbol('fastify-duplex.unhearEnd')
+/** Whether the server is going away. */
+export const kIsDraining = Symbol('fastify-duplex.isDraining')

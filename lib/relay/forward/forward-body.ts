@@ -5,7 +5,7 @@ import type { Answer, Exchange } from '../../client/exchange.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import type { KindHead } from '../../handshake/kinds/index.ts'
 import type { Connection } from '../../connection/connection.ts'
-import { kAcceptNow } from '../../connection/symbols.ts'
+import { kAcceptNow, kIsDraining } from '../../connection/symbols.ts'
 import { Wait } from '../accept-and-join.ts'
 import { announcedTrailer, fieldsFor, wantedUpgrade } from './answer.ts'
 import { ask } from './ask.ts'
@@ -145,16 +145,18 @@ function accept (pending: PendingDuplex<'body'>, answer: Answer, settings: Forwa
   if (trailer !== undefined && length === undefined && !bodyless) own.push(['Trailer', trailer])
   const upgrade = wantedUpgrade(answer, pending)
   if (upgrade !== undefined) own.push(['Upgrade', upgrade], ['Connection', 'Upgrade'])
+  const connection = pending as unknown as Connection
+  if (upgrade === undefined && connection[kIsDraining] && pending.httpVersion !== '2.0') own.push(['Connection', 'close'])
   const head: KindHead = {
     kind: 'body',
     status: answer.statusCode,
     allows: () => true,
     fields: () => own,
+    whileDraining: true,
     trailers: length === undefined && !bodyless && answer.statusCode !== 304
   }
   const claim = claimOf((pending.reply as FastifyReply).request.raw) as Claim
   head.trailers &&= claim.req.method !== 'HEAD'
-  const connection = pending as unknown as Connection
   writeTogether(pending)
   return connection[kAcceptNow]({ statusCode: answer.statusCode, headers: fields }, head)
 }

@@ -17,10 +17,12 @@ import type { DuplexAcceptOptions, ForwardFields, PendingDuplex, TunnelResult } 
 /** The upstream has answered, and has not accepted. */
 class Refused extends Error {
   readonly answer: Answer
+  readonly exchange: Exchange
 
-  constructor (answer: Answer) {
+  constructor (answer: Answer, exchange: Exchange) {
     super(`The upstream answered ${answer.statusCode}`)
     this.answer = answer
+    this.exchange = exchange
   }
 }
 
@@ -32,7 +34,6 @@ export async function forwardStream (
   try {
     return await acceptAndJoin(pending, async signal => {
       const answer = await answerOf(pending, target, out, settings, signal)
-      if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer)
       try {
         options = acceptance(pending, answer, out, settings)
       } catch (error) {
@@ -43,7 +44,7 @@ export async function forwardStream (
     }, () => options)
   } catch (error) {
     if (!(error instanceof Refused)) throw error
-    refuse(pending, error.answer, settings)
+    refuse(pending, error, settings)
     return undefined
   }
 }
@@ -58,11 +59,13 @@ async function answerOf (
   const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
   const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, timeout)
   try {
-    const answer = await exchange.answer.finally(() => timeout.over())
+    const answer = await exchange.answer
+    if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer, exchange)
     // RFC 9110 section 7.8: the stream begins after the whole request.
-    if (up !== undefined && answer.kind !== 'body' && answer.kind !== 'hijack') await up.whole
+    await up?.whole
     return answer
   } finally {
+    timeout.over()
     up?.pump.stop()
   }
 }
@@ -96,10 +99,12 @@ function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, sett
 }
 
 /** Sends the upstream's answer to the client through `reply`, with all hooks. */
-function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettings): void {
+function refuse (pending: PendingDuplex, { answer, exchange }: Refused, settings: ForwardSettings): void {
   const { reply } = pending
   const { statusCode, readable } = answer
   readable.on('error', () => {})
+  // The rest of the request never comes. The upstream might wait for it, with its own side ended.
+  if (exchange.body?.writableFinished === false) readable.once('close', () => exchange.abort(new Error('The upgrade was refused')))
   let fields: ForwardFields
   try {
     // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.

@@ -45,7 +45,7 @@ export class Upstreams {
   /** Takes back a connection that carries no request any more. */
   give (key: string, socket: Socket): void {
     let idle = this.#idle.get(key)
-    if (this.#closed || socket.destroyed || !socket.writable || (idle !== undefined && idle.length >= MOST_IDLE)) {
+    if (this.#closed || socket.destroyed || hasEnd(socket) || !socket.writable || (idle !== undefined && idle.length >= MOST_IDLE)) {
       socket.destroy()
       return
     }
