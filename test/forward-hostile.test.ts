@@ -94,7 +94,8 @@ onEachStream(t, 'FW6 fields named like members of an object are fields', async (
   ] as const) {
     const wire = (await connect()).send(sent)
     const server = await accepted()
-    const has = ({ fields }: Head, name: string): unknown => fields.filter(([given]) => given.toLowerCase() === name).map(([, value]) => value)
+    const has = ({ fields }: Head, name: string): string[] =>
+      fields.filter(([given]) => given.toLowerCase() === name).map(([, value]) => value)
     t.same(has(await server.head(), 'constructor'), ['1'])
     server.send(reply)
     const head = await wire.head()

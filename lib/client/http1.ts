@@ -72,7 +72,8 @@ class Http1Exchange implements Exchange, BodyOwner {
     prepare(connection)
     this.#stays = keepConnection(this.#req)
     if (fields !== undefined) takeOverWhere(this.#req, res => this.#isTakeover(res))
-    this.body = request.body === true ? new RequestBody(this.#req, this, fields === undefined ? lengthIn(request.headers) : lengthOf(fields)) : undefined
+    const length = fields === undefined ? lengthIn(request.headers) : lengthOf(fields)
+    this.body = request.body === true ? new RequestBody(this.#req, this, length) : undefined
     this.#listen()
     this.#dispatch()
   }

@@ -35,7 +35,7 @@ export class RequestBody extends Writable {
 
   override _write (chunk: Buffer, _encoding: BufferEncoding, done: Done): void {
     if (this.#left !== undefined && (this.#left -= chunk.length) < 0) done(mismatch())
-    else this.#send(sent => this.#req.write(chunk, sent), done)
+    else this.#send(sent => this.#req.write(chunk, sent), done, true)
   }
 
   override _final (done: Done): void {
@@ -66,19 +66,21 @@ export class RequestBody extends Writable {
     }
   }
 
-  #send (write: (sent: (error?: Error | null) => void) => void, done: Done): void {
+  /** @param early it is done as soon as there is room for more */
+  #send (write: (sent: (error?: Error | null) => void) => boolean | void, done: Done, early = false): void {
     if (this.#owner.unwanted) {
       done()
       return
     }
     this.#waiting = done
-    write(error => {
+    const sent = (error?: Error | null): void => {
       if (this.#waiting !== done) return
       // Only when the connection has closed it is known whether the body is still wanted.
       if (error != null) return
       this.#waiting = undefined
       done()
-    })
+    }
+    if (write(sent) === true && early) sent()
   }
 }
 

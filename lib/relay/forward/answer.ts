@@ -5,7 +5,8 @@ import type { ForwardSettings } from './options.ts'
 import type { ForwardFields, PendingDuplex } from '../../../types/index.ts'
 
 /** The fields of the upstream's answer for the client, after `acceptHeaders` of the app. `Content-Length` stays among them. */
-export function fieldsFor (pending: PendingDuplex, { statusCode, headers, rawHeaders }: Answer, { acceptHeaders }: ForwardSettings): ForwardFields {
+export function fieldsFor (pending: PendingDuplex, answer: Answer, { acceptHeaders }: ForwardSettings): ForwardFields {
+  const { statusCode, headers, rawHeaders } = answer
   // RFC 9110 section 15: there are no such status codes. Neither Fastify nor Node's HTTP/2 sends them.
   if (statusCode > 599) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`the status ${statusCode}`)
   const { 'transfer-encoding': coding } = headers
