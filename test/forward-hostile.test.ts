@@ -5,11 +5,12 @@ import http2 from 'node:http2'
 import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { chunk, LAST_CHUNK, nextChunk } from './fixtures/chunked.ts'
-import { answer, forwarding, switching } from './fixtures/forwarding.ts'
+import { answer, forwarding, switching, targetOf } from './fixtures/forwarding.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
 import { onEachStream } from './fixtures/server.ts'
 import { MiB, pattern, sha256 } from './fixtures/takeover.ts'
-import type { Head } from './fixtures/wire.ts'
+import { upstream } from './fixtures/upstream.ts'
+import type { Head, Wire } from './fixtures/wire.ts'
 
 const CHUNKED = 'Transfer-Encoding: chunked'
 
@@ -258,6 +259,55 @@ onEachStream(t, 'FW2 a refusal with a status that HTTP has not: 502', async (t, 
   t.equal((await wire.response()).status, 502)
   t.equal(await server.remains(), '')
 }, ['tcp', 'h2'])
+
+/** An empty SETTINGS, and GOAWAY with stream 0 as the last. */
+const SETTINGS = Buffer.from([0, 0, 0, 4, 0, 0, 0, 0, 0])
+/** The head of the frame with the first request. */
+const ASKED = '\x01\x05\0\0\0\x01'
+const GOAWAY = Buffer.from([0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+
+for (const [what, act, status] of [
+  ['speaks HTTP/1', (server: Wire) => server.send('HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n'), 502],
+  ['says nothing', () => {}, 504],
+  ['ends', (server: Wire) => server.end(), 502],
+  ['resets', (server: Wire) => server.reset(), 502],
+  ['resets behind its settings', async (server: Wire) => {
+    server.send(SETTINGS)
+    await server.until(ASKED)
+    server.reset()
+  }, 502],
+  ['vanishes behind its settings', async (server: Wire) => {
+    server.send(SETTINGS)
+    await server.until(ASKED)
+  }, 504],
+  ['goes away before each request', async (server: Wire) => {
+    server.send(SETTINGS)
+    await server.until(ASKED)
+    server.send(GOAWAY)
+  }, 502]
+] as const) {
+  t.test(`FW10 an upstream of HTTP/2 that ${what}: ${status}, for a GET and an upgrade, and the next one is asked anew`, async t => {
+    const far = await upstream(t)
+    const to = targetOf(far, 'tcp')
+    const { connect, quiet } = await forwarding(t, { to: { to, version: '2', connectTimeout: 100, responseTimeout: 200 } })
+    const vanishes = what.startsWith('vanishes')
+    for (const sent of [request('GET /it'), ...vanishes ? [] : [request('GET /it', ...UPGRADE)], request('GET /it')]) {
+      const wire = (await connect()).send(sent)
+      const server = await far.accepted()
+      // An upgrade is refused when the settings know no extended CONNECT: nothing is asked then.
+      const upgrade = sent.includes('Upgrade')
+      if (upgrade) void Promise.resolve(act(server)).catch(() => {})
+      else await act(server)
+      t.equal((await wire.response()).status, status)
+      wire.end()
+      // The connection of one that has vanished is still there.
+      if (vanishes) continue
+      server.destroy()
+      await server.gone()
+    }
+    await quiet()
+  })
+}
 
 onEachStream(t, 'FW10 idleTimeout ends a forwarded upgrade and a body on both sides', async (t, transport) => {
   const { connect, accepted, quiet } = await forwarding(t, { transport, duplex: { idleTimeout: 50 } })

@@ -1,3 +1,4 @@
+import type { ClientHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { exchange, type Exchange, type ExchangeRequest } from '../../client/exchange.ts'
@@ -52,10 +53,22 @@ export async function askAlone (
 async function askHttp2 (
   app: FastifyInstance, target: Target, out: Outgoing, settings: ForwardSettings, fresh: boolean, signal: AbortSignal
 ): Promise<Asked> {
-  const { session, reused } = await upstreamsOf(app).session(keyOf(target, settings), target, settings, fresh, signal)
+  const upstreams = upstreamsOf(app)
+  const key = keyOf(target, settings)
+  const { session, reused } = await upstreams.session(key, target, settings, fresh, signal)
   const request = requestFor(target, out, true, signal)
   // An extended CONNECT has one token: the one that the client wants most.
-  return { exchange: exchange(session, { ...request, protocol: out.protocol?.slice(0, 1) }), reused, halfClose: undefined }
+  const asked = exchange(session, { ...request, protocol: out.protocol?.slice(0, 1) })
+  const before = bytesFrom(session)
+  asked.answer.catch((error: { code?: string }) => {
+    // Nothing at all has come meanwhile. The peer may have vanished, and every other request would wait for it as long.
+    if (error.code === 'FST_ERR_DUPLEX_UPSTREAM_TIMEOUT' && bytesFrom(session) === before) upstreams.distrust(key, session)
+  })
+  return { exchange: asked, reused, halfClose: undefined }
+}
+
+function bytesFrom ({ socket }: ClientHttp2Session): number | undefined {
+  return (socket as Socket | undefined)?.bytesRead
 }
 
 function requestFor (target: Target, out: Outgoing, keepAlive: boolean, signal: AbortSignal | undefined): ExchangeRequest {

@@ -77,6 +77,13 @@ export class Upstreams {
     return { session: await opening, reused: false }
   }
 
+  /** The session may be dead: it takes no more requests. */
+  distrust (key: string, session: ClientHttp2Session): void {
+    const known = this.#sessions.get(key)
+    void known?.then(current => { if (current === session && this.#sessions.get(key) === known) this.#sessions.delete(key) }, () => {})
+    session.close()
+  }
+
   close (): void {
     this.#closed = true
     for (const idle of this.#idle.values()) for (const kept of idle.splice(0)) kept.destroy()
