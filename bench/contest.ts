@@ -35,32 +35,38 @@ export interface Outcome {
 
 interface Round { rate: number, cpu: number, faults: number, p99: number, loadShare: number, grown: number }
 
-async function turn ({ target, practice = 1, load }: Contender): Promise<Round> {
-  if (typeof target !== 'function') return once(target, load)
+async function turn ({ label, target, practice = 1, load }: Contender): Promise<Round> {
+  if (typeof target !== 'function') return once(label, target, load)
   const own = await target()
   try {
     const before = await own.used()
-    for (let time = 0; time < practice; time++) await once(own, load)
-    return await once(own, load, before?.rss)
+    for (let time = 0; time < practice; time++) await once(label, own, load)
+    return await once(label, own, load, before?.rss)
   } finally {
     own.stop()
   }
 }
 
-async function once (target: Target, load: LoadOptions, rss = NaN): Promise<Round> {
-  const client = await Client.start(target.port, load)
-  const before = await target.used()
-  const { operations, seconds, cpu, p99, failures } = await client.go()
-  const after = await target.used()
-  await client.stop()
-  if (operations === 0 || failures > operations / 100) throw new Error(`${operations} operations, ${failures} failures`)
-  return {
-    rate: operations / seconds,
-    cpu: before === undefined || after === undefined ? NaN : (after.cpu - before.cpu) / operations,
-    faults: before === undefined || after === undefined ? NaN : (after.faults - before.faults) / operations,
-    p99,
-    loadShare: cpu / seconds / 1e6,
-    grown: after === undefined ? NaN : (after.rss - rss) / 1024 / 1024
+/** A turn in which nothing was answered is repeated so often: on a machine with other work a process may not come to run. */
+const ATTEMPTS = 3
+
+async function once (label: string, target: Target, load: LoadOptions, rss = NaN): Promise<Round> {
+  for (let attempt = 1; ; attempt++) {
+    const client = await Client.start(target.port, load)
+    const before = await target.used()
+    const { operations, seconds, cpu, p99, failures } = await client.go()
+    const after = await target.used()
+    await client.stop()
+    if (operations === 0 && attempt < ATTEMPTS) continue
+    if (operations === 0 || failures > operations / 100) throw new Error(`${label}: ${operations} operations, ${failures} failures`)
+    return {
+      rate: operations / seconds,
+      cpu: before === undefined || after === undefined ? NaN : (after.cpu - before.cpu) / operations,
+      faults: before === undefined || after === undefined ? NaN : (after.faults - before.faults) / operations,
+      p99,
+      loadShare: cpu / seconds / 1e6,
+      grown: after === undefined ? NaN : (after.rss - rss) / 1024 / 1024
+    }
   }
 }
 

@@ -12,9 +12,10 @@ export const chunk = (size: number): string => `${size.toString(16)}\r\n${text(s
 
 /** A binary message with a mask of zeros, RFC 6455 section 5.2; the answer has none. */
 export function frame (size: number): { payload: Buffer, reply: number } {
-  const long = Buffer.alloc(8)
-  long.writeBigUInt64BE(BigInt(size))
-  const length = size < 126 ? [size] : [127, ...long]
+  const extended = Buffer.alloc(8)
+  extended.writeBigUInt64BE(BigInt(size))
+  // The shortest form of the length: the answer has it, and its size is counted.
+  const length = size < 126 ? [size] : size < 65536 ? [126, ...extended.subarray(6)] : [127, ...extended]
   const header = Buffer.from([0x82, (length[0] as number) | 0x80, ...length.slice(1), 0, 0, 0, 0])
   return { payload: Buffer.concat([header, Buffer.from(text(size))]), reply: header.length - 4 + size }
 }

@@ -42,6 +42,8 @@ function cpuRatio (outcome: Outcome): number {
 
 const bars: Bar[] = []
 const sections: Section[] = []
+/** Titles of what could not be measured. */
+const broken: string[] = []
 
 /** @param known where a bar is known to be missed, what a quick run takes for it */
 function bar (what: string, value: number, limit: number, most: boolean, known = limit): Bar {
@@ -59,7 +61,16 @@ async function judged<Measured> (
     return
   }
   for (let attempt = 1; ; attempt++) {
-    const measured = await measure()
+    let measured: Measured
+    try {
+      measured = await measure()
+    } catch (error) {
+      // The rest of a long run is worth having. But the run fails.
+      console.log(`\n${title}\n${String(error)}`)
+      sections.push({ title, table: `Not measured. ${String(error)}` })
+      broken.push(title)
+      return
+    }
     const found = judge(measured)
     const section: Section = { title, table: show(measured), ...(Array.isArray(measured) ? { outcomes: measured as Outcome[] } : {}) }
     console.log(`\n${title}\n${section.table}`)
@@ -306,5 +317,9 @@ if (!quick) {
 const missed = bars.filter(({ met }) => !met)
 if (quick && missed.length > 0) {
   console.log(`\nmissed by more than ${tolerance}: ${missed.map(({ what }) => what).join('; ')}`)
+  process.exitCode = 1
+}
+if (broken.length > 0) {
+  console.log(`\nnot measured: ${broken.join('; ')}`)
   process.exitCode = 1
 }

@@ -1,5 +1,5 @@
 import { FST_ERR_DUPLEX_INVALID_OPTION } from './errors.ts'
-import { isToken } from './handshake/tokens.ts'
+import { isToken } from './syntax/upgrade-tokens.ts'
 
 export type Loose = Record<string, unknown>
 

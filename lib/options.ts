@@ -1,10 +1,10 @@
 import { checkDuration, checkNames, invalidOption, tokens, type Loose, type Place } from './check-options.ts'
 import {
   connectionLimits, GOVERNANCE_DEFAULTS, GOVERNANCE_NAMES, governanceSettings, type GovernanceSettings
-} from './governance/settings.ts'
+} from './governance/options.ts'
 import { appFields } from './handshake/accept-head.ts'
-import { messageSettings, type MessageSettings } from './messages/settings.ts'
-import { listProtocols, type ListedProtocols } from './handshake/tokens.ts'
+import { messageSettings, type MessageSettings } from './messages/options.ts'
+import { listProtocols, type ListedProtocols } from './syntax/upgrade-tokens.ts'
 import type { ForwardRoute } from './relay/forward/options.ts'
 import type { DuplexHeaders, DuplexKind, DuplexProtocolChooser, FastifyDuplexOptions, Milliseconds } from '../types/index.ts'
 

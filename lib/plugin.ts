@@ -4,7 +4,7 @@ import type { FastifyInstance, FastifyPluginCallback, RouteOptions } from 'fasti
 import { claimOf } from './handshake/claim.ts'
 import { DuplexRoutes } from './routes/find.ts'
 import { letForwardRoutesHaveNoHandler } from './routes/forward-routes.ts'
-import { showLikePlainRoutes } from './routes/show.ts'
+import { showLikePlainRoutes } from './routes/show-like-plain.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'

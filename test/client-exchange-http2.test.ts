@@ -6,7 +6,7 @@ import { text } from 'node:stream/consumers'
 import { exchange, type Exchange, type ExchangeRequest } from '../lib/client/exchange.ts'
 import { openSession } from '../lib/client/http2.ts'
 import { resetStream } from '../lib/internals/http2.ts'
-import { dial } from '../lib/relay/dial.ts'
+import { dial } from '../lib/dial/dial.ts'
 import { upstream } from './fixtures/upstream.ts'
 
 interface Asked {

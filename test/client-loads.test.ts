@@ -25,12 +25,12 @@ t.test('CL1 the client loads no Fastify, and nothing of the server', inNode, asy
   const loaded = loadedBy(`../lib/client/index.${ending}`)
   t.ok(loaded.some(url => url.includes('/lib/client/exchange.')), 'the hook sees what is loaded')
   t.same(loaded.filter(url => /\/node_modules\/(?:fastify|avvio|fastify-plugin|find-my-way|ws)\//.test(url)), [])
-  t.same(loaded.filter(url => /\/lib\/(?:plugin|watch-server|routes|handshake\/(?!tokens)|inject|governance|relay\/forward)/.test(url)), [])
+  t.same(loaded.filter(url => /\/lib\/(?:plugin|watch-server|routes|handshake|connection|shutdown|observability|inject|governance|relay)\b/.test(url)), [])
 })
 
 t.test('CL1 the plugin does not load the client, nor injection', inNode, async t => {
   const loaded = loadedBy(`../lib/index.${ending}`)
   t.ok(loaded.some(url => url.includes('/lib/plugin.')), 'the hook sees what is loaded')
-  t.same(loaded.filter(url => /\/lib\/client\/(?:index|connect|open|messages|connection|netcat|bin|arguments|options|events|refused|what-happened)\./.test(url)), [])
+  t.same(loaded.filter(url => /\/lib\/client\/(?:index|connect|open|messages|byte-connection|netcat|bin|netcat-arguments|netcat-errors|options|server-sent-events|refused)\./.test(url)), [])
   t.same(loaded.filter(url => /\/lib\/inject\/(?!inject\.|injected-clients\.)/.test(url)), [])
 })

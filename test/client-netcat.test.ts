@@ -103,7 +103,7 @@ t.test('CL3 a wrong command line is 2, and --help and --version are 0', async t 
     t.equal(await code, 2, args.join(' '))
     t.match(await stderr, /^fastify-duplex: [^\n]+\nfastify-duplex --help tells more\n$/)
   }))
-  const { commandOf } = await import('../lib/client/arguments.ts')
+  const { commandOf } = await import('../lib/client/netcat-arguments.ts')
   for (const args of wrong.slice(4).filter(args => args[0] !== '-c')) t.throws(() => commandOf(args, {}, () => ''), { name: 'UsageError' }, args.join(' '))
   const help = run(t, ['--help'])
   t.match(await text(help.child.stdout), /Exit code:/)

@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
-import { kDrain, kGovern, kUndrain } from '../lib/connection/symbols.ts'
+import { kDrain, kRevoke, kUndrain } from '../lib/symbols.ts'
 import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
-import { Governance } from '../lib/governance/governance.ts'
-import { Governed } from '../lib/governance/governed.ts'
+import { AppGovernance } from '../lib/governance/of-app.ts'
+import { ConnectionGovernance } from '../lib/governance/of-connection.ts'
 import { SharedDelays } from '../lib/governance/shared-delays.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
@@ -288,9 +288,9 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
 })
 
 t.test('GV2 what is over waits for nothing any more', t => {
-  const governance = new Governance({ perKey: undefined })
+  const governance = new AppGovernance({ perKey: undefined })
   const nothing = (): void => {}
-  const one = new Governed(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kGovern]: nothing }, 0)
+  const one = new ConnectionGovernance(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kRevoke]: nothing }, 0)
   one.labels.add('a')
   t.ok(one.extend(Date.now() + 3_600_000))
   t.same([governance.expiries.size, governance.labels.size], [1, 1])

@@ -2,7 +2,7 @@ import t from 'tap'
 import { once } from 'node:events'
 import type { FastifyRequest } from 'fastify'
 import { channels, type DuplexCloseMessage, type DuplexConnection, type PendingDuplex } from '../lib/index.ts'
-import { ClosedLabels } from '../lib/governance/closed-labels.ts'
+import { RevokedLabels } from '../lib/governance/revoked-labels.ts'
 import { LabelIndex, Labels } from '../lib/governance/labels.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
 import { ask, take, takeManually } from './fixtures/kinds.ts'
@@ -262,7 +262,7 @@ t.test('GV3 as many labels as there may be leave nothing', t => {
 })
 
 t.test('GV3 what was closed is remembered only while a request is on its way, and not without bound', t => {
-  const closed = new ClosedLabels()
+  const closed = new RevokedLabels()
   closed.close('a')
   t.equal(closed.size, 0, 'nobody waits')
   const early = closed.wait()

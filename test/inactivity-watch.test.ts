@@ -1,7 +1,7 @@
 import t from 'tap'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
-import { InactivityWatch } from '../lib/connection/inactivity-watch.ts'
+import { InactivityWatch } from '../lib/streams/inactivity-watch.ts'
 
 interface Watched {
   watch: InactivityWatch

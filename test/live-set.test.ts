@@ -1,5 +1,5 @@
 import t from 'tap'
-import { LiveSet } from '../lib/connection/live-set.ts'
+import { LiveSet } from '../lib/tools/live-set.ts'
 
 interface Thing { name: number }
 

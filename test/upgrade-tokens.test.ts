@@ -1,5 +1,5 @@
 import t from 'tap'
-import { asksForOtherHttp, chooseToken as chooseAmong, isToken, listProtocols, meantForRoute, offeredAs, parseUpgrade } from '../lib/handshake/tokens.ts'
+import { asksForOtherHttp, chooseToken as chooseAmong, isToken, listProtocols, meantForRoute, offeredAs, parseUpgrade } from '../lib/syntax/upgrade-tokens.ts'
 
 const chooseToken = (offered: string[], protocols?: string[]): string | undefined =>
   chooseAmong(offered, protocols && listProtocols(protocols))

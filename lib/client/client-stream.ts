@@ -1,9 +1,9 @@
 import { constants, type ClientHttp2Stream } from 'node:http2'
 import { Duplex } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED } from '../errors.ts'
-import { iterateWithoutDestroying } from '../internals/streams.ts'
 import { onEndStream, resetStream } from '../internals/http2.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { iterateWithoutDestroying } from '../internals/streams.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 
 const { NGHTTP2_CANCEL, NGHTTP2_NO_ERROR, NGHTTP2_CONNECT_ERROR } = constants
 

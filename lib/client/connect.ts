@@ -1,6 +1,6 @@
 import { FST_ERR_DUPLEX_UPSTREAM_TIMEOUT } from '../errors.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
-import { ByteConnection } from './connection.ts'
+import { ownErrors } from '../streams/own-errors.ts'
+import { ByteConnection } from './byte-connection.ts'
 import type { Answer } from './exchange.ts'
 import { open, type Opened } from './open.ts'
 import { planOf, type Plan } from './options.ts'
@@ -9,7 +9,7 @@ import type { ClientConnection, ClientMessageConnection, ConnectOptions, Millise
 
 const TIMEOUT: Milliseconds = 30_000
 
-type Wordy = { messages: NonNullable<ConnectOptions['messages']> } | { websocket: NonNullable<ConnectOptions['websocket']> }
+type AsksForMessages = { messages: NonNullable<ConnectOptions['messages']> } | { websocket: NonNullable<ConnectOptions['websocket']> }
 
 /**
  * Opens a connection to a duplex route, or to any server that takes such a request. `protocol` makes it an upgrade, `target` a
@@ -27,7 +27,7 @@ type Wordy = { messages: NonNullable<ConnectOptions['messages']> } | { websocket
  * After a rejection nothing is left open, except while the body of a refusal is read.
  */
 export function connect<In = unknown, Out = unknown> (
-  url: string | URL, options: ConnectOptions & Wordy
+  url: string | URL, options: ConnectOptions & AsksForMessages
 ): Promise<ClientMessageConnection<In, Out>>
 export function connect (url: string | URL, options?: ConnectOptions): Promise<ClientConnection>
 export async function connect (url: string | URL, options: ConnectOptions = {}): Promise<ClientConnection> {
@@ -36,10 +36,10 @@ export async function connect (url: string | URL, options: ConnectOptions = {}):
   if (plan.source !== undefined) ownErrors(plan.source)
   if (options.messages === undefined && options.websocket === undefined) return new ByteConnection(await opened(plan, options))
   // An app that uses only bytes never loads this.
-  const { wordy } = await import('./messages.ts')
-  const words = await wordy(plan, options)
-  const { exchange, answer } = await opened(words.plan, options)
-  return words.connection({ exchange, answer })
+  const { planMessages } = await import('./messages.ts')
+  const planned = await planMessages(plan, options)
+  const { exchange, answer } = await opened(planned.plan, options)
+  return planned.connection({ exchange, answer })
 }
 
 async function opened (plan: Plan, options: ConnectOptions): Promise<Opened> {

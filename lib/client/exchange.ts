@@ -9,7 +9,7 @@ import type { DuplexKind, Milliseconds } from '../../types/index.ts'
  * The connection for a request: one that carries nothing else now, or an HTTP/2 session of `openSession()`, which carries many
  * requests.
  */
-export type Link = Duplex | ClientHttp2Session
+export type Transport = Duplex | ClientHttp2Session
 
 /** One request, the same for every version of HTTP. */
 export interface ExchangeRequest {
@@ -142,12 +142,12 @@ export interface ExchangeEnd {
  * Sends one request, with Node's own clients. The connection belongs to the exchange until `over`. A session still belongs to
  * its opener.
  *
- * If it throws, nothing was sent, and the link is still the caller's. It throws
+ * If it throws, nothing was sent, and the transport is still the caller's. It throws
  * - what Node throws for a method, target or field that HTTP does not allow;
  * - the reason of an aborted `signal`;
- * - `FST_ERR_DUPLEX_UPSTREAM_LOST`, if the link is over;
+ * - `FST_ERR_DUPLEX_UPSTREAM_LOST`, if the transport is over;
  * - `FST_ERR_DUPLEX_NO_EXTENDED_CONNECT` (502), if the server of a session does not offer it.
  */
-export function exchange (link: Link, request: ExchangeRequest): Exchange {
-  return 'remoteSettings' in link ? exchangeHttp2(link, request) : exchangeHttp1(link, request)
+export function exchange (transport: Transport, request: ExchangeRequest): Exchange {
+  return 'remoteSettings' in transport ? exchangeHttp2(transport, request) : exchangeHttp1(transport, request)
 }

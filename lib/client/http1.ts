@@ -4,23 +4,21 @@ import { Writable, type Duplex } from 'node:stream'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_UPSTREAM_INVALID, FST_ERR_DUPLEX_UPSTREAM_LOST, FST_ERR_DUPLEX_UPSTREAM_TIMEOUT
 } from '../errors.ts'
-import { parseUpgrade } from '../handshake/tokens.ts'
+import { parseUpgrade } from '../syntax/upgrade-tokens.ts'
 import { keepConnection, outliveEnd, takeOverWhere } from '../internals/http-client.ts'
 import { onWhole } from '../internals/http-messages.ts'
 import { resetByPeer } from '../internals/sockets.ts'
 import { hasEnd, iterateWithoutDestroying } from '../internals/streams.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf, type Fields } from './fields.ts'
-import { breakConnection, prepare, takeOver, type Taken } from './own-socket.ts'
+import { breakConnection, prepare, takeSocket, type Taken } from './own-socket.ts'
+import { MOST_INFORMATIONAL } from './most-informational.ts'
 import { RequestBody, type BodyOwner } from './request-body.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
 const NONE: readonly string[] = []
-
-/** More 1xx answers than this are an invalid answer. */
-const MOST_INFORMATIONAL = 100
 
 /** HTTP/1.1 by node:http. */
 export function exchangeHttp1 (connection: Duplex, request: ExchangeRequest): Exchange {
@@ -155,7 +153,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     this.#answered()
     this.#restore()
     this.#connection.removeListener('end', this.#onEnd)
-    this.#taken = takeOver(this.#connection, head)
+    this.#taken = takeSocket(this.#connection, head)
     const kind = res.statusCode === 101 ? 'upgrade' : this.#request.method === 'CONNECT' ? 'connect' : 'hijack'
     this.#resolve(this.#answerOf(res, kind, head))
   }

@@ -5,17 +5,15 @@ import type { Duplex } from 'node:stream'
 import {
   FST_ERR_DUPLEX_NO_EXTENDED_CONNECT, FST_ERR_DUPLEX_UPSTREAM_INVALID, FST_ERR_DUPLEX_UPSTREAM_LOST, FST_ERR_DUPLEX_UPSTREAM_TIMEOUT
 } from '../errors.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 import { ClientStream } from './client-stream.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf } from './fields.ts'
+import { MOST_INFORMATIONAL } from './most-informational.ts'
 import { breakConnection } from './own-socket.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
-
-/** More 1xx answers than this are an invalid answer. */
-const MOST_INFORMATIONAL = 100
 
 /** RFC 9113 section 8.2.2: fields of an HTTP/1 connection. */
 const OF_A_CONNECTION = ['connection', 'keep-alive', 'proxy-connection', 'transfer-encoding', 'upgrade', 'host']

@@ -1,18 +1,17 @@
-import { randomBytes } from 'node:crypto'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../errors.ts'
-import { webPair } from '../connection/web-pair.ts'
-import { isToken } from '../handshake/tokens.ts'
 import { Codec } from '../messages/codec.ts'
 import { binary, frames, json, text } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
 import { lines } from '../messages/framing.ts'
 import type { Bytes, Messenger, MessengerSettings } from '../messages/messenger.ts'
-import { isCloseCode, NORMAL, reasonOf } from '../messages/websocket/codes.ts'
-import { acceptOf } from '../messages/websocket/handshake.ts'
 import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from '../messages/websocket/messenger.ts'
 import { loadParts } from '../messages/websocket/parts.ts'
-import { ByteConnection } from './connection.ts'
-import { events } from './events.ts'
+import { webPair } from '../streams/web-pair.ts'
+import { isCloseCode, NORMAL, reasonOf } from '../syntax/close-codes.ts'
+import { isToken } from '../syntax/upgrade-tokens.ts'
+import { acceptOf, makeKey } from '../syntax/websocket-key.ts'
+import { ByteConnection } from './byte-connection.ts'
+import { events } from './server-sent-events.ts'
 import type { Opened } from './open.ts'
 import { invalid, type Plan } from './options.ts'
 import type {
@@ -24,12 +23,12 @@ const ENCODINGS: Readonly<Record<string, MessageEncoding>> = { json, text, binar
 const CLOSE_TIMEOUT = 30_000
 
 /** A plan for a connection with messages: the head that it needs, and what to make of the answer. */
-export interface Wordy {
+export interface PlannedMessages {
   readonly plan: Plan
   connection (opened: Opened): ClientMessageConnection
 }
 
-export async function wordy (plan: Plan, options: ConnectOptions): Promise<Wordy> {
+export async function planMessages (plan: Plan, options: ConnectOptions): Promise<PlannedMessages> {
   const given = options.messages === undefined || options.messages === true ? {} : options.messages
   checkNames('messages', given, ['framing', 'encoding', 'maxLength', 'highWaterMark'])
   const settings = settingsOf(given, options)
@@ -42,7 +41,7 @@ export async function wordy (plan: Plan, options: ConnectOptions): Promise<Wordy
   }
   const subprotocols = subprotocolsOf(options.websocket)
   await loadParts()
-  const key = randomBytes(16).toString('base64')
+  const key = makeKey()
   const headers = [...plan.headers, 'Sec-WebSocket-Version', '13', 'Sec-WebSocket-Key', key]
   if (subprotocols.length > 0) headers.push('Sec-WebSocket-Protocol', subprotocols.join(', '))
   return {

@@ -2,11 +2,11 @@ import { once } from 'node:events'
 import { createInterface } from 'node:readline'
 import type { Readable, Writable } from 'node:stream'
 import { buffer } from 'node:stream/consumers'
-import { commandOf, unreadable, UsageError, type Command } from './arguments.ts'
+import { commandOf, unreadable, UsageError, type Command } from './netcat-arguments.ts'
 import { connect } from './connect.ts'
 import { feed } from './feed.ts'
 import { DuplexRefused } from './refused.ts'
-import { whatHappened, type Going } from './what-happened.ts'
+import { whatHappened, type Going } from './netcat-errors.ts'
 import type { ClientConnection, ClientMessageConnection } from '../../types/index.ts'
 
 /** The parts of a process that the program uses. */

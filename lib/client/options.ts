@@ -1,9 +1,9 @@
 import { validateHeaderValue } from 'node:http'
 import { isIP } from 'node:net'
 import type { Readable } from 'node:stream'
-import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import { checkDuration } from '../check-options.ts'
-import { isToken } from '../handshake/tokens.ts'
+import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
+import { isToken } from '../syntax/upgrade-tokens.ts'
 import type { ClientHeaders, ConnectOptions, DialTarget } from '../../types/index.ts'
 
 const KNOWN = [

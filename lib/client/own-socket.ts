@@ -1,11 +1,12 @@
 import { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import { breakOff } from '../http1/break-off.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
 import { keepHalfOpen, resetWhenClosed } from '../internals/half-open.ts'
 import { allowSetEncoding, isPassedOn, peerIsGone, resetByPeer, socketBeneath, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { breakOff } from '../streams/break-off.ts'
+import { isNetworkError } from '../streams/network-error.ts'
+import { ownErrors } from '../streams/own-errors.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 
 /** Prepares a connection for HTTP. It is half-open, has a listener for errors, and never reports a reset as an end. */
 export function prepare (connection: Duplex): void {
@@ -41,7 +42,7 @@ export interface Taken {
  * Takes a connection that has left HTTP. The bytes that came with the head are put in front. The end of input waits for a
  * reader. A `destroy()` before both sides have ended is a reset, as on the server.
  */
-export function takeOver (connection: Duplex, head: Buffer): Taken {
+export function takeSocket (connection: Duplex, head: Buffer): Taken {
   const socket = connection as HttpSocket
   const taken = new TakenSocket(socket)
   if (head.length > 0) socket.unshift(head)
@@ -97,10 +98,4 @@ function destroy (this: HttpSocket, error?: Error | null): HttpSocket {
     proceed.call(this, error)
   }
   return this
-}
-
-/** Whether the error comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
-function isNetworkError (error: Error & { code?: string, syscall?: string }): boolean {
-  return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
-    /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
 }

@@ -1,6 +1,6 @@
 import type { ClientRequest } from 'node:http'
 import { Writable } from 'node:stream'
-import { ownErrors } from '../relay/stream-errors.ts'
+import { ownErrors } from '../streams/own-errors.ts'
 
 type Done = (error?: Error | null) => void
 

@@ -1,10 +1,9 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
-import type { InputMeter, Push } from '../governance/input-meter.ts'
-import type { OutputMeter } from '../governance/output-meter.ts'
+import type { Metered } from '../governance/of-connection.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
-import type { kProgressed } from './symbols.ts'
+import type { kProgressed } from '../symbols.ts'
 import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */
@@ -28,7 +27,7 @@ export interface Owner {
  * or a stream of HTTP/2. It is made together with the claim. Only the carrier listens to these objects. It knows the wire and
  * decides nothing.
  */
-export interface Carrier {
+export interface Carrier extends Metered {
   /** It is told of the answer, and of the end. */
   handshake: Handshake | undefined
   /** It is told what the two sides do. An object and no function: a function for each connection would cost memory. */
@@ -95,12 +94,6 @@ export interface Carrier {
   readonly closed: boolean
   /** Further members of `closed`. */
   readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
-  /** Set if the input has a rate. It has the bytes that may not pass yet. */
-  readonly inputMeter: InputMeter | undefined
-  /** Puts a meter between what arrives and the stream. */
-  meterInput (make: (stream: Readable, push: Push) => InputMeter): void
-  /** Limits the stream that carries the output, as long as it carries this output. If all is over, `make` is not called. */
-  meterOutput (make: (stream: Writable) => OutputMeter | undefined): void
   /** Switches TCP keep-alive on, which finds a peer that has vanished. */
   keepAlive (delay: Milliseconds): void
   /** Flush, then end. */

@@ -5,28 +5,27 @@ import {
   FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { Governed, type Governable } from '../governance/governed.ts'
+import { ConnectionGovernance, type Revocable } from '../governance/of-connection.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim } from '../handshake/claim.ts'
-import { runErrorHooks } from '../handshake/error-hooks.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
-import { offeredAs } from '../handshake/tokens.ts'
-import { logsRequest } from '../internals/fastify.ts'
-import { say } from '../say.ts'
+import { say, sayClosed } from '../observability/log.ts'
+import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { asError } from '../thrown.ts'
+import { webPair } from '../streams/web-pair.ts'
+import {
+  kAcceptNow, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
+  kHearEnd, kIsDraining, kProgressed, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
+} from '../symbols.ts'
+import { offeredAs } from '../syntax/upgrade-tokens.ts'
+import { asError } from '../tools/thrown.ts'
+import { runErrorHooks } from './error-hooks.ts'
 import type { Carrier, Owner } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
 import { Lifetime, type Expirable } from './lifetime.ts'
-import {
-  kAcceptNow, kDeciding, kDrain, kExpired, kGovern, kGoverned, kHandlerDone, kHandlerFailed, kHandlerReturned,
-  kHearEnd, kIsDraining, kProgressed, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
-} from './symbols.ts'
-import { warnOfLateHead, warnOfReader } from './warnings.ts'
-import { webPair } from './web-pair.ts'
 import type {
   DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexLabels, DuplexMoment,
   DuplexWebPair
@@ -49,7 +48,7 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Expirable, Governable, KeepAliveTarget {
+export class Connection implements Owner, Expirable, Revocable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
@@ -69,7 +68,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
   /** Why the connection was told to end. Set once the drain has begun. */
   #drainReason: Error | undefined
-  #governed: Governed | undefined
+  #governance: ConnectionGovernance | undefined
   /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
   /** The handler has returned, without a promise. */
@@ -90,7 +89,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     }
     registry.add(this)
     const { rate } = claim.route.settings
-    if (this.kind === 'body' && rate !== undefined) this[kGoverned].limitInput(carrier, rate.bytesIn)
+    if (this.kind === 'body' && rate !== undefined) this[kGovernance].limitInput(carrier, rate.bytesIn)
   }
 
   /** The pair, from acceptance on. The input of a body can be read before. */
@@ -138,17 +137,17 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     return this.#closed
   }
 
-  get labels (): DuplexLabels { return this[kGoverned].labels }
+  get labels (): DuplexLabels { return this[kGovernance].labels }
 
   extend (until: DuplexMoment | undefined): boolean {
-    return this[kGoverned].extend(until, this.#cause !== undefined)
+    return this[kGovernance].extend(until, this.#cause !== undefined)
   }
 
   /** Made when somebody asks for it: most connections have none. */
-  get [kGoverned] (): Governed {
+  get [kGovernance] (): ConnectionGovernance {
     const { governance } = this.#registry
-    this.#governed ??= new Governed(governance, this.#holdsSlots ? this : undefined, this.#claim.route.settings.expiryGrace)
-    return this.#governed
+    this.#governance ??= new ConnectionGovernance(governance, this.#holdsSlots ? this : undefined, this.#claim.route.settings.expiryGrace)
+    return this.#governance
   }
 
   async accept (options: DuplexAcceptOptions = {}): Promise<this> {
@@ -223,7 +222,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     this.#draining = undefined
   }
 
-  [kGovern] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
     if (this.accepted) {
       this.#breakOff({ reason, error, code })
     } else if (this.#cause === undefined && this.#claim.undecided) {
@@ -367,7 +366,7 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
     this.#releaseReply(status)
     carrier.start()
     const { settings } = claim.route
-    if (settings.rate !== undefined) this[kGoverned].limit(carrier, settings.rate)
+    if (settings.rate !== undefined) this[kGovernance].limit(carrier, settings.rate)
     if (settings.tcpKeepAlive > 0) keepAliveLater(this)
     if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
     if (this.#handlerReturned) carrier.handlerReturned()
@@ -449,20 +448,16 @@ export class Connection implements Owner, Expirable, Governable, KeepAliveTarget
   #freeSlots (): void {
     if (!this.#holdsSlots) return
     this.#holdsSlots = false
-    this.#governed?.leave()
-    this.#claim.terms?.release()
+    this.#governance?.leave()
+    this.#claim.governance?.release()
     this.#claim.route.slots.free()
     this.#registry.slots.free()
   }
 
   /** Completes the request: the onResponse hooks and the last log line depend on an event of `complete()`. */
   #tellEnd (result: DuplexClosed): void {
-    const { reason, error, bytesRead, bytesWritten, duration } = result
-    if (logsRequest(this.#reply)) {
-      const duplex = { kind: this.kind, protocol: this.protocol, reason, bytesRead, bytesWritten, duration }
-      say(this.#reply.log, 'info', error === undefined ? { duplex } : { duplex, err: error }, 'duplex connection closed')
-    }
-    this.#carrier.complete(error)
+    sayClosed(this.#reply, this, result)
+    this.#carrier.complete(result.error)
   }
 
   #causeOnTheWire (): Cause | undefined {

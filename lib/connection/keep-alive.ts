@@ -1,6 +1,6 @@
-import { LiveSet } from './live-set.ts'
-import { EachSecond } from './each-second.ts'
-import { kSetKeepAlive } from './symbols.ts'
+import { kSetKeepAlive } from '../symbols.ts'
+import { EachSecond } from '../tools/each-second.ts'
+import { LiveSet } from '../tools/live-set.ts'
 
 /** A connection that gets TCP keep-alive when it is one to two seconds old. */
 export interface KeepAliveTarget {

@@ -4,11 +4,11 @@ import {
 } from '../errors.ts'
 import { hasEnd } from '../internals/streams.ts'
 import type { Limits } from '../options.ts'
+import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { isRead } from '../streams/is-read.ts'
+import { kExpired } from '../symbols.ts'
 import { boundOutput } from './bound-output.ts'
 import type { Carrier } from './carrier.ts'
-import { isRead } from './reading.ts'
-import { InactivityWatch } from './inactivity-watch.ts'
-import { kExpired } from './symbols.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
 /** What a time limit can end. */

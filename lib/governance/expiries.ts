@@ -1,5 +1,5 @@
 import { FST_ERR_DUPLEX_INVALID_EXPIRY } from '../errors.ts'
-import { shown } from './key-slots.ts'
+import { typeOf } from './wrong-value.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**
@@ -125,7 +125,7 @@ export function momentOf (given: unknown): number {
   if (given === undefined) return Infinity
   const moment = given instanceof Date ? given.getTime() : given
   if (typeof moment !== 'number' || Number.isNaN(moment)) {
-    throw new FST_ERR_DUPLEX_INVALID_EXPIRY(given instanceof Date ? 'an invalid Date' : Number.isNaN(given) ? 'NaN' : shown(given))
+    throw new FST_ERR_DUPLEX_INVALID_EXPIRY(given instanceof Date ? 'an invalid Date' : Number.isNaN(given) ? 'NaN' : typeOf(given))
   }
   if (moment > 0 && moment < SECONDS && Date.now() >= SECONDS) throw new FST_ERR_DUPLEX_INVALID_EXPIRY('what seems to be seconds: a token needs exp * 1000')
   return moment

@@ -1,4 +1,5 @@
 import { FST_ERR_DUPLEX_INVALID_KEY } from '../errors.ts'
+import { typeOf } from './wrong-value.ts'
 import type { DuplexKey } from '../../types/index.ts'
 
 /** Limits how many connections each key has. A key without connections is not stored. */
@@ -17,7 +18,7 @@ export class KeySlots {
 
   keyOf (request: unknown): string {
     const key: unknown = this.#key(request as never)
-    if (typeof key !== 'string') throw new FST_ERR_DUPLEX_INVALID_KEY(shown(key))
+    if (typeof key !== 'string') throw new FST_ERR_DUPLEX_INVALID_KEY(typeOf(key))
     return key
   }
 
@@ -33,15 +34,4 @@ export class KeySlots {
     if (left > 0) this.#taken.set(key, left)
     else this.#taken.delete(key)
   }
-}
-
-/** Describes a wrong value for an error message. The value itself may be secret, so only its type is named. */
-export function shown (value: unknown): string {
-  if (value === null) return 'null'
-  if (typeof (value as { then?: unknown } | undefined)?.then === 'function') {
-    // Nobody waits for it, and a rejection that nobody handles would end the process.
-    Promise.resolve(value).catch(() => {})
-    return 'a promise'
-  }
-  return typeof value === 'object' ? Object.prototype.toString.call(value) : typeof value
 }

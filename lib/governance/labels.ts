@@ -1,5 +1,5 @@
 import { FST_ERR_DUPLEX_INVALID_LABEL } from '../errors.ts'
-import { shown } from './key-slots.ts'
+import { typeOf } from './wrong-value.ts'
 import type { DuplexLabels } from '../../types/index.ts'
 
 /** All labels of one app, with their connections. A label without a connection is not stored. */
@@ -68,13 +68,13 @@ export class Labels<T extends object> implements DuplexLabels {
 }
 
 export function checkLabel (label: unknown): asserts label is string {
-  if (typeof label !== 'string') throw new FST_ERR_DUPLEX_INVALID_LABEL('A label must be a string', shown(label))
+  if (typeof label !== 'string') throw new FST_ERR_DUPLEX_INVALID_LABEL('A label must be a string', typeOf(label))
 }
 
 /** Checks what `labels` of a route returned. */
 export function labelsOf (given: unknown): string[] {
   const iterable = typeof given === 'object' && given !== null && Symbol.iterator in given
-  if (!iterable) throw new FST_ERR_DUPLEX_INVALID_LABEL('The function labels must give a list of strings', shown(given))
+  if (!iterable) throw new FST_ERR_DUPLEX_INVALID_LABEL('The function labels must give a list of strings', typeOf(given))
   const labels = [...given as Iterable<unknown>]
   for (const label of labels) checkLabel(label)
   return labels as string[]

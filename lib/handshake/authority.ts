@@ -40,6 +40,6 @@ export function routeBy (req: IncomingMessage, path: string): void {
 }
 
 /** The target of a CONNECT as it was sent. */
-export function targetOf (req: object): string | undefined {
+export function connectTarget (req: object): string | undefined {
   return (req as Targeted)[kTarget]
 }

@@ -2,13 +2,13 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, Handshake } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
-import { Terms } from '../governance/terms.ts'
+import { RequestGovernance } from '../governance/of-request.ts'
 import { clearFields, muteResponse } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
+import { kClaim } from '../symbols.ts'
 import { replaceReply } from './late-reply.ts'
 import { addConnectionClose, sendRefusal, type RefusalError } from './refusal.ts'
 import { isUndecided, next, type HandshakeAction, type HandshakeEvent, type HandshakeState } from './state.ts'
-import { kClaim } from './symbols.ts'
 import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 const NONE: readonly string[] = []
@@ -59,7 +59,7 @@ export class Claim implements Handshake {
   /** Known once the onRequest hook of the route has run. */
   reply: FastifyReply | undefined
   /** The governance of this request, until it is refused or its connection is over. */
-  readonly terms: Terms | undefined
+  readonly governance: RequestGovernance | undefined
   /** Set while the onSend hooks of the accept head run. `fail()` drops their accept head, so that another answer can be sent. */
   hooks: { fail (error: Error): void } | undefined
   /** Called when it is decided that the request will not become a connection. */
@@ -80,7 +80,7 @@ export class Claim implements Handshake {
     this.authority = facts.authority
     this.hasBody = facts.hasBody ?? false
     this.carrier = carrier
-    this.terms = facts.route.terms && new Terms(facts.route.terms)
+    this.governance = facts.route.governance && new RequestGovernance(facts.route.governance)
     carrier.handshake = this
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
@@ -113,7 +113,7 @@ export class Claim implements Handshake {
     if (state !== 'late' && state !== 'answering') this.stopTimer()
     if (wasUndecided && state !== 'accepted') {
       if (state !== 'gone') this.carrier.refusing()
-      this.terms?.release()
+      this.governance?.release()
       this.onRefused?.()
     }
     return action

@@ -5,18 +5,22 @@ import {
   FST_ERR_DUPLEX_ROUTING_FAILED
 } from '../errors.ts'
 import type { DuplexRoute } from '../routes/route.ts'
-import type { Registry } from '../shutdown/registry.ts'
-import { codeOf } from '../thrown.ts'
+import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from '../syntax/upgrade-tokens.ts'
+import { codeOf } from '../tools/thrown.ts'
 import { claimOf, type Claim } from './claim.ts'
-import type { RefusalError } from './refusal.ts'
-import { RETRY_AFTER, shutdownError } from './run-handler.ts'
-import { chooseToken, meantForRoute, offeredAs, parseUpgrade } from './tokens.ts'
+import { RETRY_AFTER, shutdownError, type RefusalError } from './refusal.ts'
 import { upgradeRequired } from './upgrade-required.ts'
 
 type Done = (error?: Error) => void
 
-/** The last onRequest hook. It decides what the request head alone could not decide. */
-export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, registry: Registry, done: Done): void {
+/**
+ * The last onRequest hook. It decides what the request head alone could not decide.
+ *
+ * @param app whether the app drains
+ */
+export function negotiate (
+  route: DuplexRoute, request: FastifyRequest, reply: FastifyReply, app: { readonly draining: boolean }, done: Done
+): void {
   const claim = claimOf(request.raw)
   if (claim === undefined) {
     done(unclaimed(route, request, reply))
@@ -24,7 +28,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
   }
   claim.replied(reply)
   watchReplies(reply)
-  if (registry.draining) {
+  if (app.draining) {
     done(shutdownError(reply))
     return
   }
@@ -41,7 +45,7 @@ export function negotiate (route: DuplexRoute, request: FastifyRequest, reply: F
       return
   }
   try {
-    claim.terms?.count(request)
+    claim.governance?.count(request)
   } catch (error) {
     if (error instanceof FST_ERR_DUPLEX_MAX_PER_KEY) reply.header('retry-after', RETRY_AFTER)
     done(failure(error))

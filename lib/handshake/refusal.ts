@@ -1,10 +1,14 @@
 import { STATUS_CODES, type ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
+import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 
 export interface RefusalError extends Error {
   code: string
   statusCode?: number
 }
+
+/** Seconds after which a client that found all slots taken may try again. */
+export const RETRY_AFTER = 1
 
 /** The body of an error, as Fastify's own handler writes it. */
 function errorBody (error: RefusalError): string {
@@ -26,4 +30,10 @@ export function sendRefusal (res: ServerResponse, error: RefusalError): void {
 /** The connection closes after this reply. Over HTTP/2 a reply cannot say that. */
 export function addConnectionClose (reply: FastifyReply): void {
   if (reply.request.raw.httpVersionMajor < 2) reply.header('connection', 'close')
+}
+
+/** The error for a request that comes during the drain. The reply closes the connection, which a `body` would keep. */
+export function shutdownError (reply: FastifyReply): Error {
+  addConnectionClose(reply)
+  return new FST_ERR_DUPLEX_SHUTDOWN()
 }

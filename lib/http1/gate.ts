@@ -1,14 +1,16 @@
 import type { IncomingMessage } from 'node:http'
-import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
-import type { ClaimFacts } from '../handshake/claim.ts'
-import { Rank, type AnyRank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_CONNECT_BODY,
   FST_ERR_DUPLEX_EXPECTATION_FAILED, FST_ERR_DUPLEX_HEADERS_TOO_LARGE, FST_ERR_DUPLEX_LENGTH_REQUIRED, FST_ERR_DUPLEX_NO_HOST,
   FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
+import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
+import type { ClaimFacts } from '../handshake/claim.ts'
 import { hasLostFields, sawUpgrade, upgradeCallback } from '../internals/http-parser.ts'
-import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../handshake/tokens.ts'
+import type { DuplexRoutes } from '../routes/find.ts'
+import { Rank, type AnyRank } from '../routes/rank.ts'
+import type { DuplexRoute } from '../routes/route.ts'
+import { asksForOtherHttp, chooseToken, meantForRoute, parseUpgrade, type OfferedTokens } from '../syntax/upgrade-tokens.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
 /** What happens to a connection after a request head. */

@@ -1,8 +1,8 @@
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { bytesInFlight, goOnReading, type HttpSocket } from '../internals/sockets.ts'
-import { InactivityWatch } from '../connection/inactivity-watch.ts'
-import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../connection/unread-limits.ts'
+import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../streams/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**

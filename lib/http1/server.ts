@@ -11,17 +11,17 @@ import {
 } from '../internals/http-parser.ts'
 import { intercept, override, type Interceptors } from '../internals/server-events.ts'
 import { socketBeneath, type HttpSocket } from '../internals/sockets.ts'
-import { LiveSet } from '../connection/live-set.ts'
+import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
+import { UNREAD_FOR } from '../streams/unread-limits.ts'
+import { LiveSet } from '../tools/live-set.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
 import { headWithoutUpgrade, originalHead, returnToHttp, waitToReturn } from './return-to-http.ts'
-import { UNREAD_FOR } from '../connection/unread-limits.ts'
 import { Link, type LinkHost } from './link.ts'
-import { say } from '../say.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { leaveErrors, ownErrors, SocketCarrier } from './socket-carrier.ts'
+import { leaveErrors, SocketCarrier, watchErrors } from './socket-carrier.ts'
 
 /** On a raw request: what the gate has decided. It is done when Node lets go of the connection. */
 const kJudgement = Symbol('fastify-duplex.judgement')
@@ -223,7 +223,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     } else {
       (req as JudgedRequest)[kJudgement] = new Judgement(this, verdict, undefined, nodes)
     }
-    ownErrors(socket)
+    watchErrors(socket)
     this.#expect(req.method === 'CONNECT' ? 'connect' : 'upgrade')
     return takeOver(req)
   }
@@ -400,7 +400,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   #startWithBody (link: Link, claim: Claim): number {
     const nodes = nodesListeners(link.socket)
     const code = takeOverAfterBody(claim.req, () => {
-      ownErrors(link.socket)
+      watchErrors(link.socket)
       this.#expect('upgrade')
     })
     link.onReleased = afterEarlierResponses(link, nodes, true, () => {

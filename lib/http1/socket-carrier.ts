@@ -2,42 +2,33 @@ import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
 import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
-import type { InactivityWatch } from '../connection/inactivity-watch.ts'
-import { kProgressed } from '../connection/symbols.ts'
-import type { InputMeter, Push } from '../governance/input-meter.ts'
-import type { OutputMeter } from '../governance/output-meter.ts'
-import { serialiseHead, type HeadFields } from '../handshake/accept-head.ts'
+import type { InputMeter, Push } from '../governance/rate/input-meter.ts'
+import type { OutputMeter } from '../governance/rate/output-meter.ts'
+import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
 import { abortRequest, endRequest, muteResponse } from '../internals/http-messages.ts'
+import { readThroughShared } from '../internals/read-buffer.ts'
 import {
   allowSetEncoding, bytesInFlight, goOnReading, isPassedOn, peerIsGone, replacePush, resetByPeer, socketBeneath, unwatchReset,
   watchReset, usualPush, type HttpSocket
 } from '../internals/sockets.ts'
-import { readThroughShared } from '../internals/read-buffer.ts'
 import { holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
-import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
+import { breakOff } from '../streams/break-off.ts'
+import type { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { isRead } from '../streams/is-read.ts'
+import { isNetworkError, type NetworkError } from '../streams/network-error.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
+import { kProgressed } from '../symbols.ts'
 import { BodyCarrier } from './body-carrier.ts'
-import { breakOff } from './break-off.ts'
 import { closeUnlessRead, lingeringClose } from './lingering-close.ts'
 import { Link } from './link.ts'
 import { holdWrites, releaseWrites } from './one-write.ts'
-import { takeoverResponse, type TakeoverResponse } from './response.ts'
-import { unwatchPeer, watchPeer, type Watched } from './vanished-peers.ts'
-import { isRead } from '../connection/reading.ts'
+import { takeoverResponse, type TakeoverResponse } from './takeover-response.ts'
+import { serialiseHead } from './accept-head-text.ts'
+import type { DetachedSocket, Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
-
-interface NetworkError extends Error {
-  code?: string
-  syscall?: string
-}
-
-/** Whether the error comes from the kernel or from TLS, and not from a `destroy(error)` of the app. */
-function isNetworkError (error: NetworkError): boolean {
-  return error.syscall !== undefined || error.code === 'ECONNRESET' || error.code === 'EPIPE' ||
-    /^ERR_(?:SSL|TLS|OSSL)/.test(error.code ?? '')
-}
 
 /**
  * The carrier of a socket that leaves HTTP, with its response for every answer that is no acceptance. From the moment when it
@@ -348,7 +339,7 @@ function listen (link: Link): void {
   // We add one listener to each event. An app that has as many as Node allows must not be warned because of it.
   const most = socket.getMaxListeners()
   if (most > 0 && most < Infinity) socket.setMaxListeners(most + 1)
-  ownErrors(socket)
+  watchErrors(socket)
   socket.on('end', onEnd)
   socket.on('finish', onFinish)
 }
@@ -357,7 +348,7 @@ function listen (link: Link): void {
  * Node has taken its own listener off by the time that it tells of a socket that leaves HTTP. Who gets the event may hold it back, or
  * never listen, and a reset must not end the process.
  */
-export function ownErrors (socket: HttpSocket): void {
+export function watchErrors (socket: HttpSocket): void {
   if (socket.listenerCount('error', onError) === 0) socket.on('error', onError)
 }
 

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
-import { InactivityWatch } from '../connection/inactivity-watch.ts'
-import { LINGER, MOST_DISCARDED } from '../connection/unread-limits.ts'
+import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { LINGER, MOST_DISCARDED } from '../streams/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**

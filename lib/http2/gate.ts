@@ -1,13 +1,15 @@
 import type { Http2ServerRequest } from 'node:http2'
 import type { IncomingMessage } from 'node:http'
-import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
-import type { ClaimFacts } from '../handshake/claim.ts'
-import { Rank, type DuplexRoute, type DuplexRoutes } from '../routes/find.ts'
 import {
   FST_ERR_DUPLEX_BAD_TARGET, FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_CONNECT_BODY, FST_ERR_DUPLEX_NO_ROUTE
 } from '../errors.ts'
-import { chooseToken, parseUpgrade } from '../handshake/tokens.ts'
+import { authorityPath, parseAuthority, routeBy } from '../handshake/authority.ts'
+import type { ClaimFacts } from '../handshake/claim.ts'
 import { unsupportedProtocol } from '../handshake/upgrade-required.ts'
+import type { DuplexRoutes } from '../routes/find.ts'
+import { Rank } from '../routes/rank.ts'
+import type { DuplexRoute } from '../routes/route.ts'
+import { chooseToken, parseUpgrade } from '../syntax/upgrade-tokens.ts'
 
 /** What happens to a stream of HTTP/2. */
 export type StreamVerdict =

@@ -1,10 +1,10 @@
 import type { Http2SecureServer, Http2Server, ServerHttp2Session, ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
-import { InactivityWatch } from '../connection/inactivity-watch.ts'
-import { unwatchPeer, watchPeer, type Watched } from '../http1/vanished-peers.ts'
 import { closeBetweenReads, isOverOnTheWire, readSession, STOPS_READING } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
-import { LiveSet } from '../connection/live-set.ts'
+import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
+import { LiveSet } from '../tools/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /** How many milliseconds a PING may take. A client that has sent nothing yet has the same time for its first bytes. */

@@ -5,7 +5,7 @@ import { exchangeHttp1 } from '../client/http1.ts'
 import type { Answer, Exchange } from '../client/exchange.ts'
 import { onWhole } from '../internals/http-messages.ts'
 import type { InjectedClients } from './injected-clients.ts'
-import { invalid, type Injected, type Injection } from './injection.ts'
+import { invalid, type Injected, type Injection } from './options.ts'
 import { MemorySocket } from './memory-socket.ts'
 
 /** A request of the client's to a server of HTTP/1, on a connection in memory. */

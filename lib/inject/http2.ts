@@ -6,7 +6,7 @@ import {
 import { Server as TlsServer } from 'node:tls'
 import type { InjectedClients } from './injected-clients.ts'
 import { ClientStream } from '../client/client-stream.ts'
-import { invalid, type Injected, type Injection } from './injection.ts'
+import { invalid, type Injected, type Injection } from './options.ts'
 import { MemorySocket } from './memory-socket.ts'
 import { lendAddress } from '../internals/http2.ts'
 

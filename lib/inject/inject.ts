@@ -1,6 +1,6 @@
 import type { FastifyInstance } from 'fastify'
 import { InjectedClients } from './injected-clients.ts'
-import type { Injected } from './injection.ts'
+import type { Injected } from './options.ts'
 import type { InjectDuplexOptions, InjectDuplexResponse } from '../../types/index.ts'
 
 /** The `injectDuplex` of an app. */

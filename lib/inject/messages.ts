@@ -1,17 +1,17 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 import { randomBytes } from 'node:crypto'
-import { channels } from '../channels.ts'
-import { kEncoding } from '../messages/connection.ts'
 import { Codec } from '../messages/codec.ts'
 import { json } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
 import { lines, sse } from '../messages/framing.ts'
+import { kEncoding } from '../messages/message-connection.ts'
 import type { Bytes, Messenger, MessengerOwner } from '../messages/messenger.ts'
 import { WebSocketMessenger } from '../messages/websocket/messenger.ts'
 import { loadParts } from '../messages/websocket/parts.ts'
+import { channels } from '../observability/channels.ts'
+import { invalid, type Injected } from './options.ts'
 import type { InjectDuplexClosed, MessageEncoding, MessageFraming } from '../../types/index.ts'
-import { invalid, type Injected } from './injection.ts'
 
 export interface InMessages {
   readonly options: object

@@ -5,9 +5,9 @@ import { speaksHttp2 } from '../http2/server.ts'
 import type { InjectedClients } from './injected-clients.ts'
 import { injectHttp1 } from './http1.ts'
 import { injectHttp2 } from './http2.ts'
-import type { Injected, Injection } from './injection.ts'
+import type { Injected, Injection } from './options.ts'
 
-export { injection } from './injection.ts'
+export { injection } from './options.ts'
 
 /** On a connection in memory, in the HTTP that the server speaks. */
 export async function send (server: object, wanted: Injection, clients: InjectedClients): Promise<Injected> {

@@ -1,6 +1,6 @@
 import type { DuplexRoute } from '../routes/route.ts'
 import type { AsyncApiDocument, AsyncApiOptions } from '../../types/index.ts'
-import { acceptedTypes } from './choose.ts'
+import { acceptedTypes } from './choose-framings.ts'
 
 type Json = Record<string, unknown>
 

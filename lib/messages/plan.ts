@@ -3,10 +3,10 @@ import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME } fro
 import { claimOf, type Claim } from '../handshake/claim.ts'
 import { compilersOf, type Compilers, type Serialise, type Validate } from '../internals/schemas.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { chooseFramings, type Choice } from './choose.ts'
+import { chooseFramings, type Choice } from './choose-framings.ts'
 import { Codec } from './codec.ts'
-import { MessageConnection } from './connection.ts'
-import type { MessageSettings } from './settings.ts'
+import { MessageConnection } from './message-connection.ts'
+import type { MessageSettings } from './options.ts'
 import { openWebSocket, type Opening } from './websocket/handshake.ts'
 import { loadParts } from './websocket/parts.ts'
 

@@ -1,7 +1,7 @@
 import { receiveFrom, type Receiver } from '../internals/read-buffer.ts'
 import { startReading, type HttpSocket } from '../internals/sockets.ts'
-import { socketToRelay } from './past-streams.ts'
-import { closedEarly } from './stream-errors.ts'
+import { socketToRelay } from './socket-to-socket.ts'
+import { closedEarly } from './closed-early.ts'
 import type { TunnelSide, TunnelSideOwner } from './tunnel-side.ts'
 import type { TunnelResult } from '../../types/index.ts'
 

@@ -1,22 +1,17 @@
-import type { Readable } from 'node:stream'
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
-import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
-import { RouteTerms } from '../governance/terms.ts'
-import { claimOf } from '../handshake/claim.ts'
-import { negotiate } from '../handshake/negotiate.ts'
-import type { RefusalError } from '../handshake/refusal.ts'
-import { runHandler, type Handler } from '../handshake/run-handler.ts'
-import { dropPayload } from '../handshake/send-hooks.ts'
 import { invalidOption } from '../check-options.ts'
-import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
+import { runHandler, type Handler } from '../connection/run-handler.ts'
+import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
+import { RouteGovernance } from '../governance/of-route.ts'
+import { Slots } from '../governance/slots.ts'
+import { addHooks } from '../handshake/hooks.ts'
 import { MessagePlan } from '../messages/plan.ts'
+import { logTarget } from '../observability/log-target.ts'
+import { routeSettings, type PluginSettings, type RouteSettings } from '../options.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import { asError, codeOf } from '../thrown.ts'
 import type { DuplexRoutes } from './find.ts'
 import { forwarding } from './forward-routes.ts'
-import { logTarget } from './log-target.ts'
 import type { DuplexRoute } from './route.ts'
-import { Slots } from '../governance/slots.ts'
 
 /** Turns the declaration of a duplex route into a Fastify route with the plugin's hooks around it. */
 export function declareRoute (
@@ -35,7 +30,7 @@ export function declareRoute (
     constraints: { ...options.constraints },
     settings,
     slots: new Slots(settings.maxConnections),
-    terms: RouteTerms.of(registry.governance, settings),
+    governance: RouteGovernance.of(registry.governance, settings),
     messages: settings.messages && new MessagePlan(app, options, settings.messages, name),
     handshakeTimeout: settings.handshakeTimeout ?? handlerTimeout ?? 0,
     handshakeYields: settings.handshakeTimeout === undefined
@@ -94,66 +89,4 @@ function kindsForBody (settings: RouteSettings, options: RouteOptions): RouteSet
     return settings
   }
   return { ...settings, kinds: ['upgrade'] }
-}
-
-function addHooks (options: RouteOptions, route: DuplexRoute, registry: Registry): void {
-  const append = (name: 'onRequest' | 'preParsing' | 'onSend' | 'onError', hook: unknown): void => {
-    const hooks = [options[name] ?? []].flat()
-    ;(options as unknown as Record<string, unknown>)[name] = [...hooks, hook]
-  }
-  append('onRequest', (request: FastifyRequest, reply: FastifyReply, done: (error?: Error) => void) => negotiate(route, request, reply, registry, done))
-  if (route.settings.rawBody || route.settings.kinds.some(kind => kind === 'body' || kind === 'hijack')) append('preParsing', keepBody)
-  append('onSend', (request: FastifyRequest, reply: FastifyReply, payload: unknown, done: (error: Error | null, payload?: unknown) => void) => {
-    const claim = claimOf(request.raw)
-    // If no accept head is being made, this is an answer, whoever sent it.
-    if (claim !== undefined && claim.hooks === undefined) claim.step('answer')
-    // A 2xx opens the tunnel of a CONNECT, and a 101 switches protocols: only acceptance may send these.
-    if (claim !== undefined && claim.hooks === undefined && claim.carrier.impliesTakeover(reply.raw.statusCode)) {
-      done(new FST_ERR_DUPLEX_NOT_ACCEPTED())
-    } else {
-      done(null, dropPayload(claim, payload))
-    }
-  })
-  append('onError', (request: FastifyRequest, reply: FastifyReply, error: Error & { code: string, statusCode?: number }, done: () => void) => {
-    const claim = claimOf(request.raw)
-    // After acceptance nothing is sent here. Fastify only runs the hooks.
-    if (claim?.accepted === true) return
-    if (claim?.hooks !== undefined) {
-      if (codeOf(error) === 'FST_ERR_HANDLER_TIMEOUT') {
-        claim.interrupt(error)
-        return
-      }
-      // Fastify cannot answer with what is no error, or cannot be read.
-      if (asError(error) !== error) {
-        claim.interrupt(asError(error) as RefusalError)
-        return
-      }
-      claim.hooks.fail(error)
-    }
-    done()
-  })
-}
-
-/**
- * The last preParsing hook. It keeps the body parser away from a `body`, whose stream is the handler's, and from a hijack, which
- * has no body, whatever its Content-Type says.
- */
-function keepBody (
-  request: FastifyRequest, _reply: FastifyReply, payload: Readable, done: (error: Error | null, payload: Readable) => void
-): void {
-  const claim = claimOf(request.raw)
-  if (claim?.kind === 'body' || claim?.kind === 'hijack' || claim?.route.settings.rawBody === true) {
-    if (claim.kind === 'body') claim.carrier.readFrom(payload)
-    // Fastify looks at these fields once, right after this hook. Then everybody sees the real headers again.
-    const headers = request as { headers: unknown }
-    headers.headers = {
-      get 'content-type' () {
-        headers.headers = undefined
-        return undefined
-      },
-      'content-length': undefined,
-      'transfer-encoding': undefined
-    }
-  }
-  done(null, payload)
 }

@@ -2,15 +2,13 @@ import type { IncomingMessage } from 'node:http'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_ASYNC_CONSTRAINT, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNKNOWN_CONSTRAINT } from '../errors.ts'
 import { askOnce, passAnswers, rewriteOnce, strategiesOf, wasLoadedLate, type ConstraintStrategy, type RoutingOptions } from '../internals/fastify.ts'
+import { Lookup } from './lookup.ts'
 import {
-  DUPLEX_CONSTRAINT, DuplexConstraint, kVisitNode, Lookup, MATCH_CONSTRAINT, NO_VALUES, NodeRoutes, Rank, textOf, type Constraint,
-  type NodeVisitor, type Ranking
-} from './lookup.ts'
+  DUPLEX_CONSTRAINT, DuplexConstraint, kVisitNode, MATCH_CONSTRAINT, NO_VALUES, NodeRoutes, textOf, type Constraint, type NodeVisitor
+} from './node-routes.ts'
+import { Rank, type Ranking } from './rank.ts'
 import type { DuplexRoute } from './route.ts'
-import { HostStore, VersionStore } from './stores.ts'
-
-export { Rank, type AnyRank, type Ranking } from './lookup.ts'
-export type { DuplexRoute } from './route.ts'
+import { HostStore, VersionStore } from './constraint-stores.ts'
 
 /** A request that a duplex route has claimed, on its way through the app's router. */
 export interface Claimed {

@@ -3,7 +3,7 @@ import { invalidOption } from '../check-options.ts'
 import type { RouteSettings } from '../options.ts'
 import { forwardHandler } from '../relay/forward/forward.ts'
 import { forwardRoute } from '../relay/forward/options.ts'
-import { meantForRoute } from '../handshake/tokens.ts'
+import { meantForRoute } from '../syntax/upgrade-tokens.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
 type Loose = Record<string, unknown>

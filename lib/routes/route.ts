@@ -1,7 +1,7 @@
-import type { RouteTerms } from '../governance/terms.ts'
+import type { RouteGovernance } from '../governance/of-route.ts'
+import type { Slots } from '../governance/slots.ts'
 import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'
-import type { Slots } from '../governance/slots.ts'
 
 /** A duplex route as it was declared. */
 export interface DuplexRoute {
@@ -12,7 +12,7 @@ export interface DuplexRoute {
   readonly settings: RouteSettings
   readonly slots: Slots
   /** The governance of its requests. Undefined if the route has none. */
-  readonly terms: RouteTerms | undefined
+  readonly governance: RouteGovernance | undefined
   /** Set if the pairs of the route carry messages. */
   readonly messages: MessagePlan | undefined
   /** In milliseconds, 0 for none. */

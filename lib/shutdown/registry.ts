@@ -1,15 +1,14 @@
 import type { IncomingMessage } from 'node:http'
-import { channels } from '../channels.ts'
 import type { Connection } from '../connection/connection.ts'
-import { kDrain, kShutDown } from '../connection/symbols.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
-import { DrainSpread } from '../governance/drain-spread.ts'
-import { Governance } from '../governance/governance.ts'
-import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
-import type { Link } from '../http1/link.ts'
-import { LiveSet } from '../connection/live-set.ts'
+import { AppGovernance } from '../governance/of-app.ts'
 import { Slots } from '../governance/slots.ts'
+import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
+import { channels } from '../observability/channels.ts'
 import type { PluginSettings } from '../options.ts'
+import { kDrain, kShutDown } from '../symbols.ts'
+import { LiveSet } from '../tools/live-set.ts'
+import { DrainSpread } from './drain-spread.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
 /** One server, for the shutdown. */
@@ -20,14 +19,19 @@ export interface Closing {
   cut (): void
 }
 
+/** A connection that left HTTP. */
+export interface LeftHttp {
+  readonly socket: { destroy (): unknown }
+}
+
 /** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>()
   readonly slots: Slots
-  readonly governance: Governance
+  readonly governance: AppGovernance
   draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
-  readonly #links = new LiveSet<Link>()
+  readonly #links = new LiveSet<LeftHttp>()
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
@@ -44,7 +48,7 @@ export class Registry implements ClaimWatcher {
 
   constructor (settings: PluginSettings) {
     this.slots = new Slots(settings.maxConnections)
-    this.governance = new Governance(settings)
+    this.governance = new AppGovernance(settings)
     this.#drainTimeout = settings.drainTimeout
     this.#drainSpread = settings.drainSpread
   }
@@ -65,11 +69,11 @@ export class Registry implements ClaimWatcher {
     for (const server of this.#servers) server.drain?.()
   }
 
-  addLink (link: Link): void {
+  addLink (link: LeftHttp): void {
     this.#links.add(link)
   }
 
-  removeLink (link: Link): void {
+  removeLink (link: LeftHttp): void {
     if (this.#links.delete(link)) this.#checkIdle()
   }
 

@@ -7,7 +7,7 @@ import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import Fastify, { type FastifyInstance } from 'fastify'
 import { connect, DuplexRefused, type ClientConnection, type ConnectOptions } from '../../lib/client/index.ts'
-import { Wheel } from '../../lib/governance/wheel.ts'
+import { Wheel } from '../../lib/governance/rate/wheel.ts'
 import duplex, { channels, tunnel, type DuplexConnection } from '../../lib/index.ts'
 
 /** What it shares with the rest. */

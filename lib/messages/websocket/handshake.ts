@@ -1,14 +1,8 @@
-import { createHash } from 'node:crypto'
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE, FST_ERR_DUPLEX_WEBSOCKET_ORIGIN, FST_ERR_DUPLEX_WEBSOCKET_VERSION } from '../../errors.ts'
+import { acceptOf, isKey } from '../../syntax/websocket-key.ts'
 import type { WebSocketSettings } from '../../../types/index.ts'
 import { loadedParts, type Extensions } from './parts.ts'
-
-/** RFC 6455 section 1.3. */
-const GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11'
-
-/** A valid key: 16 bytes in base64. */
-const KEY = /^[+/0-9A-Za-z]{21}[AQgw]==$/
 
 /** What client and server have agreed on. */
 export interface Opening {
@@ -18,11 +12,6 @@ export interface Opening {
   readonly renewed: () => Extensions
   /** Further fields of the answer (RFC 6455 section 4.2.2). */
   readonly fields: Readonly<Record<string, string>>
-}
-
-/** The value of `Sec-WebSocket-Accept` for a key. */
-export function acceptOf (key: string): string {
-  return createHash('sha1').update(key + GUID).digest('base64')
 }
 
 /** Checks the handshake: RFC 6455 section 4.2.1, over HTTP/2 RFC 8441 section 5. Throws the error that the client is answered with. */
@@ -36,7 +25,7 @@ export async function openWebSocket (
     throw new FST_ERR_DUPLEX_WEBSOCKET_VERSION()
   }
   const key = headers['sec-websocket-key']
-  if (key === undefined ? httpVersionMajor < 2 : !KEY.test(key)) {
+  if (key === undefined ? httpVersionMajor < 2 : !isKey(key)) {
     throw new FST_ERR_DUPLEX_WEBSOCKET_HANDSHAKE('Sec-WebSocket-Key has to be 16 bytes in base64')
   }
   await checkOrigin(settings.origin, request)

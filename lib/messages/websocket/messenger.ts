@@ -1,13 +1,14 @@
 import type { Duplex } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
-import { isRead } from '../../connection/reading.ts'
+import { isRead } from '../../streams/is-read.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
 import type { Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
-import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClose } from './codes.ts'
+import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
 import { releaseWhenQuiet } from './idle-deflate.ts'
+import { receiveError } from './receive-error.ts'
 import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
 /**

@@ -1,5 +1,5 @@
 import { checkDuration, checkNames, invalidOption, tokens as tokensOf } from '../../check-options.ts'
-import { listProtocols, type ListedProtocols } from '../../handshake/tokens.ts'
+import { listProtocols, type ListedProtocols } from '../../syntax/upgrade-tokens.ts'
 import { targetOf } from './target.ts'
 import type {
   ForwardedRequest, ForwardFieldsChange, ForwardOptions, ForwardRouteOptions, ForwardTarget, ForwardUpstream, Milliseconds

@@ -1,13 +1,13 @@
 import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
-import { chooseToken, meantForRoute } from '../../handshake/tokens.ts'
+import { chooseToken, meantForRoute } from '../../syntax/upgrade-tokens.ts'
 import { lowerCased, rawFields, requestFields } from './fields.ts'
 import { sayForwarded } from './forwarded.ts'
 import type { ForwardSettings } from './options.ts'
 import { assertPath, originForm } from './path.ts'
 import type { Target } from './target.ts'
-import { acceptOf, isKey, makeKey } from './websocket.ts'
+import { acceptOf, isKey, makeKey } from '../../syntax/websocket-key.ts'
 import type { ForwardFields, PendingDuplex } from '../../../types/index.ts'
 
 /** The request for the upstream. */

@@ -1,2 +1,0 @@
-/** On a raw request: the claim of a duplex route. */
-export const kClaim = Symbol('fastify-duplex.claim')

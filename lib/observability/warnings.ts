@@ -1,0 +1,57 @@
+import type { Readable, Writable } from 'node:stream'
+import type { FastifyReply } from 'fastify'
+import { isRead } from '../streams/is-read.ts'
+import { say } from './log.ts'
+
+/** A route, which gets each warning once. */
+interface Warned {
+  readonly url: string
+}
+
+/** Routes that have had each of the two warnings. */
+const late = new WeakSet<Warned>()
+const unawaited = new WeakSet<Warned>()
+
+type Setter = 'header' | 'headers' | 'code' | 'status' | 'type'
+
+const SETTERS: readonly Setter[] = ['header', 'headers', 'code', 'status', 'type']
+
+const kRoute = Symbol('fastify-duplex.route')
+
+interface Late extends FastifyReply {
+  [kRoute]?: Warned
+}
+
+/**
+ * With automatic acceptance the head is sent before the handler is entered. So what the handler sets on the reply is lost, and
+ * only this warning says so.
+ */
+export function warnOfLateHead (route: Warned, reply: FastifyReply): void {
+  if (late.has(route) || Object.hasOwn(reply, kRoute)) return
+  Object.assign(reply, TRAPS, { [kRoute]: route })
+}
+
+const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late, ...args: unknown[]): FastifyReply {
+  const route = this[kRoute]
+  if (route !== undefined && !late.has(route)) {
+    late.add(route)
+    say(this.log, 'warn', { route: route.url }, `reply.${name}() comes too late: this connection was accepted before its handler was ` +
+      'entered. Set it in a hook, with duplex: { headers }, or accept by hand with duplex: { accept: \'manual\' }')
+  }
+  for (const own of SETTERS) Reflect.deleteProperty(this, own)
+  return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
+}]))
+
+interface Pair {
+  readonly readable: Readable
+  readonly writable: Writable
+  readonly inputEnded: boolean
+}
+
+/** Warns if the handler's promise, which ends the connection, resolves while somebody still reads. */
+export function warnOfReader (route: Warned, { readable, writable, inputEnded }: Pair, reply: FastifyReply): void {
+  if (unawaited.has(route) || inputEnded || writable.writableEnded || readable.destroyed || !isRead(readable)) return
+  unawaited.add(route)
+  say(reply.log, 'warn', { route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +
+    'still being read. Await what reads it, for instance with pipeline() of node:stream/promises, or return no promise')
+}

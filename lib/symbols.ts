@@ -1,0 +1,39 @@
+// Properties of objects that users get, which the plugin needs and users do not see.
+
+/** On a raw request: the claim of a duplex route. */
+export const kClaim = Symbol('fastify-duplex.claim')
+
+// On a connection:
+
+/** One of the sides has ended, or all is over. */
+export const kProgressed = Symbol('fastify-duplex.progressed')
+/** One of the limits is over. */
+export const kExpired = Symbol('fastify-duplex.expired')
+/** The server is going away. */
+export const kDrain = Symbol('fastify-duplex.drain')
+/** The connection was extended: it goes on after all. */
+export const kUndrain = Symbol('fastify-duplex.undrain')
+/** The labels, the expiry and the rates of the connection: a `ConnectionGovernance`. */
+export const kGovernance = Symbol('fastify-duplex.governance')
+/** The connection has expired, or was revoked. */
+export const kRevoke = Symbol('fastify-duplex.revoke')
+/** The drain is over. */
+export const kShutDown = Symbol('fastify-duplex.shutDown')
+/** Accepts, in the same tick if no hook is asynchronous. */
+export const kAcceptNow = Symbol('fastify-duplex.acceptNow')
+/** A promise that resolves when the onSend hooks of an `accept()` have run. It never rejects. */
+export const kDeciding = Symbol('fastify-duplex.deciding')
+/** The handler's promise resolved. */
+export const kHandlerDone = Symbol('fastify-duplex.handlerDone')
+/** The handler returned no promise. */
+export const kHandlerReturned = Symbol('fastify-duplex.handlerReturned')
+/** The handler threw, or its promise was rejected, after acceptance. */
+export const kHandlerFailed = Symbol('fastify-duplex.handlerFailed')
+/** The connection is a second old, and gets its TCP keep-alive. */
+export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
+/** Adds a listener that is called with the reason with which `signal` aborts. A signal costs far more. */
+export const kHearEnd = Symbol('fastify-duplex.hearEnd')
+/** Removes it. */
+export const kUnhearEnd = Symbol('fastify-duplex.unhearEnd')
+/** Whether the server is going away. */
+export const kIsDraining = Symbol('fastify-duplex.isDraining')
