@@ -36,7 +36,8 @@ export class InputMeter implements Waiter {
     stream._read = () => {
       this.#wanted = true
       this.#full = false
-      if (this.slot === -1) this.resume()
+      // Within a push it is too early: whoever pushes may still stop reading after that.
+      if (this.slot === -1 && !this.#running) this.resume()
     }
   }
 
@@ -53,7 +54,10 @@ export class InputMeter implements Waiter {
     this.#held.push(chunk)
     this.#bytes += chunk?.length ?? 0
     if (this.slot !== -1 || this.#full || this.#running) return false
-    return this.#pass() && this.#held.length === 0
+    const more = this.#pass()
+    if (!this.#wanted || this.#held.length > 0) return more && this.#held.length === 0
+    this.resume()
+    return this.slot === -1
   }
 
   resume (): void {
