@@ -326,6 +326,19 @@ onEachStream(t, 'FW10 idleTimeout ends a forwarded upgrade and a body on both si
   await quiet()
 }, ['tcp', 'h2'])
 
+onEachStream(t, 'FW3 a rate on the route: the body goes on when the answer is over first', async (t, transport) => {
+  const { connect, accepted } = await forwarding(t, { transport, duplex: { rate: { bytesIn: 4 * MiB, bytesOut: 4 * MiB } } })
+  const wire = (await connect()).send(request('POST /it', CHUNKED)).send(chunk(pattern(2 * MiB))).send(LAST_CHUNK)
+  const server = await accepted()
+  await server.head()
+  server.send(`HTTP/1.1 200 OK\r\nContent-Length: ${2 * MiB}\r\n\r\n`).send(pattern(2 * MiB))
+  t.equal((await wire.head()).status, 200)
+  t.ok((await wire.bytes(2 * MiB)).equals(pattern(2 * MiB)))
+  let length = 0
+  for (let piece = await nextChunk(server); piece.length > 0; piece = await nextChunk(server)) length += piece.length
+  t.equal(length, 2 * MiB)
+}, ['tcp', 'h2'])
+
 onEachStream(t, 'FW3 a rate on the route holds for what is forwarded, with every byte', async (t, transport) => {
   const { connect, accepted } = await forwarding(t, { transport, duplex: { rate: { bytesIn: 4 * MiB, bytesOut: 4 * MiB } } })
   const bytes = pattern(5 * MiB)
