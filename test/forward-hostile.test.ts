@@ -337,7 +337,7 @@ onEachStream(t, 'FW3 a rate on the route: the body goes on when the answer is ov
   let length = 0
   for (let piece = await nextChunk(server); piece.length > 0; piece = await nextChunk(server)) length += piece.length
   t.equal(length, 2 * MiB)
-}, ['tcp', 'h2'])
+}, ['tcp'])
 
 onEachStream(t, 'FW3 a rate on the route holds for what is forwarded, with every byte', async (t, transport) => {
   const { connect, accepted } = await forwarding(t, { transport, duplex: { rate: { bytesIn: 4 * MiB, bytesOut: 4 * MiB } } })
@@ -354,7 +354,7 @@ onEachStream(t, 'FW3 a rate on the route holds for what is forwarded, with every
   t.equal(sha256(await wire.bytes(bytes.length)), sha256(bytes))
   // The first second's bytes may pass at once.
   t.ok(performance.now() - started > 200, 'it has taken its time')
-}, ['tcp', 'h2'])
+}, ['tcp'])
 
 t.test('FW3 a second request on the connection, whose answer has to wait for the first: its upstream stands still', async t => {
   const { connect, accepted } = await forwarding(t)

@@ -38,8 +38,7 @@ export class InputMeter implements Waiter {
       beginReading(stream)
       this.#wanted = true
       this.#full = false
-      // Within a push it is too early: whoever pushes may still stop reading after that.
-      if (this.slot === -1 && !this.#running) this.resume()
+      if (this.slot === -1) this.resume()
     }
   }
 
@@ -56,10 +55,7 @@ export class InputMeter implements Waiter {
     this.#held.push(chunk)
     this.#bytes += chunk?.length ?? 0
     if (this.slot !== -1 || this.#full || this.#running) return false
-    const more = this.#pass()
-    if (!this.#wanted || this.#held.length > 0) return more && this.#held.length === 0
-    this.resume()
-    return this.slot === -1
+    return this.#pass() && this.#held.length === 0
   }
 
   resume (): void {
