@@ -39,16 +39,20 @@ const options = {
   requestHeaders (fields: Record<string, unknown>) { delete fields['x-docker-token'] }
 }
 
-/** Clients put the version of the API in front, once they have asked for it. */
+/** The name of a container, or the id of an exec: nothing that could lead to another part of the API. */
+const id = ':id(^[a-zA-Z0-9][\\w.-]*$)'
+/** Clients put the version of the API in front, once they have asked for it. Before 1.24 a container is also configured when it starts. */
+const versions = ['', '/:version(^v1\\.(?:2[4-9]|[3-9]\\d|\\d{3})$)']
+
 const listed = [
   ['GET', '/_ping'], ['HEAD', '/_ping'], ['GET', '/version'], ['GET', '/info'],
-  ['GET', '/containers/json'], ['GET', '/containers/:id/json'], ['GET', '/containers/:id/logs'],
-  ['POST', '/containers/:id/start'], ['POST', '/containers/:id/stop'], ['POST', '/containers/:id/kill'], ['POST', '/containers/:id/wait'],
-  ['POST', '/containers/:id/resize'], ['POST', '/containers/:id/attach'], ['DELETE', '/containers/:id'],
-  ['GET', '/exec/:id/json'], ['POST', '/exec/:id/start'], ['POST', '/exec/:id/resize']
+  ['GET', '/containers/json'], ['GET', `/containers/${id}/json`], ['GET', `/containers/${id}/logs`],
+  ['POST', `/containers/${id}/start`], ['POST', `/containers/${id}/stop`], ['POST', `/containers/${id}/kill`], ['POST', `/containers/${id}/wait`],
+  ['POST', `/containers/${id}/resize`], ['POST', `/containers/${id}/attach`], ['DELETE', `/containers/${id}`],
+  ['GET', `/exec/${id}/json`], ['POST', `/exec/${id}/start`], ['POST', `/exec/${id}/resize`]
 ] as const
 
-for (const prefix of ['', '/:version(^v1\\.\\d+$)']) {
+for (const prefix of versions) {
   for (const [method, url] of listed) {
     app.route({ method, url: prefix + url, exposeHeadRoute: false, duplex: { forward: options } })
   }
@@ -58,7 +62,7 @@ for (const prefix of ['', '/:version(^v1\\.\\d+$)']) {
     if (!images.has(Image)) return await reply.code(403).send({ message: `The image ${Image} is not allowed` })
     return await ask(request, reply)
   })
-  app.post(`${prefix}/containers/:id/exec`, { schema: { body: exec() } }, ask)
+  app.post(`${prefix}/containers/${id}/exec`, { schema: { body: exec() } }, ask)
 }
 
 /** What was checked goes on as it was checked. */

@@ -37,7 +37,8 @@ app.all<{ Params: { name: string } }>('/apps/:name/*', {
   duplex: {
     forward: {
       to: request => apps.get(request.params.name),
-      path: (path, request) => withoutToken(path.slice(`/apps/${request.params.name}`.length)),
+      // Two segments, and not the text of the name: that may be encoded in the path.
+      path: path => withoutToken(path.replace(/^(?:\/[^/?]+){2}/, '')),
       requestHeaders (fields, request) {
         // Whom the app can believe: the gateway has checked it, and what the client calls itself by this name was overwritten.
         delete fields.authorization

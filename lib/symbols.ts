@@ -36,3 +36,9 @@ export const kSetKeepAlive = Symbol('fastify-duplex.setKeepAlive')
 /** Its place among the connections of the app, and among those that wait for TCP keep-alive. */
 export const kPlace = Symbol('fastify-duplex.place')
 export const kAgingPlace = Symbol('fastify-duplex.agingPlace')
+/** Adds a listener that is called with the reason with which `signal` aborts. A signal costs far more. */
+export const kHearEnd = Symbol('fastify-duplex.hearEnd')
+/** Removes it. */
+export const kUnhearEnd = Symbol('fastify-duplex.unhearEnd')
+/** Whether the server is going away. */
+export const kIsDraining = Symbol('fastify-duplex.isDraining')

@@ -62,6 +62,7 @@ t.test('FW12 gateway', async t => {
     ] as const) t.equal((await wire.send(request(`GET ${path}`, field)).response()).status, status)
     t.equal((await wire.send(request('GET /apps/web/x?a=1', bearer, 'X-User: mallory')).response()).body, '/x?a=1 for alice, undefined')
     t.equal((await wire.send(request(`GET /apps/web/x?token=${token}&a=1`)).response()).body, '/x?a=1 for alice, undefined')
+    t.equal((await wire.send(request('GET /apps/%77eb/x', bearer)).response()).body, '/x for alice, undefined', 'a name that is encoded')
     wire.send(request('POST /apps/web/echo', bearer, 'Transfer-Encoding: chunked'))
     for (const round of ['one', 'two']) {
       wire.send(chunk(round))
@@ -115,7 +116,9 @@ t.test('FW12 docker-proxy: exec in front of the example engine, for those with a
   }
   t.equal((await wire.send(request('GET /_ping')).response()).status, 401)
   t.match(await ask('GET /_ping'), { status: 200, body: /OK/ })
-  t.equal((await ask('GET /images/json')).status, 404)
+  for (const other of ['/images/json', '/containers/..%2f..%2fimages/json', '/containers/../json', '/containers/a%3fb/json', '/v1.23/version']) {
+    t.equal((await ask(`GET ${other}`)).status, 404, other)
+  }
   t.equal((await ask('POST /v1.47/containers/create', { Image: 'other' })).status, 403)
   const created = await ask('POST /v1.47/containers/create?name=box', { Image: 'host', Cmd: ['sleep', '100'], HostConfig: { Privileged: true } })
   t.equal(created.status, 201)

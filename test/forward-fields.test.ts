@@ -48,10 +48,10 @@ t.test('FW6 fields of an answer: what is about one connection stays there, and r
 t.test('FW6 the path of a target, in whatever form it came', async t => {
   for (const [came, goes] of [
     ['/a?b=c', '/a?b=c'], ['*', '*'], ['//evil.example/x', '//evil.example/x'], ['http://evil.example/a?b', '/a?b'],
-    ['http://evil.example', '/'], ['https://u:p@evil.example:1?x', '/?x'], ['HTTP://evil/%2e%2e/', '/%2e%2e/'], ['/a#b', '/a#b'],
+    ['http://evil.example', '/'], ['https://u:p@evil.example:1?x', '/?x'], ['HTTP://evil/%2e%2e/', '/%2e%2e/'],
     ['/@evil', '/@evil'], ['/http://evil/', '/http://evil/']
   ] as const) t.equal(originForm(came), goes)
-  for (const came of ['evil', 'evil.example:443', '/a b', '/a\r\nX: y', '/a\u0000', '/\u0100', '\\evil']) {
+  for (const came of ['evil', 'evil.example:443', '/a b', '/a\r\nX: y', '/a\u0000', '/\u0100', '\\evil', '/a#b', 'http://a?b/c']) {
     t.throws(() => originForm(came), { code: 'FST_ERR_DUPLEX_BAD_PATH', statusCode: 400 }, JSON.stringify(came))
   }
 })
@@ -142,7 +142,8 @@ t.test('FW6 requestHeaders, acceptHeaders and path: what the app makes of it, bu
   const { line, headers } = await server.head()
   t.equal(line, 'POST /base/a?b&m=POST HTTP/1.1')
   t.match(headers, { host: 'inner.example', 'content-length': '2', 'x-new': '1, 2' })
-  t.notOk('upgrade' in headers || 'connection' in headers)
+  t.equal(headers.connection, 'keep-alive')
+  t.notOk('upgrade' in headers)
   server.send(answer('200 OK', 'done', 'Server: far'))
   const got = await wire.response()
   t.match(got, { status: 200, body: 'done', headers: { 'x-gateway': 'yes', 'content-length': '4' } })
@@ -160,7 +161,8 @@ t.test('FW6 a path that is fixed, and one that is none', async t => {
 t.test('FW6 h2c and its settings are not passed on, as an offer nor as fields', async t => {
   const { headers, line } = await heard(t, request('GET /', 'Connection: Upgrade, HTTP2-Settings', 'Upgrade: h2c', 'HTTP2-Settings: AAMAAABk'))
   t.equal(line, 'GET / HTTP/1.1')
-  t.notOk('upgrade' in headers || 'http2-settings' in headers || 'connection' in headers)
+  t.equal(headers.connection, 'keep-alive')
+  t.notOk('upgrade' in headers || 'http2-settings' in headers)
 })
 
 t.test('FW6 only the tokens that may pass are offered to the upstream', async t => {

@@ -46,6 +46,11 @@ export interface ExchangeRequest {
    * connection is closed.
    */
   readonly keepAlive?: boolean | undefined
+  /**
+   * HTTP/1: `headers` are sent as they are. They have a `Connection` and all that frames the body. The request is no upgrade and
+   * no CONNECT, and every answer to it is a `body`.
+   */
+  readonly plain?: boolean | undefined
   /** Called for every 1xx answer but 101. After a hundred of them the answer is invalid. */
   readonly onInformation?: ((information: Information) => void) | undefined
 }

@@ -18,6 +18,7 @@ import { RequestBody, type BodyOwner } from './request-body.ts'
 import type { DuplexKind } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
+const NONE: readonly string[] = []
 
 /** HTTP/1.1 by node:http. */
 export function exchangeHttp1 (connection: Duplex, request: ExchangeRequest): Exchange {
@@ -54,12 +55,12 @@ class Http1Exchange implements Exchange, BodyOwner {
   constructor (connection: Duplex, request: ExchangeRequest) {
     request.signal?.throwIfAborted()
     if (connection.destroyed || hasEnd(connection)) throw new FST_ERR_DUPLEX_UPSTREAM_LOST({ cause: connection.errored ?? undefined })
-    const fields = fieldsFor(request)
+    const fields = request.plain === true ? undefined : fieldsFor(request)
     this.#connection = connection
     this.#request = request
-    this.#offered = fields.has('upgrade') ? parseUpgrade((fields.get('upgrade') as { values: string[] }).values.join(',')).offered : []
+    this.#offered = fields?.has('upgrade') === true ? parseUpgrade((fields.get('upgrade') as { values: string[] }).values.join(',')).offered : NONE
     this.#readBefore = (connection as Partial<Socket>).bytesRead
-    this.#req = requestOn(connection, request, fields)
+    this.#req = fields === undefined ? plainRequestOn(connection, request) : requestOn(connection, request, fields)
     this.answer = new Promise((resolve, reject) => {
       this.#resolve = resolve
       this.#reject = reject
@@ -68,8 +69,9 @@ class Http1Exchange implements Exchange, BodyOwner {
     this.over = new Promise(resolve => { this.#end = resolve })
     prepare(connection)
     this.#stays = keepConnection(this.#req)
-    takeOverWhere(this.#req, res => this.#isTakeover(res))
-    this.body = request.body === true ? new RequestBody(this.#req, this) : undefined
+    if (fields !== undefined) takeOverWhere(this.#req, res => this.#isTakeover(res))
+    const length = fields === undefined ? lengthIn(request.headers) : lengthOf(fields)
+    this.body = request.body === true ? new RequestBody(this.#req, this, length) : undefined
     this.#listen()
     this.#dispatch()
   }
@@ -109,7 +111,7 @@ class Http1Exchange implements Exchange, BodyOwner {
     })
     req.on('information', information => this.#informed(information))
     req.once('upgrade', (res, _socket, head) => this.#takenOver(res, head))
-    req.once('connect', (res, _socket, head) => this.#takenOver(res, head))
+    if (this.#request.plain !== true) req.once('connect', (res, _socket, head) => this.#takenOver(res, head))
     req.once('response', res => this.#response(res))
     connection.prependListener('error', this.#onError)
     connection.on('close', this.#onClose)
@@ -172,8 +174,8 @@ class Http1Exchange implements Exchange, BodyOwner {
     this.#res = res
     ownErrors(res)
     iterateWithoutDestroying(res)
-    if (res.statusCode === 101) {
-      this.abort(new FST_ERR_DUPLEX_UPSTREAM_INVALID('101 that upgrades nothing'))
+    if ((res.statusCode as number) < 200) {
+      this.abort(new FST_ERR_DUPLEX_UPSTREAM_INVALID(res.statusCode === 101 ? '101 that upgrades nothing' : `the status ${res.statusCode}`))
       return
     }
     this.#reusable = this.#request.keepAlive === true && stays
@@ -257,6 +259,8 @@ class Http1Exchange implements Exchange, BodyOwner {
   }
 
   readonly #onEnd = (): void => {
+    // The end of input has ended the answer. While Node's listener ran, our side could not be ended.
+    if (this.#whole) this.#progressed()
     // Without an answer Node reports the end itself.
     if (this.#whole || this.#res === undefined) return
     const error = resetByPeer()
@@ -291,6 +295,22 @@ function requestOn (connection: Duplex, { method, target }: ExchangeRequest, fie
   for (const name of ['connection', 'content-length', 'transfer-encoding']) if (!fields.has(name)) req.removeHeader(name)
   for (const { name, values } of fields.values()) req.setHeader(name, values.length === 1 ? values[0] as string : values)
   return req
+}
+
+/** The fields are written at once, as they are. */
+function plainRequestOn (connection: Duplex, { method, target, headers }: ExchangeRequest): ClientRequest {
+  return send({ method, path: target, setHost: false, headers: headers as string[], createConnection: () => connection })
+}
+
+/** The `Content-Length`, if it frames the body. */
+function lengthOf (fields: Fields): number | undefined {
+  const length = fields.get('content-length')?.values[0]
+  return length === undefined || fields.has('transfer-encoding') ? undefined : Number(length)
+}
+
+function lengthIn (headers: readonly string[]): number | undefined {
+  const at = headers.indexOf('content-length')
+  return at === -1 ? undefined : Number(headers[at + 1])
 }
 
 /** The body of a request that has none, or whose body was sent as a whole. */

@@ -24,18 +24,18 @@ export class RequestBody extends Writable {
   /** The callback of a write that waits. */
   #waiting: Done | undefined
 
-  constructor (req: ClientRequest, owner: BodyOwner) {
+  /** @param length the `Content-Length`, if it frames the body */
+  constructor (req: ClientRequest, owner: BodyOwner, length: number | undefined) {
     super()
     this.#req = req
     this.#owner = owner
-    const length = req.getHeader('content-length')
-    if (length !== undefined && !req.hasHeader('transfer-encoding')) this.#left = Number(length)
+    this.#left = length
     ownErrors(this)
   }
 
   override _write (chunk: Buffer, _encoding: BufferEncoding, done: Done): void {
     if (this.#left !== undefined && (this.#left -= chunk.length) < 0) done(mismatch())
-    else this.#send(sent => this.#req.write(chunk, sent), done)
+    else this.#send(sent => this.#req.write(chunk, sent), done, true)
   }
 
   override _final (done: Done): void {
@@ -66,19 +66,21 @@ export class RequestBody extends Writable {
     }
   }
 
-  #send (write: (sent: (error?: Error | null) => void) => void, done: Done): void {
+  /** @param early it is done as soon as there is room for more */
+  #send (write: (sent: (error?: Error | null) => void) => boolean | void, done: Done, early = false): void {
     if (this.#owner.unwanted) {
       done()
       return
     }
     this.#waiting = done
-    write(error => {
+    const sent = (error?: Error | null): void => {
       if (this.#waiting !== done) return
       // Only when the connection has closed it is known whether the body is still wanted.
       if (error != null) return
       this.#waiting = undefined
       done()
-    })
+    }
+    if (write(sent) === true && early) sent()
   }
 }
 

@@ -17,8 +17,8 @@ import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
-  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned, kPlace,
-  kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain
+  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
+  kHearEnd, kIsDraining, kPlace, kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
 } from '../symbols.ts'
 import { offeredAs } from '../syntax/upgrade-tokens.ts'
 import { asError } from '../tools/thrown.ts'
@@ -36,6 +36,8 @@ import type {
  * side has ended or is about to end, and the peer's end is waited for. `detached`: the socket was given away. `closed`: over.
  */
 type State = 'pending' | 'open' | 'ending' | 'detached' | 'closed'
+
+type EndListener = (reason: Error) => void
 
 /** Why a connection is being ended. It is known before the connection is closed. */
 interface Cause {
@@ -60,6 +62,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
   #cause: Cause | undefined
   #result: DuplexClosed | undefined
   #signal: AbortController | undefined
+  #endListeners: EndListener[] | undefined
   #draining: AbortController | undefined
   #closed: Promise<DuplexClosed> | undefined
   #resolveClosed: ((result: DuplexClosed) => void) | undefined
@@ -183,7 +186,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
   /** @param head the accept head, if it is not that of the kind */
   [kAcceptNow] (options: DuplexAcceptOptions, head: KindHead = this.#carrier.heads[this.kind]): void | Promise<void> {
     const claim = this.#claim
-    this.#mayGoOn(claim.actionFor('accept'))
+    this.#mayGoOn(claim.actionFor('accept'), head.whileDraining)
     const status = this.#status(options.statusCode, head)
     if (options.protocol !== undefined && this.kind === 'upgrade') {
       const protocol = offeredAs(options.protocol, claim.offered)
@@ -224,7 +227,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     } else if (this.#cause === undefined && this.#claim.undecided) {
       this.#cause = { reason, error }
       this.#claim.refuse(answerFor(error))
-      this.#signal?.abort(error)
+      this.#tellAbort(error)
     }
   }
 
@@ -242,6 +245,18 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
   [kExpired] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
   }
+
+  [kHearEnd] (listener: EndListener): void {
+    if (this.#cause !== undefined) listener(this.#cause.error)
+    else (this.#endListeners ??= []).push(listener)
+  }
+
+  [kUnhearEnd] (listener: EndListener): void {
+    const at = this.#endListeners?.indexOf(listener) ?? -1
+    if (at >= 0) this.#endListeners?.splice(at, 1)
+  }
+
+  get [kIsDraining] (): boolean { return this.#registry.draining }
 
   [kSetKeepAlive] (): void {
     this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
@@ -285,7 +300,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
   get #isOpen (): boolean { return this.accepted && this.#state !== 'detached' }
 
   /** Throws for what accept() and detach() cannot do any more. */
-  #mayGoOn (action: HandshakeAction): void {
+  #mayGoOn (action: HandshakeAction, whileDraining = false): void {
     switch (action) {
       case 'already-accepted':
         throw new FST_ERR_DUPLEX_ALREADY_ACCEPTED()
@@ -295,7 +310,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
         throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
     }
     if (this.#cause !== undefined) throw this.#cause.error
-    if (this.#registry.draining) {
+    if (this.#registry.draining && !whileDraining) {
       addConnectionClose(this.#reply)
       throw new FST_ERR_DUPLEX_SHUTDOWN()
     }
@@ -385,8 +400,15 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
   #breakOff (cause: Cause): void {
     if (this.#cause !== undefined || this.#state === 'closed') return
     this.#cause = cause
-    this.#signal?.abort(cause.error)
+    this.#tellAbort(cause.error)
     this.#carrier.breakOff(cause.error, cause.reason === 'error', cause.code)
+  }
+
+  #tellAbort (error: Error): void {
+    this.#signal?.abort(error)
+    const listeners = this.#endListeners
+    this.#endListeners = undefined
+    if (listeners !== undefined) for (const listener of listeners) listener(error)
   }
 
   [kProgressed] (): void {
@@ -407,7 +429,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     const claim = this.#claim
     if (cause !== undefined) {
       this.#cause = cause
-      this.#signal?.abort(cause.error)
+      this.#tellAbort(cause.error)
     }
     const result: DuplexClosed & { error?: Error } = this.#result = {
       reason: detached ? 'detached' : cause?.reason ?? 'end',

@@ -156,7 +156,8 @@ export class StreamCarrier implements Carrier {
       const key = name.toLowerCase()
       // RFC 9113 section 8.2.2: fields that are about an HTTP/1 connection.
       if (key === 'proxy-connection' || key === 'http2-settings' || key === 'te') continue
-      const before = own.delete(key) ? undefined : headers[key]
+      // A field may be called `constructor`.
+      const before = own.delete(key) || !Object.hasOwn(headers, key) ? undefined : headers[key]
       headers[key] = before === undefined ? value : [before, value].flat() as string[]
     }
     const { stream } = this

@@ -130,3 +130,14 @@ export function holdEnd (stream: Duplex, onHeld: (this: Duplex) => void): HeldEn
 export function heldEnd (stream: Duplex): HeldEnd | undefined {
   return (stream as Holding)[kHeldEnd]
 }
+
+/**
+ * What a request of Node's HTTP does when it is read for the first time. Until then its stream asks for nothing more after a
+ * `push()`. Whoever replaces its `_read()` has to call this.
+ */
+export function beginReading (stream: Readable): void {
+  const message = stream as unknown as { _consuming?: boolean, _readableState: { readingMore: boolean } }
+  if (message._consuming !== false) return
+  message._consuming = true
+  message._readableState.readingMore = false
+}

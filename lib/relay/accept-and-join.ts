@@ -1,6 +1,8 @@
 import type { ServerResponse } from 'node:http'
 import type { EventEmitter } from 'node:events'
 import { FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DIAL_FAILED } from '../errors.ts'
+import type { Connection } from '../connection/connection.ts'
+import { kHearEnd, kUnhearEnd } from '../symbols.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { TunnelSide } from './tunnel-side.ts'
 import { join } from './join.ts'
@@ -68,32 +70,49 @@ export class Wait {
   accepting = false
   /** The error that ended the wait. */
   failure: unknown
-  /** Rejects with `failure`. */
-  readonly over: Promise<never>
+  /** Told at once when the wait is stopped. */
+  onStop: ((reason: unknown) => void) | undefined
   readonly #pending: PendingDuplex
-  readonly #abort = new AbortController()
+  /** Made when somebody asks for the signal. */
+  #abort: AbortController | undefined
+  #stopped = false
   /**
    * Emits 'finish' when a response was sent. Over HTTP/2 this is the stream, because the response emits 'finish' whenever the
    * stream closes.
    */
   readonly #answer: EventEmitter
-  readonly #reject: (error: unknown) => void
+  #over: Promise<never> | undefined
+  #reject: ((error: unknown) => void) | undefined
   #upstream: TunnelSide | undefined
 
   constructor (pending: PendingDuplex) {
-    let rejectOver!: (error: unknown) => void
-    this.over = new Promise((_resolve, reject) => { rejectOver = reject })
-    this.over.catch(() => {})
-    this.#reject = rejectOver
     this.#pending = pending
     const raw = pending.reply.raw as ServerResponse & { stream?: EventEmitter }
     this.#answer = raw.stream ?? raw
     this.#answer.on('finish', this.#onAnswer)
-    pending.signal.addEventListener('abort', this.#onGone)
-    if (pending.signal.aborted) this.#onGone()
+    ;(pending as unknown as Connection)[kHearEnd](this.#end)
   }
 
-  get signal (): AbortSignal { return this.#abort.signal }
+  /** Rejects with `failure`. */
+  get over (): Promise<never> {
+    if (this.#over === undefined) {
+      this.#over = new Promise((_resolve, reject) => { this.#reject = reject })
+      this.#over.catch(() => {})
+      if (this.failure !== undefined) this.#reject?.(this.failure)
+    }
+    return this.#over
+  }
+
+  /** Aborts when the wait is stopped, for any reason. */
+  get signal (): AbortSignal {
+    if (this.#abort === undefined) {
+      this.#abort = new AbortController()
+      if (this.#stopped) this.#abort.abort(this.failure)
+    }
+    return this.#abort.signal
+  }
+
+  get stopped (): boolean { return this.#stopped }
 
   watch (upstream: TunnelSide): void {
     this.#upstream = upstream
@@ -113,14 +132,17 @@ export class Wait {
   stop (reason: unknown): void {
     if (this.failure === undefined) {
       this.failure = reason
-      this.#reject(reason)
+      this.#reject?.(reason)
     }
-    if (!this.signal.aborted) this.#abort.abort(reason)
+    if (this.#stopped) return
+    this.#stopped = true
+    this.#abort?.abort(reason)
+    this.onStop?.(reason)
   }
 
   release (): void {
     this.accepted()
-    this.#pending.signal.removeEventListener('abort', this.#onGone)
+    ;(this.#pending as unknown as Connection)[kUnhearEnd](this.#end)
   }
 
   #lost (cause: Error): void {
@@ -131,13 +153,11 @@ export class Wait {
     this.stop(error)
   }
 
-  readonly #onGone = (): void => this.#end(this.#pending.signal.reason)
-
   /** Node emits the same event if the client has left. Then no reply was sent, and the signal of the connection tells that. */
   readonly #onAnswer = (): void => { if (this.#pending.reply.sent) this.#end(new FST_ERR_DUPLEX_ALREADY_SENT()) }
 
   /** The client is gone, or has its answer. If the accept head is being made, accept() rejects. */
-  #end (reason: unknown): void {
+  readonly #end = (reason: unknown): void => {
     this.stop(reason)
     if (this.accepting) this.#upstream?.discard()
   }

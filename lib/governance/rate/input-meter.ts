@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream'
+import { beginReading } from '../../internals/streams.ts'
 import { Bucket } from './bucket.ts'
 import type { Waiter, Wheel } from './wheel.ts'
 
@@ -34,6 +35,7 @@ export class InputMeter implements Waiter {
     this.#bucket.owe(stream.readableLength)
     this.#wheel = wheel
     stream._read = () => {
+      beginReading(stream)
       this.#wanted = true
       this.#full = false
       if (this.slot === -1) this.resume()

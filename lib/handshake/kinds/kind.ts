@@ -10,6 +10,8 @@ export interface KindHead {
   fields (protocol: string | undefined): readonly (readonly [string, string])[]
   /** Over HTTP/2: trailers may follow the body, and the owner of the connection sends them. */
   trailers?: boolean
+  /** A drain does not refuse it: another server has worked for this request already. */
+  whileDraining?: boolean
 }
 
 /** 204, 205 and 206 describe a body that a takeover does not have. */

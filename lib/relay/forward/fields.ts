@@ -78,16 +78,30 @@ const NEVER_LATE = new Set([
 ])
 
 function add (fields: ForwardFields, name: string, value: string): void {
-  const before = fields[name]
+  // A field may be called `constructor`.
+  const before = Object.hasOwn(fields, name) ? fields[name] : undefined
   fields[name] = before === undefined ? value : [before, value].flat()
 }
 
 /** The fields as a list of name and value in turn. */
 export function rawFields (fields: ForwardFields): string[] {
   const raw: string[] = []
-  for (const [name, value] of Object.entries(fields)) {
+  for (const name of Object.keys(fields)) {
+    const value: unknown = fields[name]
     if (Array.isArray(value)) for (const one of value) raw.push(name, String(one))
-    else raw.push(name, String(value))
+    else if (value !== undefined) raw.push(name, String(value))
   }
   return raw
+}
+
+/** The fields by lower-case names. An app may write `Host` where `host` is there already: the last one counts. */
+export function lowerCased (fields: ForwardFields): ForwardFields {
+  const lower: ForwardFields = {}
+  for (const name of Object.keys(fields)) {
+    const key = name.toLowerCase()
+    // A field that was set to undefined was removed.
+    if (fields[name] === undefined) Reflect.deleteProperty(lower, key)
+    else lower[key] = fields[name]
+  }
+  return lower
 }

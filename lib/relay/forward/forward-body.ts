@@ -1,11 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { ServerHttp2Stream } from 'node:http2'
 import type { FastifyReply } from 'fastify'
-import type { Answer } from '../../client/exchange.ts'
+import type { Answer, Exchange } from '../../client/exchange.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import type { KindHead } from '../../handshake/kinds/index.ts'
 import type { Connection } from '../../connection/connection.ts'
-import { kAcceptNow } from '../../symbols.ts'
+import { kAcceptNow, kIsDraining } from '../../symbols.ts'
 import { Wait } from '../accept-and-join.ts'
 import { announcedTrailer, fieldsFor, wantedUpgrade } from './answer.ts'
 import { ask } from './ask.ts'
@@ -26,18 +26,15 @@ export async function forwardBody (
   pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings
 ): Promise<TunnelResult> {
   const wait = new Wait(pending)
-  const lateTrailers = hearTrailers(pending)
-  let asked: Answered | undefined
+  const sending = new Sending(pending, out, settings, wait)
   try {
-    const asking = once(pending, target, out, settings, lateTrailers, wait.signal)
-    asking.catch(() => {})
-    asked = await Promise.race([asking, wait.over])
-    const connection = await accept(pending, asked.answer, settings)
+    const asked = await sending.send(target)
+    const accepting = accept(pending, asked.answer, settings)
+    if (accepting !== undefined) await accepting
     wait.accepted()
-    return await joinBodies(connection, asked)
+    return await joinBodies(pending as unknown as DuplexConnection<'body'>, asked)
   } catch (error) {
-    asked?.up?.stop()
-    asked?.exchange.abort(error as Error)
+    sending.abort(error)
     wait.stop(error)
     throw error
   } finally {
@@ -45,38 +42,80 @@ export async function forwardBody (
   }
 }
 
-/** Sends the request. If a kept connection was closing just then, the request is sent once more on a new one. */
-async function once (
-  pending: PendingDuplex<'body'>, target: Target, out: Outgoing, settings: ForwardSettings, lateTrailers: () => readonly string[], signal: AbortSignal
-): Promise<Answered> {
-  for (let fresh = false; ; fresh = true) {
-    const asked = await ask(pending.reply.server, target, out, settings, true, fresh, signal)
-    const { exchange, reused } = asked
-    const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
-    let up: Pump | undefined
-    if (exchange.body === undefined) {
+/** A request that is sent to the upstream until its answer has come. */
+class Sending {
+  readonly #pending: PendingDuplex<'body'>
+  readonly #out: Outgoing
+  readonly #settings: ForwardSettings
+  readonly #wait: Wait
+  readonly #trailers: () => readonly string[]
+  #exchange: Exchange | undefined
+  #timeout: ResponseTimeout | undefined
+  #up: Pump | undefined
+
+  constructor (pending: PendingDuplex<'body'>, out: Outgoing, settings: ForwardSettings, wait: Wait) {
+    this.#pending = pending
+    this.#out = out
+    this.#settings = settings
+    this.#wait = wait
+    this.#trailers = out.streams ? hearTrailers(pending) : noTrailers
+    // The answer then rejects.
+    wait.onStop = reason => this.#exchange?.abort(reason as Error)
+  }
+
+  abort (error: unknown): void {
+    this.#up?.stop()
+    this.#exchange?.abort(error as Error)
+  }
+
+  /** Sends the request. If a kept connection was closing just then, the request is sent once more on a new one. */
+  async send (target: Target): Promise<Answered> {
+    const wait = this.#wait
+    if (wait.stopped) throw wait.failure
+    for (let fresh = false; ; fresh = true) {
+      const asking = ask(this.#pending.reply.server, target, this.#out, this.#settings, fresh, wait)
+      const asked = asking instanceof Promise ? await asking : asking
+      this.#begin(asked.exchange)
+      try {
+        return { ...asked, answer: await asked.exchange.answer, up: this.#up }
+      } catch (error) {
+        this.#up?.stop()
+        if (!asked.reused || wait.stopped || !this.#mayRepeat(asked.exchange, error)) throw error
+      } finally {
+        this.#timeout?.over()
+      }
+    }
+  }
+
+  #begin (exchange: Exchange): void {
+    this.#exchange = exchange
+    const timeout = this.#timeout = new ResponseTimeout(exchange, this.#settings.responseTimeout)
+    if (this.#wait.stopped) {
+      exchange.abort(this.#wait.failure as Error)
+    } else if (exchange.body === undefined) {
       timeout.waits()
     } else {
-      up = new Pump(pending.readable, exchange.body, {
+      this.#up = new Pump(this.#pending.readable, exchange.body, {
         waits: () => timeout.waits(),
         flows: () => timeout.flows(),
         failed: error => exchange.abort(error),
         ends: () => {
-          const trailers = trailerFields(lateTrailers())
+          const trailers = trailerFields(this.#trailers())
           if (trailers.length > 0) exchange.addTrailers(trailers.flat())
         }
       }).start()
     }
-    try {
-      return { ...asked, answer: await exchange.answer, up }
-    } catch (error) {
-      up?.stop()
-      const code = (error as { code?: string }).code
-      const repeatable = reused && code === 'FST_ERR_DUPLEX_UPSTREAM_LOST' && !exchange.heard && !out.streams && IDEMPOTENT.has(out.method)
-      if (!repeatable || signal.aborted) throw error
-    }
+  }
+
+  #mayRepeat (exchange: Exchange, error: unknown): boolean {
+    const { streams, method } = this.#out
+    return (error as { code?: string }).code === 'FST_ERR_DUPLEX_UPSTREAM_LOST' && !exchange.heard && !streams && IDEMPOTENT.has(method)
   }
 }
+
+function noTrailers (): readonly string[] { return NONE }
+
+const NONE: readonly string[] = []
 
 /** The trailers of the client's request. They can be read once the body has ended. */
 function hearTrailers ({ reply, readable }: PendingDuplex<'body'>): () => readonly string[] {
@@ -96,7 +135,7 @@ function writeTogether ({ httpVersion, reply }: PendingDuplex<'body'>): void {
 }
 
 /** Accepts the client's request with the upstream's answer, whatever its status is. The framing of the answer is kept. */
-async function accept (pending: PendingDuplex<'body'>, answer: Answer, settings: ForwardSettings): Promise<DuplexConnection<'body'>> {
+function accept (pending: PendingDuplex<'body'>, answer: Answer, settings: ForwardSettings): Promise<void> | void {
   const fields = fieldsFor(pending, answer, settings)
   const own: [string, string][] = []
   const { 'content-length': length } = fields
@@ -106,17 +145,18 @@ async function accept (pending: PendingDuplex<'body'>, answer: Answer, settings:
   if (trailer !== undefined && length === undefined && !bodyless) own.push(['Trailer', trailer])
   const upgrade = wantedUpgrade(answer, pending)
   if (upgrade !== undefined) own.push(['Upgrade', upgrade], ['Connection', 'Upgrade'])
+  const connection = pending as unknown as Connection
+  if (upgrade === undefined && connection[kIsDraining] && pending.httpVersion !== '2.0') own.push(['Connection', 'close'])
   const head: KindHead = {
     kind: 'body',
     status: answer.statusCode,
     allows: () => true,
     fields: () => own,
+    whileDraining: true,
     trailers: length === undefined && !bodyless && answer.statusCode !== 304
   }
   const claim = claimOf((pending.reply as FastifyReply).request.raw) as Claim
   head.trailers &&= claim.req.method !== 'HEAD'
-  const connection = pending as unknown as Connection
   writeTogether(pending)
-  await connection[kAcceptNow]({ statusCode: answer.statusCode, headers: fields }, head)
-  return connection as unknown as DuplexConnection<'body'>
+  return connection[kAcceptNow]({ statusCode: answer.statusCode, headers: fields }, head)
 }

@@ -6,21 +6,23 @@ import type { Answer, Exchange } from '../../client/exchange.ts'
 import { isPlainSuccess } from '../../handshake/kinds/kind.ts'
 import { acceptAndJoin } from '../accept-and-join.ts'
 import { fieldsFor, wantedUpgrade } from './answer.ts'
-import { ask } from './ask.ts'
+import { askAlone } from './ask.ts'
 import type { ForwardSettings } from './options.ts'
 import type { Outgoing } from './outgoing.ts'
 import { ResponseTimeout } from './response-timeout.ts'
 import { Pump } from './pump.ts'
 import type { Target } from './target.ts'
-import type { DuplexAcceptOptions, PendingDuplex, TunnelResult } from '../../../types/index.ts'
+import type { DuplexAcceptOptions, ForwardFields, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
 /** The upstream has answered, and has not accepted. */
 class Refused extends Error {
   readonly answer: Answer
+  readonly exchange: Exchange
 
-  constructor (answer: Answer) {
+  constructor (answer: Answer, exchange: Exchange) {
     super(`The upstream answered ${answer.statusCode}`)
     this.answer = answer
+    this.exchange = exchange
   }
 }
 
@@ -32,7 +34,6 @@ export async function forwardStream (
   try {
     return await acceptAndJoin(pending, async signal => {
       const answer = await answerOf(pending, target, out, settings, signal)
-      if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer)
       try {
         options = acceptance(pending, answer, out, settings)
       } catch (error) {
@@ -43,7 +44,7 @@ export async function forwardStream (
     }, () => options)
   } catch (error) {
     if (!(error instanceof Refused)) throw error
-    refuse(pending, error.answer, settings)
+    refuse(pending, error, settings)
     return undefined
   }
 }
@@ -54,15 +55,17 @@ async function answerOf (
   const leaving = new AbortController()
   // A refusal ends the tunnel. But its body is still to come from the upstream, so this does not break the exchange off.
   signal.addEventListener('abort', () => { if (!(signal.reason instanceof Refused)) leaving.abort(signal.reason) }, { once: true })
-  const { exchange } = await ask(pending.reply.server, target, out, settings, false, true, leaving.signal)
+  const { exchange } = await askAlone(pending.reply.server, target, out, settings, leaving.signal)
   const timeout = new ResponseTimeout(exchange, settings.responseTimeout)
   const up = sendBody(pending.reply.request.raw as IncomingMessage, exchange, out, timeout)
   try {
     const answer = await exchange.answer
+    if (answer.kind === 'body' || answer.kind === 'hijack') throw new Refused(answer, exchange)
     // RFC 9110 section 7.8: the stream begins after the whole request.
-    if (up !== undefined && answer.kind !== 'body' && answer.kind !== 'hijack') await up.whole
+    await up?.whole
     return answer
   } finally {
+    timeout.over()
     up?.pump.stop()
   }
 }
@@ -96,16 +99,22 @@ function acceptance (pending: PendingDuplex, answer: Answer, out: Outgoing, sett
 }
 
 /** Sends the upstream's answer to the client through `reply`, with all hooks. */
-function refuse (pending: PendingDuplex, answer: Answer, settings: ForwardSettings): void {
+function refuse (pending: PendingDuplex, { answer, exchange }: Refused, settings: ForwardSettings): void {
   const { reply } = pending
   const { statusCode, readable } = answer
   readable.on('error', () => {})
-  // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
-  if (pending.httpVersion === '2.0' && statusCode < 300) {
+  // The rest of the request never comes. The upstream might wait for it, with its own side ended.
+  if (exchange.body?.writableFinished === false) readable.once('close', () => exchange.abort(new Error('The upgrade was refused')))
+  let fields: ForwardFields
+  try {
+    // RFC 8441 section 5: over HTTP/2 this status would mean acceptance.
+    if (pending.httpVersion === '2.0' && statusCode < 300) throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
+    fields = fieldsFor(pending, answer, settings)
+  } catch (error) {
     readable.destroy()
-    throw new FST_ERR_DUPLEX_UPSTREAM_INVALID(`it answers an upgrade with ${statusCode}`)
+    throw error
   }
-  for (const [name, value] of Object.entries(fieldsFor(pending, answer, settings))) reply.header(name, value)
+  for (const [name, value] of Object.entries(fields)) reply.header(name, value)
   const upgrade = wantedUpgrade(answer, pending)
   if (upgrade !== undefined) reply.header('upgrade', upgrade)
   reply.code(statusCode)

@@ -5,7 +5,7 @@ import { forwardBody } from './forward-body.ts'
 import { forwardStream } from './forward-stream.ts'
 import { forwardSettings, type ForwardSettings } from './options.ts'
 import { outgoing } from './outgoing.ts'
-import { targetOf } from './target.ts'
+import { knownTarget } from './target.ts'
 import type { DuplexKind, ForwardOptions, ForwardUpstream, PendingDuplex, TunnelResult } from '../../../types/index.ts'
 
 /**
@@ -48,7 +48,7 @@ async function run (pending: PendingDuplex, upstream: ForwardUpstream, settings:
   const request = pending.reply.request as FastifyRequest
   const given = typeof upstream === 'function' ? await upstream(request as never) : upstream
   if (given === undefined) throw new FST_ERR_DUPLEX_NO_UPSTREAM()
-  const target = targetOf(given)
+  const target = knownTarget(given)
   const out = outgoing(pending, target, settings)
   return pending.kind === 'body'
     ? await forwardBody(pending, target, out, settings)

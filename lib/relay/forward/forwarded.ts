@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import type { ForwardFields } from '../../../types/index.ts'
 
-/** The fields in which proxies describe the client. */
-const SAID = /^(?:forwarded|x-forwarded-.*|x-real-ip)$/
+/** The fields in which proxies describe the client. Servers that speak CGI cannot tell `_` from `-` in a name. */
+const SAID = /^(?:forwarded|x[-_]forwarded[-_].*|x[-_]real[-_]ip)$/
 
 /**
  * Tells the upstream who the client is. Fastify's `trustProxy` decides which of the received fields are believed: `request.ips`

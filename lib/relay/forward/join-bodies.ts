@@ -2,6 +2,8 @@ import type { ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
 import type { Answer } from '../../client/exchange.ts'
+import type { Connection } from '../../connection/connection.ts'
+import { kHearEnd, kUnhearEnd } from '../../symbols.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import { closedEarly } from '../closed-early.ts'
 import type { Asked } from './ask.ts'
@@ -66,15 +68,12 @@ class BodyJoint {
   }
 
   start (): void {
-    const { signal, writable } = this.#connection
+    const { writable } = this.#connection
     const { readable } = this.#answer
-    signal.addEventListener('abort', this.#onGone)
     writable.on('finish', this.#onFinish)
     readable.on('close', this.#onClose)
-    if (signal.aborted) {
-      this.#onGone()
-      return
-    }
+    ;(this.#connection as unknown as Connection)[kHearEnd](this.#fail)
+    if (this.#over) return
     this.#down.start()
     if (readable.errored != null) this.#fail(readable.errored)
     else if (readable.destroyed) this.#onClose()
@@ -121,8 +120,6 @@ class BodyJoint {
     this.#halfClose?.()
   }
 
-  readonly #onGone = (): void => this.#fail(this.#connection.signal.reason as Error)
-
   /** @param over the upstream takes nothing more, so the rest of the client's body has nowhere to go */
   #check (over: boolean): void {
     if (this.#over || !this.#answered) return
@@ -151,7 +148,7 @@ class BodyJoint {
     this.#resolve({ bytesToUpstream: this.#up?.bytes ?? 0, bytesFromUpstream: this.#down.bytes })
   }
 
-  #fail (error: Error): void {
+  readonly #fail = (error: Error): void => {
     if (this.#over) return
     this.#stop()
     this.#exchange.abort(error)
@@ -166,7 +163,7 @@ class BodyJoint {
     this.#client?.removeListener('end', this.#onClientEnd)
     this.#up?.stop()
     this.#down.stop()
-    this.#connection.signal.removeEventListener('abort', this.#onGone)
+    ;(this.#connection as unknown as Connection)[kUnhearEnd](this.#fail)
     this.#connection.writable.removeListener('finish', this.#onFinish)
     this.#answer.readable.removeListener('close', this.#onClose)
   }

@@ -2,7 +2,7 @@ import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_BAD_UPGRADE, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
 import { claimOf, type Claim } from '../../handshake/claim.ts'
 import { chooseToken, meantForRoute } from '../../syntax/upgrade-tokens.ts'
-import { rawFields, requestFields } from './fields.ts'
+import { lowerCased, rawFields, requestFields } from './fields.ts'
 import { sayForwarded } from './forwarded.ts'
 import type { ForwardSettings } from './options.ts'
 import { assertPath, originForm } from './path.ts'
@@ -15,6 +15,8 @@ export interface Outgoing {
   readonly method: string
   readonly target: string
   readonly headers: readonly string[]
+  /** `headers` is all that an HTTP/1 connection needs. */
+  readonly plain: boolean
   /** The tokens that the upstream may switch to. Undefined if the request is no upgrade. */
   readonly protocol: readonly string[] | undefined
   /** The body is sent while it arrives. */
@@ -33,19 +35,30 @@ export function outgoing (pending: PendingDuplex, target: Target, settings: Forw
   let fields = requestFields(raw.headers)
   fields.host = target.host
   sayForwarded(fields, request, settings.forwarded)
-  fields = settings.requestHeaders?.(fields, request as never) ?? fields
-  for (const name of Object.keys(fields)) if (FRAMING.test(name)) Reflect.deleteProperty(fields, name)
+  if (settings.requestHeaders !== undefined) {
+    fields = lowerCased(settings.requestHeaders(fields, request as never) ?? fields)
+    for (const name of Object.keys(fields)) if (FRAMING.test(name)) Reflect.deleteProperty(fields, name)
+  }
   const translate = protocol && translateWebSocket(fields, raw.headers, protocol, raw.httpVersionMajor, settings.version)
   const { streams, parsed } = body(fields, pending, request, claim)
+  // It would need an entry in `Connection`.
+  if (pending.kind !== 'body') delete fields.te
   if (pending.kind === 'connect') {
     const { host, port } = pending.authority
     const authority = host.includes(':') ? `[${host}]:${port}` : `${host}:${port}`
     fields.host = authority
-    return { method: 'CONNECT', target: authority, headers: rawFields(fields), protocol, streams, parsed, translate }
+    return { method: 'CONNECT', target: authority, headers: rawFields(fields), plain: false, protocol, streams, parsed, translate }
   }
   const path = pathOf(request, settings)
-  return { method: raw.method as string, target: path, headers: rawFields(fields), protocol, streams, parsed, translate }
+  const method = raw.method as string
+  const plain = pending.kind === 'body' && (streams || WITHOUT_BODY.has(method) || fields['content-length'] !== undefined)
+  // RFC 9110 section 10.1.4: TE is a field of one connection.
+  if (plain) fields.connection = fields.te === undefined ? 'keep-alive' : 'keep-alive, te'
+  return { method, target: path, headers: rawFields(fields), plain, protocol, streams, parsed, translate }
 }
+
+/** Methods for which Node's client adds no `Transfer-Encoding`. */
+const WITHOUT_BODY = new Set(['GET', 'HEAD', 'DELETE', 'OPTIONS', 'TRACE'])
 
 /** Fields that `requestHeaders` cannot set, because they frame the message or switch the connection. */
 const FRAMING = /^(?:connection|upgrade|transfer-encoding|keep-alive|proxy-connection|content-length|expect|:.*)$/i
@@ -73,9 +86,14 @@ function body (fields: ForwardFields, pending: PendingDuplex, { raw, body }: Fas
   if (pending.kind === 'body') {
     // A hook may have replaced the body by another stream.
     const asItCame = pending.readable === (raw as unknown) || raw.httpVersionMajor === 2
-    if (length !== undefined && asItCame) fields['content-length'] = length
-    else if (coding !== undefined || length !== undefined) fields['transfer-encoding'] = asItCame ? coding as string : 'chunked'
-    else if (raw.httpVersionMajor === 2 && !claim.carrier.inputEnded) fields['transfer-encoding'] = 'chunked'
+    if (length !== undefined && asItCame) {
+      fields['content-length'] = length
+    } else if (coding !== undefined || length !== undefined) {
+      delete fields['content-length']
+      fields['transfer-encoding'] = asItCame ? coding as string : 'chunked'
+    } else if (raw.httpVersionMajor === 2 && !claim.carrier.inputEnded) {
+      fields['transfer-encoding'] = 'chunked'
+    }
     const streams = fields['transfer-encoding'] !== undefined || (fields['content-length'] !== undefined && Number(length) > 0)
     return { streams, parsed: undefined }
   }

@@ -6,14 +6,20 @@ import { FST_ERR_DUPLEX_BAD_PATH, FST_ERR_DUPLEX_INVALID_OPTION } from '../../er
  */
 const ABSOLUTE = /^[a-z][a-z0-9+.-]*:\/\/[^/?#]*/i
 
-/** A request target that cannot break out of its line. Node's own clients accept nothing else. */
-const PATH = /^(?:\/[\u0021-\u00ff]*|\*)$/
+/**
+ * A request target that cannot break out of its line. Node's own clients accept nothing else. No target has a `#` (RFC 9112
+ * section 3.2): the router stops reading there, and the upstream might read on.
+ */
+const PATH = /^(?:\/[\u0021\u0022\u0024-\u00ff]*|\*)$/
+
+/** The router of Fastify may begin a path at the first slash, even if that is within the query. */
+const NO_PATH = /^\?.*\//
 
 /** The path and query of any request target. */
 export function originForm (url: string): string {
   const path = url.replace(ABSOLUTE, '')
   const rooted = path === '' || path.startsWith('?') ? `/${path}` : path
-  if (!PATH.test(rooted)) throw new FST_ERR_DUPLEX_BAD_PATH()
+  if (!PATH.test(rooted) || NO_PATH.test(path)) throw new FST_ERR_DUPLEX_BAD_PATH()
   return rooted
 }
 

@@ -13,11 +13,12 @@ export class ResponseTimeout implements PumpWatcher {
   constructor (exchange: Exchange, delay: Milliseconds) {
     this.#exchange = exchange
     this.#delay = delay
-    const over = (): void => {
-      this.#answered = true
-      this.flows()
-    }
-    exchange.answer.then(over, over)
+  }
+
+  /** The answer is there, or will never come. */
+  over (): void {
+    this.#answered = true
+    this.flows()
   }
 
   waits (): void {
@@ -28,6 +29,7 @@ export class ResponseTimeout implements PumpWatcher {
 
   flows (): void {
     clearTimeout(this.#timer)
+    this.#timer = undefined
   }
 
   failed (error: Error): void {

@@ -13,6 +13,22 @@ export interface Target {
 
 const PORTS = { http: 80, https: 443 } as const
 
+const known = new Map<string, Target>()
+/** An app has few upstreams. But it may make each of them up from the request. */
+const MOST_KNOWN = 256
+
+/** Parses the text of an origin only once. */
+export function knownTarget (given: ForwardTarget): Target {
+  if (typeof given !== 'string') return targetOf(given)
+  let target = known.get(given)
+  if (target === undefined) {
+    target = targetOf(given)
+    if (known.size >= MOST_KNOWN) known.clear()
+    known.set(given, target)
+  }
+  return target
+}
+
 /** Throws if this is no upstream. A client must never be able to choose one, so nothing is guessed. */
 export function targetOf (given: ForwardTarget): Target {
   if (typeof given === 'string' || given instanceof URL) return ofOrigin(given)

@@ -2,7 +2,9 @@ import type { ClientHttp2Session } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../../errors.ts'
+import { EachSecond } from '../../tools/each-second.ts'
 import { rootOf } from '../../internals/fastify.ts'
+import { hasEnd } from '../../internals/streams.ts'
 import { openSession } from '../../client/http2.ts'
 import { dial } from '../../dial/dial.ts'
 import type { ForwardSettings } from './options.ts'
@@ -17,14 +19,23 @@ const MOST_IDLE = 64
 
 /** The connections of an app to its upstreams, if they carry more than one request. */
 export class Upstreams {
-  readonly #idle = new Map<string, IdleSocket[]>()
+  readonly #idle = new Map<string, Kept[]>()
   readonly #sessions = new Map<string, Promise<ClientHttp2Session>>()
+  readonly #sweep = new EachSecond(() => {
+    const now = performance.now()
+    // The one that has waited longest is the first.
+    for (const kept of this.#idle.values()) while (kept[0]?.isOld(now) === true) kept.shift()?.destroy()
+    for (const [key, kept] of this.#idle) if (kept.length === 0) this.#idle.delete(key)
+    return this.#idle.size > 0
+  })
+
   #closed = false
 
   /** An unused connection, if there is one. */
   take (key: string): Socket | undefined {
     const idle = this.#idle.get(key)
-    for (let next = idle?.pop(); next !== undefined; next = idle?.pop()) {
+    if (idle === undefined) return undefined
+    for (let next = idle.pop(); next !== undefined; next = idle.pop()) {
       const socket = next.take()
       if (socket !== undefined) return socket
     }
@@ -33,25 +44,27 @@ export class Upstreams {
 
   /** Takes back a connection that carries no request any more. */
   give (key: string, socket: Socket): void {
-    const idle = this.#idle.get(key) ?? []
-    if (this.#closed || socket.destroyed || !socket.writable || idle.length >= MOST_IDLE) {
+    let idle = this.#idle.get(key)
+    if (this.#closed || socket.destroyed || hasEnd(socket) || !socket.writable || (idle !== undefined && idle.length >= MOST_IDLE)) {
       socket.destroy()
       return
     }
-    this.#idle.set(key, idle)
-    const entry = new IdleSocket(socket, () => {
-      const at = idle.indexOf(entry)
-      if (at !== -1) idle.splice(at, 1)
-      if (idle.length === 0 && this.#idle.get(key) === idle) this.#idle.delete(key)
-    })
-    idle.push(entry)
+    if (idle === undefined) this.#idle.set(key, idle = [])
+    Kept.of(socket).wait(idle)
+    this.#sweep.start()
   }
 
-  /** An HTTP/2 session that can take another stream. */
-  async session (key: string, target: Target, settings: ForwardSettings, signal: AbortSignal): Promise<ClientHttp2Session> {
-    const known = this.#sessions.get(key)
+  /**
+   * An HTTP/2 session that can take another stream.
+   *
+   * @param fresh a new one
+   */
+  async session (
+    key: string, target: Target, settings: ForwardSettings, fresh: boolean, signal: AbortSignal
+  ): Promise<{ session: ClientHttp2Session, reused: boolean }> {
+    const known = fresh ? undefined : this.#sessions.get(key)
     const session = known === undefined ? undefined : await known.catch(() => undefined)
-    if (session !== undefined && takesMore(session)) return session
+    if (session !== undefined && takesMore(session)) return { session, reused: true }
     const opening = openTo(target, settings, signal)
     this.#sessions.set(key, opening)
     const forget = (): void => { if (this.#sessions.get(key) === opening) this.#sessions.delete(key) }
@@ -61,54 +74,81 @@ export class Upstreams {
       opened.once('goaway', forget)
       if (this.#closed) opened.close()
     }, forget)
-    return await opening
+    return { session: await opening, reused: false }
+  }
+
+  /** The session may be dead: it takes no more requests. */
+  distrust (key: string, session: ClientHttp2Session): void {
+    const known = this.#sessions.get(key)
+    void known?.then(current => { if (current === session && this.#sessions.get(key) === known) this.#sessions.delete(key) }, () => {})
+    session.close()
   }
 
   close (): void {
     this.#closed = true
-    for (const idle of [...this.#idle.values()]) for (const entry of [...idle]) entry.take()?.destroy()
+    for (const idle of this.#idle.values()) for (const kept of idle.splice(0)) kept.destroy()
     for (const session of this.#sessions.values()) session.then(opened => opened.close(), () => {})
     this.#sessions.clear()
   }
 }
 
-/** A connection that waits for its next request. If bytes arrive meanwhile, they answer nothing, and the connection is closed. */
-class IdleSocket {
-  readonly #socket: Socket
-  readonly #gone: () => void
-  readonly #timer: NodeJS.Timeout
+const kKept = Symbol('fastify-duplex.kept')
 
-  constructor (socket: Socket, gone: () => void) {
+interface KeptSocket extends Socket {
+  [kKept]?: Kept
+}
+
+/**
+ * A connection that carries one request after the other. If bytes arrive while it waits for the next request, they answer
+ * nothing, and the connection is closed. Its listeners stay, because they cost more than the calls that they do not need.
+ */
+class Kept {
+  readonly #socket: Socket
+  /** The list that it waits in. */
+  #idle: Kept[] | undefined
+  #since = 0
+
+  private constructor (socket: Socket) {
     this.#socket = socket
-    this.#gone = gone
-    this.#timer = setTimeout(() => socket.destroy(), IDLE).unref()
-    socket.on('data', this.#destroy)
-    socket.on('end', this.#destroy)
-    socket.on('close', this.#onClose)
-    socket.resume()
+    const destroy = (): void => { if (this.#idle !== undefined) socket.destroy() }
+    socket.on('data', destroy)
+    socket.on('end', destroy)
+    socket.on('close', () => {
+      const at = this.#idle?.indexOf(this) ?? -1
+      if (at !== -1) this.#idle?.splice(at, 1)
+    })
+  }
+
+  static of (socket: KeptSocket): Kept {
+    return (socket[kKept] ??= new Kept(socket))
+  }
+
+  wait (idle: Kept[]): void {
+    const socket = this.#socket
+    this.#idle = idle
+    this.#since = performance.now()
+    idle.push(this)
+    if (socket.isPaused()) socket.resume()
     socket.unref()
   }
+
+  isOld (now: number): boolean { return now - this.#since >= IDLE }
 
   /** @returns undefined if the connection is gone */
   take (): Socket | undefined {
     const socket = this.#socket
-    this.#leave()
-    socket.ref()
-    return socket.destroyed || socket.readableEnded || !socket.writable ? undefined : socket
+    this.#idle = undefined
+    if (!socket.destroyed && !hasEnd(socket) && socket.writable && !this.isOld(performance.now())) {
+      socket.ref()
+      return socket
+    }
+    socket.destroy()
+    return undefined
   }
 
-  #leave (): void {
-    clearTimeout(this.#timer)
-    this.#socket.removeListener('data', this.#destroy)
-    this.#socket.removeListener('end', this.#destroy)
-    this.#socket.removeListener('close', this.#onClose)
-  }
-
-  readonly #destroy = (): void => { this.#socket.destroy() }
-
-  readonly #onClose = (): void => {
-    this.#leave()
-    this.#gone()
+  destroy (): void {
+    this.#idle = undefined
+    this.#socket.destroy()
   }
 }
 
