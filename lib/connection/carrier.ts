@@ -93,6 +93,8 @@ export interface Carrier {
   /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
+  /** Much input has arrived, and waits for a reader outside of `readable`. */
+  readonly inputWaits?: boolean
   /** Further members of `closed`. */
   readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
   /** Set if the input has a rate. It has the bytes that may not pass yet. */

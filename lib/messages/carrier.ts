@@ -60,7 +60,11 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   sendContinue (): void { this.inner.sendContinue() }
   refusing (): void { this.inner.refusing() }
   reportDisconnect (): void { this.inner.reportDisconnect() }
-  cut (): void { this.inner.cut() }
+  cut (): void {
+    this.messenger?.flush()
+    this.inner.cut()
+  }
+
   asBody (): Carrier { return this.inner.asBody() }
   readFrom (body: Readable): void { this.inner.readFrom(body) }
   releaseResponse (status: number): void { this.inner.releaseResponse(status) }
@@ -114,6 +118,8 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   }
 
   get closesSoon (): boolean { return this.messenger?.closesSoon === true }
+
+  get inputWaits (): boolean { return this.messenger?.inputWaits === true }
 
   get closedFacts (): Pick<DuplexClosed, 'websocket'> {
     const websocket = this.messenger?.websocket

@@ -1,7 +1,9 @@
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../errors.ts'
-import { iterateWithoutDestroying } from '../internals/streams.ts'
+import { asError } from '../thrown.ts'
+import { kLooped } from '../connection/reading.ts'
 import type { Codec } from './codec.ts'
+import { Loop } from './loop.ts'
 
 /** A payload that has arrived. */
 export interface Incoming {
@@ -40,14 +42,67 @@ export class Inbox extends Readable {
   begun = false
   /** No further message will come. */
   over = false
+  /** How many loops read this stream directly, past its buffer. */
+  loops = 0
+  /** The loop that waits for a message. */
+  #waiting: Loop | undefined
+  #resolve: ((result: IteratorResult<unknown, undefined> | Promise<IteratorResult<unknown, undefined>>) => void) | undefined
+  /** Messages for a loop are taken ahead, too. */
+  readonly #ahead: boolean
 
-  constructor (codec: Codec, owner: InboxOwner, highWaterMark: number) {
+  constructor (codec: Codec, owner: InboxOwner, highWaterMark: number, ahead: boolean) {
     super({ objectMode: true, highWaterMark })
     this.#codec = codec
     this.#owner = owner
-    iterateWithoutDestroying(this)
+    this.#ahead = ahead
     // Readers have listeners of their own. Without a reader, an error must not end the process.
-    this.on('error', () => {})
+    this.on('error', nothing)
+  }
+
+  get [kLooped] (): boolean { return this.loops > 0 }
+
+  /** A loop that leaves the stream alive at its end. */
+  override [Symbol.asyncIterator] (): NodeJS.AsyncIterator<unknown> { return new Loop(this) as unknown as NodeJS.AsyncIterator<unknown> }
+
+  /** Whether a loop may take the next message past the buffer: nobody else reads, and neither the end nor an error has come. */
+  get takesDirectly (): boolean {
+    return this.readableFlowing === null && !this.over && !this.destroyed && this.#waiting === undefined
+  }
+
+  takeFor (loop: Loop): Promise<IteratorResult<unknown, undefined>> {
+    if (this.readableLength > 0) return Promise.resolve({ done: false, value: this.read() })
+    return new Promise(resolve => {
+      this.#waiting = loop
+      this.#resolve = resolve
+      this.begun = true
+      this.#wants = true
+      this.pump()
+    })
+  }
+
+  /** The loop was left. */
+  leave (loop: Loop): void {
+    if (this.#waiting !== loop) return
+    this.#waiting = undefined
+    this.#resolve?.({ done: true, value: undefined })
+  }
+
+  #give (message: unknown): void {
+    if (this.#waiting === undefined) {
+      this.#wants = this.push(message)
+      return
+    }
+    this.#waiting = undefined
+    this.#wants = this.#ahead
+    this.#resolve?.({ done: false, value: message })
+  }
+
+  /** The stream is over. The loop that waits gets that from the stream. */
+  #release (): void {
+    const loop = this.#waiting
+    if (loop === undefined) return
+    this.#waiting = undefined
+    this.#resolve?.(loop.goOn())
   }
 
   override _read (): void {
@@ -75,16 +130,20 @@ export class Inbox extends Readable {
   /** Whether an item would be taken at once. */
   get idle (): boolean { return this.#wants && !this.#busy && !this.over }
 
+  /** Whether the end, or an error that ends the stream, would be taken at once. */
+  get takesEnd (): boolean { return this.begun && !this.#busy && !this.over && !this.destroyed }
+
   receive (item: Item): void {
     if (item === 'end') {
       this.over = true
       this.push(null)
+      this.#release()
     } else if ('failure' in item) {
       this.#end(item.failure)
     } else if ('unreadable' in item) {
       this.#leaveOut(item.unreadable)
     } else if ('value' in item) {
-      this.#wants = this.push(item.value)
+      this.#give(item.value)
     } else {
       this.#decode(item)
     }
@@ -99,9 +158,9 @@ export class Inbox extends Readable {
       return
     }
     if (typeof (message as PromiseLike<unknown>).then === 'function') {
-      this.#wait(message as PromiseLike<unknown>, value => { this.#wants = this.push(value) }, error => this.#leaveOut(cut(error, last)))
+      this.#wait(message as PromiseLike<unknown>, value => this.#give(value), error => this.#leaveOut(cut(error as Error, last)))
     } else {
-      this.#wants = this.push(message)
+      this.#give(message)
     }
   }
 
@@ -110,14 +169,14 @@ export class Inbox extends Readable {
     try {
       decided = this.#owner.onInvalid(error)
     } catch (thrown) {
-      this.#end(thrown as Error)
+      this.#end(thrown)
       return
     }
     if (typeof (decided as PromiseLike<unknown> | undefined)?.then !== 'function') return
     this.#wait(decided as PromiseLike<unknown>, () => {}, error => this.#end(error))
   }
 
-  #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: Error) => void): void {
+  #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: unknown) => void): void {
     this.#busy = true
     const go = (next: () => void): void => {
       this.#busy = false
@@ -125,13 +184,14 @@ export class Inbox extends Readable {
       next()
       this.pump()
     }
-    promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error as Error)))
+    promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error)))
   }
 
-  #end (error: Error): void {
+  #end (thrown: unknown): void {
     this.over = true
-    this.#failure = error
+    this.#failure = asError(thrown)
     if (this.readableLength === 0 || !this.begun) this.#fail()
+    this.#release()
   }
 
   #fail (): void {
@@ -146,8 +206,11 @@ export class Inbox extends Readable {
     this.over = true
     if (early) this.#owner.destroyed(error ?? undefined)
     done(error)
+    this.#release()
   }
 }
+
+function nothing (): void {}
 
 function cut (error: Error, last: boolean | undefined): Error {
   return last === true && error instanceof FST_ERR_DUPLEX_MESSAGE_INVALID ? new FST_ERR_DUPLEX_MESSAGE_CUT({ cause: error }) : error

@@ -17,6 +17,8 @@ export class Outgoing {
 export interface OutboxOwner {
   /** Adds the framing. Throws if the framing cannot hold the payload. */
   frame (payload: string | Uint8Array): string | Uint8Array
+  /** Sends a framed message if there is room. If it returns false, nothing was sent. */
+  sendNow (payload: string | Uint8Array): boolean
   /** @param done called when there is room again */
   send (message: Outgoing, done: (error?: Error) => void): void
   /** Ends our side after everything that was sent. */
@@ -40,26 +42,25 @@ export class Outbox extends Writable {
     super({ objectMode: true, highWaterMark })
     this.#codec = codec
     this.#owner = owner
-    this.on('error', () => {})
-    this.on('drain', () => {
-      for (const { resolve } of this.#waiting.splice(0)) resolve()
-    })
-    this.on('close', () => this.#refuseAll())
-    this.on('finish', () => {
-      for (const { resolve } of this.#waiting.splice(0)) resolve()
-    })
+    this.on('error', nothing)
+    this.on('drain', resolveAll)
+    this.on('close', refuseAll)
+    this.on('finish', resolveAll)
   }
 
   /** Sends a message. Resolves when there is room for more. Rejects if the message cannot be sent. The caller need not handle that. */
   send (message: unknown): Promise<void> {
     if (this.writableEnded || this.destroyed) return rejected(this.#notSent())
-    let outgoing: Outgoing
+    let payload: string | Uint8Array
     try {
-      outgoing = this.#encode(message)
+      payload = this.#framed(message)
     } catch (error) {
       return rejected(error as Error)
     }
-    if (this.write(outgoing)) return SENT
+    // If nothing waits in this stream, its machinery is not needed. A limit of what may wait looks at each write().
+    const direct = this.writableLength === 0 && this.writableCorked === 0 && this.write === Outbox.prototype.write
+    if (direct && this.#owner.sendNow(payload)) return SENT
+    if (this.write(new Outgoing(payload))) return SENT
     if (this.destroyed) return rejected(this.#notSent())
     const room = new Promise<void>((resolve, reject) => { this.#waiting.push({ resolve, reject }) })
     room.catch(() => {})
@@ -105,20 +106,33 @@ export class Outbox extends Writable {
     done(error)
   }
 
+  #framed (message: unknown): string | Uint8Array {
+    return this.#owner.frame(this.#codec.encode(message))
+  }
+
   #encode (message: unknown): Outgoing {
-    return new Outgoing(this.#owner.frame(this.#codec.encode(message)))
+    return new Outgoing(this.#framed(message))
   }
 
   #notSent (): Error {
     return this.errored == null ? new FST_ERR_DUPLEX_MESSAGE_NOT_SENT() : new FST_ERR_DUPLEX_MESSAGE_NOT_SENT({ cause: this.errored })
   }
 
-  #refuseAll (): void {
+  resolveAll (): void {
+    for (const { resolve } of this.#waiting.splice(0)) resolve()
+  }
+
+  refuseAll (): void {
     if (this.#waiting.length === 0) return
     const error = this.#notSent()
     for (const { reject } of this.#waiting.splice(0)) reject(error)
   }
 }
+
+// The same functions for all streams: a closure for each would cost memory as long as the stream lives.
+function nothing (): void {}
+function resolveAll (this: Outbox): void { this.resolveAll() }
+function refuseAll (this: Outbox): void { this.refuseAll() }
 
 /** A rejection that nobody handles must not end the process. */
 function rejected (error: Error): Promise<never> {

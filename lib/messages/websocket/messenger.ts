@@ -3,12 +3,13 @@ import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX
 import { isRead } from '../../connection/reading.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
-import type { Item } from '../inbox.ts'
+import type { Incoming, Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, receiveError, type CodedClose } from './codes.ts'
+import { FrameOutput } from './frame-output.ts'
 import { releaseWhenQuiet } from './idle-deflate.ts'
-import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
+import { joinPieces, loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
 /**
  * How many bytes the receiver gets at once. After each slice the reader's backlog is checked. It is less than the receiver's
@@ -58,10 +59,13 @@ export class WebSocketMessenger extends Messenger {
   readonly #maxLength: number
   readonly #webSocketOwner: WebSocketOwner
   readonly #receiver: Receiver
+  readonly #output: FrameOutput
   readonly #sender: Sender
   readonly #deflate: Deflate | undefined
   /** Items that were received, and that no reader has asked for. */
-  #backlog: Item[] = []
+  #backlog: Incoming[] = []
+  /** How the input ends, behind the backlog. */
+  #last: Item | undefined
   #cost = 0
   /** Chunks that were read, and that the receiver has not got yet. */
   #chunks: Buffer[] = []
@@ -106,7 +110,8 @@ export class WebSocketMessenger extends Messenger {
       this.#receiverBusy = false
       this.#feed()
     })
-    this.#sender = new Sender(bytes.writable, options.extensions)
+    this.#output = new FrameOutput(bytes.writable)
+    this.#sender = new Sender(this.#output, options.extensions)
     bytes.writable.on('drain', this.#onDrain)
     bytes.readable.on('error', this.#onError)
     // No reader asks for pings and close frames. So input is read ahead, within limits, to find them.
@@ -115,6 +120,13 @@ export class WebSocketMessenger extends Messenger {
 
   get subprotocol (): string | undefined { return this.#options.subprotocol }
   override get paused (): boolean { return this.#paused }
+  override get inputWaits (): boolean {
+    return this.#paused || this.#backlog.length + this.readable.readableLength >= this.readable.readableHighWaterMark
+  }
+
+  /** What arrives waits in the backlog. */
+  protected override get readsAhead (): boolean { return false }
+  override get held (): number { return this.writable.held + this.#output.size }
   override get peerError (): Error | undefined { return this.#peerError }
 
   override get websocket (): WebSocketClosed {
@@ -143,10 +155,14 @@ export class WebSocketMessenger extends Messenger {
     this.#raw = undefined
     const item = this.#backlog.shift()
     if (item === undefined) {
-      this.#start()
-      return undefined
+      const last = this.#last
+      this.#last = undefined
+      if (last === undefined) this.#start()
+      return last
     }
-    if (typeof item === 'object' && 'payload' in item) this.#cost -= item.payload.length + COST
+    this.#cost -= item.payload.length + COST
+    // The end behind the last message is told even if the reader does not ask for it soon.
+    if (this.#last !== undefined && this.#backlog.length === 0) process.nextTick(() => this.#tellLast())
     if (this.#isHeldUp && !this.#full) {
       // The receiver emits within `write()`. A reader is inside `wanted()` now, so feeding has to wait.
       process.nextTick(() => this.#feed())
@@ -182,6 +198,7 @@ export class WebSocketMessenger extends Messenger {
       if (chunk.length <= SLICE) this.#chunks.shift()
       else this.#chunks[0] = chunk.subarray(SLICE)
       if (!this.#receiver.write(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))) this.#receiverBusy = true
+      joinPieces(this.#receiver)
     }
     if (this.#receiverIsDone) this.#chunks = []
     const hold = this.#chunks.length > 0 || this.#full
@@ -215,7 +232,7 @@ export class WebSocketMessenger extends Messenger {
 
   #onPing (data: Buffer): void {
     if (this.#closeSent) return
-    if (this.bytes.writable.writableLength > MOST_BEFORE_PONG) this.#ping = data
+    if (this.bytes.writable.writableLength + this.#output.size > MOST_BEFORE_PONG) this.#ping = data
     else this.#sender.pong(data, this.#mask)
   }
 
@@ -248,10 +265,17 @@ export class WebSocketMessenger extends Messenger {
 
   #add (item: Item): void {
     if (this.discarding) return
-    this.#backlog.push(item)
-    this.readable.pump()
+    this.#last = item
+    this.#tellLast()
     // If nobody has begun to read, no reader will see the failure. So the owner is told here.
     if (!this.readable.begun && typeof item === 'object' && 'failure' in item) this.failed(item.failure)
+  }
+
+  #tellLast (): void {
+    const last = this.#last
+    if (last === undefined || this.#backlog.length > 0 || !this.readable.takesEnd) return
+    this.#last = undefined
+    this.readable.receive(last)
   }
 
   #onReceiveError (error: CodedClose): void {
@@ -293,6 +317,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.discarding || this.#whole !== undefined || isRead(this.readable)) return
     this.discarding = true
     this.#backlog = []
+    this.#last = undefined
     this.#cost = 0
     if (!this.readable.over) this.readable.destroy()
     this.#start()
@@ -303,9 +328,19 @@ export class WebSocketMessenger extends Messenger {
 
   override frame (payload: string | Uint8Array): string | Uint8Array { return payload }
 
+  override sendNow (payload: string | Uint8Array): boolean {
+    if (this.#deflate !== undefined || this.bytes.writable.writableNeedDrain) return false
+    this.#sender.send(payload, this.#optionsFor(payload, false))
+    return true
+  }
+
+  #optionsFor (payload: string | Uint8Array, compress: boolean): { binary: boolean, compress: boolean, fin: boolean, mask: boolean } {
+    return { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
+  }
+
   override send ({ payload }: Outgoing, done: (error?: Error) => void): void {
     const compress = this.#deflate !== undefined
-    const options = { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
+    const options = this.#optionsFor(payload, compress)
     if (compress) {
       this.#sender.send(payload, options, error => error == null ? this.#whenRoom(done) : done(error))
     } else {
@@ -337,6 +372,8 @@ export class WebSocketMessenger extends Messenger {
   }
 
   // The end
+
+  override flush (): void { this.#output.flush() }
 
   override end (): void {
     if (this.#whole !== undefined) {
@@ -372,6 +409,7 @@ export class WebSocketMessenger extends Messenger {
   #endBytes (): void {
     if (this.#bytesEnded || this.closed) return
     this.#bytesEnded = true
+    this.flush()
     this.bytes.readable.removeListener('data', this.#onData)
     this.bytes.readable.pause()
     this.bytes.end()
@@ -388,6 +426,7 @@ export class WebSocketMessenger extends Messenger {
         this.bytes.cut()
         return
       }
+      this.flush()
       if (this.breaking === undefined) this.owner.failed('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(delay))
       this.bytes.breakOff(this.breaking?.error, false)
     }, delay)
@@ -396,6 +435,7 @@ export class WebSocketMessenger extends Messenger {
   protected override breakBytes (error: CodedClose | undefined, failed: boolean, given: number | undefined): void {
     const code = this.#closeSent ? undefined : given ?? closeCodeOf(error, failed)
     if (code === undefined || this.bytes.writable.destroyed || this.bytes.writable.writableEnded) {
+      this.flush()
       this.bytes.breakOff(error, failed)
       return
     }
@@ -404,6 +444,7 @@ export class WebSocketMessenger extends Messenger {
     this.#closesSoon = true
     this.discarding = true
     this.#backlog = []
+    this.#last = undefined
     this.#cost = 0
     if (this.#whole !== undefined) {
       this.#whole.close(code, reasonOf(reason))
@@ -418,6 +459,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.closed) return
     clearTimeout(this.#timer)
     this.#backlog = []
+    this.#last = undefined
     this.#chunks = []
     this.#inflate = undefined
     this.#deflate?.cleanup()
@@ -438,6 +480,7 @@ export class WebSocketMessenger extends Messenger {
     }
     if (this.writable.writableLength > 0) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages wait to be sent')
     const { readable, writable } = this.bytes
+    this.flush()
     readable.removeListener('data', this.#onData)
     readable.removeListener('end', this.#onEnd)
     writable.removeListener('drain', this.#onDrain)
