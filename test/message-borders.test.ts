@@ -54,7 +54,7 @@ for (const [name, decode] of [
     const { wire, connection } = await room(t, { messages: { encoding: { encode: () => '', decode } } }, echo)
     wire.send(frame('x'))
     t.equal((await nextClose(wire)).code, 1007)
-    wire.send(closeFrame(1007))
+    wire.send(closeFrame(1007)).end()
     t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
   })
 }
@@ -67,7 +67,7 @@ for (const [name, onInvalid] of [
     const { wire, connection } = await room(t, { messages: { onInvalid } }, echo)
     wire.send(frame('{'))
     t.equal((await nextClose(wire)).code, 1011)
-    wire.send(closeFrame(1011))
+    wire.send(closeFrame(1011)).end()
     t.match(await connection.closed, { reason: 'error' })
   })
 }
@@ -82,7 +82,7 @@ for (const [name, validate] of [
     const { wire, connection } = await room(t, { messages: { in: {} }, before: app => { app.setValidatorCompiler((() => validate) as never) } }, echo)
     wire.send(frame('1'))
     t.equal((await nextClose(wire)).code, 1007)
-    wire.send(closeFrame(1007))
+    wire.send(closeFrame(1007)).end()
     t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
   })
 }

@@ -1,5 +1,5 @@
 import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
-import { asError } from '../thrown.ts'
+import { asError, codeOf } from '../thrown.ts'
 import { checked, invalid, unserialisable } from './codec.ts'
 import type { Incoming, Item } from './inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from './messenger.ts'
@@ -56,7 +56,7 @@ export class FramedMessenger extends Messenger {
         next = this.#left.next()
       } catch (error) {
         this.#left = undefined
-        return { failure: coded(asError(error)) }
+        return { failure: coded(error) }
       }
       if (next.done !== true) {
         const { value } = next
@@ -154,8 +154,10 @@ export class FramedMessenger extends Messenger {
   }
 }
 
-function coded (error: Error & { code?: string }): Error {
-  return error.code?.startsWith('FST_ERR_DUPLEX_') === true ? error : invalid(error.message, error)
+function coded (thrown: unknown): Error {
+  const code = codeOf(thrown)
+  const isOurs = thrown instanceof Error && typeof code === 'string' && code.startsWith('FST_ERR_DUPLEX_')
+  return isOurs ? thrown : invalid(asError(thrown).message, thrown)
 }
 
 // As generators, so that what they throw comes with the first message.

@@ -190,7 +190,9 @@ export class Inbox extends Readable {
   #end (thrown: unknown): void {
     this.over = true
     this.#failure = asError(thrown)
-    if (this.readableLength === 0 || !this.begun) this.#fail()
+    // A loop that has just got a message may still answer it.
+    if (this.loops > 0 && this.#waiting === undefined && this.readableLength === 0) setImmediate(() => this.#fail())
+    else if (this.readableLength === 0 || !this.begun) this.#fail()
     this.#release()
   }
 

@@ -2,21 +2,27 @@ import type { Writable } from 'node:stream'
 
 type Done = (error?: Error | null) => void
 
-/** Bytes that are held until the end of the tick. With more than this they are written at once. */
+/** How many bytes are held. With more than this they are written at once. */
 const MOST_HELD = 16 * 1024
+
+/** Those that hold frames. They write when this turn of the event loop has read what there was to read. */
+let waiting: FrameOutput[] = []
+
+/** The head of a frame without a mask. */
+const LONGEST_HEAD = 10
 
 /** A part of at least this size is not copied. */
 const LARGE = 4 * 1024
 
 /**
- * What a `Sender` of `ws` writes into. It writes the head and the payload of each frame apart. Here all frames of one tick
- * leave in one write.
+ * What a `Sender` of `ws` writes into. It writes the head and the payload of each frame apart. Here all frames of one turn of
+ * the event loop leave in one write. A write wakes the peer, so the writes of many connections cost less if they follow one another.
  */
 export class FrameOutput {
   readonly #stream: Writable
   #parts: (Uint8Array | string)[] = []
   #dones: Done[] | undefined
-  #scheduled = false
+  #waits = false
   #copies = true
   /** How many bytes are held. */
   size = 0
@@ -39,16 +45,17 @@ export class FrameOutput {
     if (done !== undefined) (this.#dones ??= []).push(done)
     // While the accept head is held back, the first frames leave with it.
     if (this.size >= MOST_HELD || this.#stream.writableCorked > 0) this.flush()
-    else if (!this.#scheduled) this.#schedule()
+    else if (!this.#waits) this.#wait()
   }
 
-  #schedule (): void {
-    this.#scheduled = true
-    process.nextTick(flushLater, this)
+  #wait (): void {
+    this.#waits = true
+    if (waiting.push(this) === 1) setImmediate(writeAll)
   }
 
-  later (): void {
-    this.#scheduled = false
+  /** Writes what has waited for its turn. */
+  takeTurn (): void {
+    this.#waits = false
     this.flush()
   }
 
@@ -79,8 +86,10 @@ export class FrameOutput {
   }
 }
 
-function flushLater (output: FrameOutput): void {
-  output.later()
+function writeAll (): void {
+  const all = waiting
+  waiting = []
+  for (const one of all) one.takeTurn()
 }
 
 function joined (parts: readonly (Uint8Array | string)[], size: number): Buffer {
@@ -89,9 +98,11 @@ function joined (parts: readonly (Uint8Array | string)[], size: number): Buffer 
   for (const part of parts) {
     if (typeof part === 'string') {
       at += whole.write(part, at)
-    } else {
+    } else if (part.length > LONGEST_HEAD) {
       whole.set(part, at)
       at += part.length
+    } else {
+      for (const byte of part) whole[at++] = byte
     }
   }
   return whole

@@ -1,4 +1,4 @@
-import type { Duplex } from 'node:stream'
+import type { Duplex, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../connection/reading.ts'
 import { isPiped } from '../../internals/streams.ts'
@@ -32,6 +32,13 @@ const AFTER_FAILURE = 2000
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
 
+type SendOptions = Parameters<Sender['send']>[1]
+
+const TEXT: SendOptions = { binary: false, compress: false, fin: true, mask: false }
+const BINARY: SendOptions = { ...TEXT, binary: true }
+const MASKED_TEXT: SendOptions = { ...TEXT, mask: true }
+const MASKED_BINARY: SendOptions = { ...BINARY, mask: true }
+
 export interface CloseFrame {
   readonly code: number
   readonly reason: string
@@ -59,7 +66,11 @@ export class WebSocketMessenger extends Messenger {
   readonly #maxLength: number
   readonly #webSocketOwner: WebSocketOwner
   readonly #receiver: Receiver
+  readonly #stream: Writable
   readonly #output: FrameOutput
+  /** How messages are sent that are not compressed. */
+  readonly #text: SendOptions
+  readonly #binary: SendOptions
   readonly #sender: Sender
   readonly #deflate: Deflate | undefined
   /** Items that were received, and that no reader has asked for. */
@@ -110,7 +121,10 @@ export class WebSocketMessenger extends Messenger {
       this.#receiverBusy = false
       this.#feed()
     })
-    this.#output = new FrameOutput(bytes.writable)
+    this.#stream = bytes.writable
+    this.#output = new FrameOutput(this.#stream)
+    this.#text = options.client === true ? MASKED_TEXT : TEXT
+    this.#binary = options.client === true ? MASKED_BINARY : BINARY
     this.#sender = new Sender(this.#output, options.extensions)
     bytes.writable.on('drain', this.#onDrain)
     bytes.readable.on('error', this.#onError)
@@ -175,8 +189,11 @@ export class WebSocketMessenger extends Messenger {
 
   readonly #onData = (chunk: Buffer): void => {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
-    this.#chunks.push(chunk)
-    this.#feed()
+    const isUsual = chunk.length <= SLICE && this.#chunks.length === 0 && !this.#paused && !this.#receiverBusy && !this.#receiverIsDone
+    if (!isUsual) this.#chunks.push(chunk)
+    else if (!this.#receiver.write(chunk)) this.#receiverBusy = true
+    if (!isUsual || this.#cost > this.#maxLength) this.#feed()
+    else joinPieces(this.#receiver)
   }
 
   /** Keeps a copy: the receiver unmasks frames in place, and the other library needs the bytes as they came. */
@@ -329,18 +346,14 @@ export class WebSocketMessenger extends Messenger {
   override frame (payload: string | Uint8Array): string | Uint8Array { return payload }
 
   override sendNow (payload: string | Uint8Array): boolean {
-    if (this.#deflate !== undefined || this.bytes.writable.writableNeedDrain) return false
-    this.#sender.send(payload, this.#optionsFor(payload, false))
+    if (this.#deflate !== undefined || this.#stream.writableNeedDrain) return false
+    this.#sender.send(payload, typeof payload === 'string' ? this.#text : this.#binary)
     return true
-  }
-
-  #optionsFor (payload: string | Uint8Array, compress: boolean): { binary: boolean, compress: boolean, fin: boolean, mask: boolean } {
-    return { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
   }
 
   override send ({ payload }: Outgoing, done: (error?: Error) => void): void {
     const compress = this.#deflate !== undefined
-    const options = this.#optionsFor(payload, compress)
+    const options = { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
     if (compress) {
       this.#sender.send(payload, options, error => error == null ? this.#whenRoom(done) : done(error))
     } else {
