@@ -1,12 +1,21 @@
+import { deflateRawSync } from 'node:zlib'
 import t from 'tap'
 import { lengthPrefixed, type MessageFraming } from '../lib/index.ts'
-import { closeFrame, frame, nextClose, nextText, opening } from './fixtures/frames.ts'
+import { OPCODE, closeFrame, frame, nextClose, nextFrame, nextText, opening } from './fixtures/frames.ts'
 import { echo, room, type RoomSettings } from './fixtures/messages.ts'
 import { request } from './fixtures/requests.ts'
 import { gate } from './fixtures/server.ts'
+import type { Wire } from './fixtures/wire.ts'
 
 const CHAT = request('GET /room', 'Connection: Upgrade', 'Upgrade: chat')
 const lines: RoomSettings = { head: CHAT, duplex: { protocols: ['chat'] } }
+
+const DEFLATE = { 'Sec-WebSocket-Extensions': 'permessage-deflate; client_no_context_takeover' }
+
+/** RFC 7692 section 7.2.1. */
+function deflated (text: string): Buffer {
+  return frame(deflateRawSync(text, { finishFlush: 2 }).subarray(0, -4), { rsv: 4 })
+}
 
 function framing (own: Partial<MessageFraming>): MessageFraming {
   return { name: 'own', contentType: 'text/own', encode: payload => payload, decoder: () => ({ decode: chunk => [chunk], end: () => [] }), ...own }
@@ -155,4 +164,45 @@ t.test('MS6 readTimeout does not end a peer whose messages wait for a slow reade
   t.equal(connection.signal.aborted, false)
   open.open()
   for (let at = 0; at < 20; at++) t.equal(await nextText(wire), String(at))
+})
+
+t.test('WS5 a peer that is gone while a message is inflated or compressed', async t => {
+  const { connect, connection, quiet, wire } = await room(t, {
+    duplex: { websocket: { perMessageDeflate: { threshold: 0 }, maxLength: 2_000_000 } }, head: opening('/room', DEFLATE)
+  }, echo)
+  const large = deflated('x'.repeat(1_000_000))
+  const reset = async (wire: Wire): Promise<void> => {
+    // The reset comes as soon as the first answer does, while the rest is at work.
+    wire.send(Buffer.concat([large, large, large]))
+    await wire.bytes(1)
+    wire.reset()
+  }
+  await reset(wire)
+  for (let at = 0; at < 10; at++) {
+    const other = await connect()
+    other.send(opening('/room', DEFLATE))
+    await other.head()
+    if (at % 2 === 0) {
+      await reset(other)
+    } else {
+      other.send(large)
+      await new Promise(resolve => setImmediate(resolve))
+      other.reset()
+    }
+  }
+  t.match(await connection.closed, { reason: 'abort' })
+  await quiet()
+})
+
+t.test('WS5 what was sent before a failure is sent, compressed or not', async t => {
+  for (const fields of [{}, DEFLATE]) {
+    const { wire } = await room(t, {
+      duplex: { websocket: { perMessageDeflate: { threshold: 0 } } }, head: opening('/room', fields)
+    }, async ({ send }) => {
+      for (const text of ['a', 'b', 'c']) await send(text)
+      throw new Error('mine')
+    })
+    for (let at = 0; at < 3; at++) t.equal((await nextFrame(wire)).opcode, OPCODE.text)
+    t.equal((await nextClose(wire)).code, 1011)
+  }
 })

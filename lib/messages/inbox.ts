@@ -3,7 +3,7 @@ import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../e
 import { asError } from '../thrown.ts'
 import { kLooped } from '../connection/reading.ts'
 import type { Codec } from './codec.ts'
-import { Loop } from './loop.ts'
+import { Loop, type Result } from './loop.ts'
 
 /** A payload that has arrived. */
 export interface Incoming {
@@ -46,7 +46,8 @@ export class Inbox extends Readable {
   loops = 0
   /** The loop that waits for a message. */
   #waiting: Loop | undefined
-  #resolve: ((result: IteratorResult<unknown, undefined> | Promise<IteratorResult<unknown, undefined>>) => void) | undefined
+  #next: Promise<Result> | undefined
+  #resolve: ((result: Result | Promise<Result>) => void) | undefined
   /** Messages for a loop are taken ahead, too. */
   readonly #ahead: boolean
 
@@ -69,22 +70,25 @@ export class Inbox extends Readable {
     return this.readableFlowing === null && !this.over && !this.destroyed && this.#waiting === undefined
   }
 
-  takeFor (loop: Loop): Promise<IteratorResult<unknown, undefined>> {
+  takeFor (loop: Loop): Promise<Result> {
     if (this.readableLength > 0) return Promise.resolve({ done: false, value: this.read() })
-    return new Promise(resolve => {
-      this.#waiting = loop
-      this.#resolve = resolve
-      this.begun = true
-      this.#wants = true
-      this.pump()
-    })
+    const next = new Promise<Result>(resolve => { this.#resolve = resolve })
+    this.#waiting = loop
+    this.#next = next
+    this.begun = true
+    this.#wants = true
+    this.pump()
+    return next
+  }
+
+  /** What this loop waits for. */
+  nextOf (loop: Loop): Promise<Result> | undefined {
+    return this.#waiting === loop ? this.#next : undefined
   }
 
   /** The loop was left. */
   leave (loop: Loop): void {
-    if (this.#waiting !== loop) return
-    this.#waiting = undefined
-    this.#resolve?.({ done: true, value: undefined })
+    if (this.#waiting === loop) this.#answer({ done: true, value: undefined })
   }
 
   #give (message: unknown): void {
@@ -92,17 +96,21 @@ export class Inbox extends Readable {
       this.#wants = this.push(message)
       return
     }
-    this.#waiting = undefined
     this.#wants = this.#ahead
-    this.#resolve?.({ done: false, value: message })
+    this.#answer({ done: false, value: message })
+  }
+
+  #answer (result: Result | Promise<Result>): void {
+    const resolve = this.#resolve
+    this.#waiting = undefined
+    this.#next = undefined
+    this.#resolve = undefined
+    resolve?.(result)
   }
 
   /** The stream is over. The loop that waits gets that from the stream. */
   #release (): void {
-    const loop = this.#waiting
-    if (loop === undefined) return
-    this.#waiting = undefined
-    this.#resolve?.(loop.goOn())
+    if (this.#waiting !== undefined) this.#answer(this.#waiting.goOn())
   }
 
   override _read (): void {

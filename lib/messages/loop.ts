@@ -1,6 +1,6 @@
 import type { Inbox } from './inbox.ts'
 
-type Result = IteratorResult<unknown, undefined>
+export type Result = IteratorResult<unknown, undefined>
 
 const DONE: Result = Object.freeze({ done: true, value: undefined })
 
@@ -25,7 +25,11 @@ export class Loop implements AsyncIterableIterator<unknown> {
       this.#state = 'running'
       inbox.loops++
     }
-    return inbox.takesDirectly ? inbox.takeFor(this) : this.goOn()
+    if (inbox.takesDirectly) return inbox.takeFor(this)
+    const before = inbox.nextOf(this)
+    if (before === undefined) return this.goOn()
+    const again = (): Promise<Result> => this.next()
+    return before.then(again, again)
   }
 
   /** Lets Node's own iterator go on. It leaves the stream alive at its end. */

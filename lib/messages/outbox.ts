@@ -35,7 +35,9 @@ export class Outbox extends Writable {
   readonly #codec: Codec
   readonly #owner: OutboxOwner
   #waiting: { resolve: () => void, reject: (error: Error) => void }[] = []
-  /** How many bytes of messages wait in this stream. */
+  /** The messages that wait in this stream. */
+  readonly #queue = new Set<Outgoing>()
+  /** How many bytes these have. */
   held = 0
 
   constructor (codec: Codec, owner: OutboxOwner, highWaterMark: number) {
@@ -77,14 +79,19 @@ export class Outbox extends Writable {
         outgoing = error
       }
     }
-    if (outgoing instanceof Outgoing && !this.writableEnded) this.held += outgoing.size
+    if (outgoing instanceof Outgoing && !this.writableEnded) {
+      this.held += outgoing.size
+      this.#queue.add(outgoing)
+    }
     return super.write(outgoing, encoding as BufferEncoding, callback as Done)
   }
 
   override _write (message: unknown, _encoding: BufferEncoding, done: Done): void {
     let outgoing: unknown = message
-    if (outgoing instanceof Outgoing) this.held -= outgoing.size
-    else if (!(outgoing instanceof Error)) {
+    if (outgoing instanceof Outgoing) {
+      this.held -= outgoing.size
+      this.#queue.delete(outgoing)
+    } else if (!(outgoing instanceof Error)) {
       // `end(message)` comes here without passing `write()`.
       try {
         outgoing = this.#encode(message)
@@ -96,12 +103,20 @@ export class Outbox extends Writable {
     else done(outgoing as Error)
   }
 
+  /** Takes the messages that wait, because the stream is about to be destroyed. */
+  takeQueue (): Outgoing[] {
+    this.held = 0
+    const queue = [...this.#queue]
+    this.#queue.clear()
+    return queue
+  }
+
   override _final (done: Done): void {
     this.#owner.finish(done)
   }
 
   override _destroy (error: Error | null, done: Done): void {
-    this.held = 0
+    this.takeQueue()
     if (!this.writableFinished) this.#owner.destroyed(error ?? undefined)
     done(error)
   }

@@ -73,6 +73,7 @@ export class WebSocketMessenger extends Messenger {
   readonly #binary: SendOptions
   readonly #sender: Sender
   readonly #deflate: Deflate | undefined
+  readonly #releaseDeflate: (() => void) | undefined
   /** Items that were received, and that no reader has asked for. */
   #backlog: Incoming[] = []
   /** How the input ends, behind the backlog. */
@@ -107,7 +108,7 @@ export class WebSocketMessenger extends Messenger {
     const { Receiver, Sender, PerMessageDeflate } = loadedParts()
     this.#deflate = options.extensions[PerMessageDeflate.extensionName]
     if (this.#deflate !== undefined) {
-      releaseWhenQuiet(this.#deflate)
+      this.#releaseDeflate = releaseWhenQuiet(this.#deflate)
       this.#inflateInTurn(this.#deflate)
     }
     this.#receiver = new Receiver({
@@ -352,14 +353,17 @@ export class WebSocketMessenger extends Messenger {
   }
 
   override send ({ payload }: Outgoing, done: (error?: Error) => void): void {
-    const compress = this.#deflate !== undefined
-    const options = { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
-    if (compress) {
-      this.#sender.send(payload, options, error => error == null ? this.#whenRoom(done) : done(error))
-    } else {
-      this.#sender.send(payload, options)
+    if (this.#deflate === undefined) {
+      this.#send(payload)
       this.#whenRoom(done)
+    } else {
+      this.#send(payload, error => error == null ? this.#whenRoom(done) : done(error))
     }
+  }
+
+  #send (payload: string | Uint8Array, done?: (error?: Error) => void): void {
+    const compress = this.#deflate !== undefined
+    this.#sender.send(payload, { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }, done)
   }
 
   #whenRoom (done: (error?: Error) => void): void {
@@ -464,6 +468,8 @@ export class WebSocketMessenger extends Messenger {
       this.#cutAfter(AFTER_FAILURE)
       return
     }
+    // What waits for compression, or for the peer, was sent before the failure.
+    for (const { payload } of this.writable.takeQueue()) this.#send(payload)
     this.#sendClose(code, reason)
     this.#feed()
   }
@@ -475,7 +481,7 @@ export class WebSocketMessenger extends Messenger {
     this.#last = undefined
     this.#chunks = []
     this.#inflate = undefined
-    this.#deflate?.cleanup()
+    this.#releaseDeflate?.()
     const done = this.#room
     this.#room = undefined
     super.over(error)
