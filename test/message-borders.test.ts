@@ -206,3 +206,65 @@ t.test('WS5 what was sent before a failure is sent, compressed or not', async t 
     t.equal((await nextClose(wire)).code, 1011)
   }
 })
+
+t.test('WS5 what was compressed before an end without a close frame is read', async t => {
+  const heard = gate<unknown[]>()
+  const { wire } = await room(t, {
+    duplex: { websocket: { perMessageDeflate: true, maxLength: 2_000_000 } }, head: opening('/room', DEFLATE)
+  }, async ({ readable }) => {
+    const seen: unknown[] = []
+    try {
+      for await (const message of readable) seen.push((message as string).length)
+    } catch (error) {
+      seen.push((error as { code: string }).code)
+    }
+    heard.open(seen)
+  })
+  wire.end(Buffer.concat([deflated('x'.repeat(1_500_000)), deflated('y')]))
+  t.strictSame(await heard.promise, [1_500_000, 1, 'FST_ERR_DUPLEX_ABORTED'])
+})
+
+for (const framing of ['websocket', 'lines'] as const) {
+  const settings = framing === 'lines' ? lines : {}
+  const sent = (message: number): Buffer => framing === 'lines' ? Buffer.from(`${message}\n`) : frame(String(message))
+  const end = framing === 'lines' ? Buffer.alloc(0) : closeFrame(1000)
+
+  t.test(`MS9 two loops share the messages, and others join them [${framing}]`, async t => {
+    const half = gate()
+    const all = gate<number[]>()
+    const { wire } = await room(t, settings, async ({ readable }) => {
+      const seen: number[] = []
+      const saw = (message: unknown): void => { if (seen.push(message as number) === 20) half.open() }
+      const loop = async (): Promise<void> => { for await (const message of readable) saw(message) }
+      await Promise.all([loop(), loop()])
+      all.open(seen)
+    })
+    for (let at = 0; at < 20; at++) await wire.sendSlowly(sent(at))
+    await half.promise
+    wire.end(Buffer.concat([...Array.from({ length: 20 }, (_, at) => sent(20 + at)), end]))
+    t.strictSame((await all.promise).sort((a, b) => a - b), Array.from({ length: 40 }, (_, at) => at))
+  })
+
+  t.test(`MS9 next() that is called ahead, and then a listener [${framing}]`, async t => {
+    const two = gate()
+    const all = gate<unknown[]>()
+    const { wire } = await room(t, settings, async ({ readable }) => {
+      const loop = readable[Symbol.asyncIterator]()
+      const three = [loop.next(), loop.next(), loop.next()]
+      const seen: unknown[] = []
+      for (const next of three) seen.push((await next).value)
+      const waiting = loop.next()
+      two.open()
+      seen.push((await waiting).value)
+      await loop.return?.()
+      readable.on('data', message => seen.push(message))
+      readable.on('end', () => all.open(seen))
+      await all.promise
+    })
+    wire.send(Buffer.concat([sent(0), sent(1), sent(2)]))
+    await two.promise
+    await wire.sendSlowly(sent(3))
+    wire.end(Buffer.concat([...Array.from({ length: 10 }, (_, at) => sent(4 + at)), end]))
+    t.strictSame(await all.promise, Array.from({ length: 14 }, (_, at) => at))
+  })
+}

@@ -76,7 +76,7 @@ export class Inbox extends Readable {
     this.#waiting = loop
     this.#next = next
     this.begun = true
-    this.#wants = true
+    if (this.#ahead) this.#wants = true
     this.pump()
     return next
   }
@@ -92,12 +92,8 @@ export class Inbox extends Readable {
   }
 
   #give (message: unknown): void {
-    if (this.#waiting === undefined) {
-      this.#wants = this.push(message)
-      return
-    }
-    this.#wants = this.#ahead
-    this.#answer({ done: false, value: message })
+    if (this.#waiting === undefined) this.#wants = this.push(message)
+    else this.#answer({ done: false, value: message })
   }
 
   #answer (result: Result | Promise<Result>): void {
@@ -128,7 +124,7 @@ export class Inbox extends Readable {
 
   /** Something has arrived. */
   pump (): void {
-    while (this.#wants && !this.#busy && !this.over && !this.destroyed) {
+    while (this.idle && !this.destroyed) {
       const item = this.#owner.wanted()
       if (item === undefined) return
       this.receive(item)
@@ -136,7 +132,7 @@ export class Inbox extends Readable {
   }
 
   /** Whether an item would be taken at once. */
-  get idle (): boolean { return this.#wants && !this.#busy && !this.over }
+  get idle (): boolean { return (this.#wants || this.#waiting !== undefined) && !this.#busy && !this.over }
 
   /** Whether the end, or an error that ends the stream, would be taken at once. */
   get takesEnd (): boolean { return this.begun && !this.#busy && !this.over && !this.destroyed }

@@ -89,7 +89,14 @@ export class FrameOutput {
 function writeAll (): void {
   const all = waiting
   waiting = []
-  for (const one of all) one.takeTurn()
+  let at = 0
+  try {
+    for (; at < all.length; at++) (all[at] as FrameOutput).takeTurn()
+  } finally {
+    // One has thrown. The others have their turn all the same.
+    const rest = all.slice(at + 1)
+    if (rest.length > 0 && waiting.push(...rest) === rest.length) setImmediate(writeAll)
+  }
 }
 
 function joined (parts: readonly (Uint8Array | string)[], size: number): Buffer {

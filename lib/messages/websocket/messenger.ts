@@ -32,6 +32,8 @@ const AFTER_FAILURE = 2000
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
 
+const NOTHING = Buffer.alloc(0)
+
 type SendOptions = Parameters<Sender['send']>[1]
 
 const TEXT: SendOptions = { binary: false, compress: false, fin: true, mask: false }
@@ -223,7 +225,10 @@ export class WebSocketMessenger extends Messenger {
     if (hold && !this.#paused) this.bytes.readable.pause()
     else if (!hold && this.#paused) this.bytes.readable.resume()
     this.#paused = hold
-    if (this.#inputOver && !hold) this.#onInputOver()
+    if (!this.#inputOver || hold) return
+    // The receiver may still inflate what came before the end.
+    if (this.#receiver.writableLength === 0 || this.#receiverIsDone) this.#onInputOver()
+    else this.#receiver.write(NOTHING, () => this.#feed())
   }
 
   get #receiverIsDone (): boolean { return this.#receiverBroken || this.#received !== undefined || this.#receiver.writableEnded }

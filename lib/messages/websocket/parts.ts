@@ -10,7 +10,8 @@ export interface Receiver {
   /** What has arrived of a frame. */
   _buffers?: Buffer[]
   readonly _bufferedBytes?: number
-  write (chunk: Buffer): boolean
+  readonly writableLength: number
+  write (chunk: Buffer, done?: () => void): boolean
   on (event: 'message', listener: (data: Buffer, isBinary: boolean) => void): this
   on (event: 'ping' | 'pong', listener: (data: Buffer) => void): this
   on (event: 'conclude', listener: (code: number, reason: Buffer) => void): this
