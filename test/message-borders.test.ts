@@ -1,4 +1,5 @@
 import { deflateRawSync } from 'node:zlib'
+import type { FastifyInstance } from 'fastify'
 import t from 'tap'
 import { lengthPrefixed, type MessageFraming } from '../lib/index.ts'
 import { OPCODE, closeFrame, frame, nextClose, nextFrame, nextText, opening } from './fixtures/frames.ts'
@@ -88,7 +89,8 @@ for (const [name, validate] of [
   ['gives an error that is text', () => ({ error: 'no' })]
 ] as const) {
   t.test(`MS3 a validator that ${name}`, async t => {
-    const { wire, connection } = await room(t, { messages: { in: {} }, before: app => { app.setValidatorCompiler((() => validate) as never) } }, echo)
+    const before = (app: FastifyInstance): unknown => app.setValidatorCompiler((() => validate) as never)
+    const { wire, connection } = await room(t, { messages: { in: {} }, before }, echo)
     wire.send(frame('1'))
     t.equal((await nextClose(wire)).code, 1007)
     wire.send(closeFrame(1007)).end()

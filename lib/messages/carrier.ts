@@ -90,14 +90,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   start (): void {
     const { inner } = this
     inner.start()
-    this.messenger = this.#settings.makeMessenger({
-      get readable () { return inner.readable },
-      get writable () { return inner.writable },
-      end: () => inner.end(),
-      discardInput: () => inner.discardInput(),
-      breakOff: (error, failed) => inner.breakOff(error, failed),
-      cut: () => inner.cut()
-    })
+    this.messenger = this.#settings.makeMessenger(inner)
     const { heartbeat } = this.#settings
     if (heartbeat > 0) this.#stopBeating = startBeating(heartbeat, this)
   }
