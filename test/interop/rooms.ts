@@ -6,7 +6,7 @@ import { fileURLToPath } from 'node:url'
 import { cert, key } from '../fixtures/certificate.ts'
 import { chromium, curl, exits, launch, playwright, type Group, type Lab, type Page } from './lab/index.ts'
 
-const netcat = fileURLToPath(new URL('../../lib/client/bin.js', import.meta.url))
+const netcat = fileURLToPath(new URL('../fixtures/netcat.js', import.meta.url))
 
 async function run (lab: Lab): Promise<void> {
   const directory = await lab.directory()
@@ -36,7 +36,7 @@ async function run (lab: Lab): Promise<void> {
       const token = String(await ada.evaluate("fetch('/token/eve').then(response => response.text())"))
       const room = `${origin}/rooms/1?token=${token}`
       const json = ['-H', 'Content-Type: application/json', '-d', '{"text":"by curl"}']
-      exits(await lab.run(curl.command as string, ['-sS', '--insecure', '--fail', ...json, room]))
+      exits(await lab.run('curl', ['-sS', '--insecure', '--fail', ...json, room]))
       const line = await lab.run(process.execPath, [netcat, '--insecure', '--http1', '--upgrade', 'lines', room], { input: '{"text":"by netcat"}\n' })
       assert.match(String(exits(line).stdout), /"by netcat"/)
       for (const page of [ada, bob]) {
