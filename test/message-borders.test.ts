@@ -270,3 +270,18 @@ for (const framing of ['websocket', 'lines'] as const) {
     t.strictSame(await all.promise, Array.from({ length: 14 }, (_, at) => at))
   })
 }
+
+t.test('MS1 a body of one JSON that is empty, or has a BOM', async t => {
+  const { connect } = await room(t, {}, echo)
+  const ask = async (method: string, body: string): Promise<[number, string]> => {
+    const wire = await connect()
+    const length = `Content-Length: ${Buffer.byteLength(body)}`
+    wire.send(request(`${method} /room`, 'Connection: close', 'Content-Type: application/json', length) + body).end()
+    const { status } = await wire.head()
+    return [status, String(await wire.rest())]
+  }
+  t.match(await ask('POST', ''), [400, /FST_ERR_DUPLEX_MESSAGE_INVALID/])
+  t.match(await ask('POST', ' '), [400, /FST_ERR_DUPLEX_MESSAGE_INVALID/])
+  t.match(await ask('GET', ''), [200, /^0\r\n\r\n$/])
+  t.match(await ask('POST', '\ufeff{"a":1}'), [200, /\{"a":1\}\n/])
+})
