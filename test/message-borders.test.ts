@@ -285,3 +285,20 @@ t.test('MS1 a body of one JSON that is empty, or has a BOM', async t => {
   t.match(await ask('GET', ''), [200, /^0\r\n\r\n$/])
   t.match(await ask('POST', '\ufeff{"a":1}'), [200, /\{"a":1\}\n/])
 })
+
+t.test('WS5 what is wrong behind a message that is still inflated ends the connection, and nothing else', async t => {
+  const { wire, connection } = await room(t, {
+    duplex: { websocket: { perMessageDeflate: true, maxLength: 2_000_000 } }, head: opening('/room', DEFLATE)
+  }, async ({ readable }) => { for await (const message of readable) t.equal((message as string).length, 1_500_000) })
+  let sent = 0
+  // In segments of their own, while the first message is at work.
+  for (const part of [deflated('x'.repeat(1_500_000)), frame(Buffer.alloc(20, 0xff)), frame('y'.repeat(40)), frame('z'.repeat(40))]) {
+    wire.send(part)
+    sent += part.length
+    while (connection.bytesRead < sent) await new Promise(resolve => setImmediate(resolve))
+    if (connection.signal.aborted) break
+  }
+  t.equal((await nextClose(wire)).code, 1007)
+  wire.end()
+  t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
+})

@@ -32,8 +32,6 @@ const AFTER_FAILURE = 2000
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
 
-const NOTHING = Buffer.alloc(0)
-
 type SendOptions = Parameters<Sender['send']>[1]
 
 const TEXT: SendOptions = { binary: false, compress: false, fin: true, mask: false }
@@ -120,10 +118,6 @@ export class WebSocketMessenger extends Messenger {
     this.#receiver.on('ping', data => this.#onPing(data))
     this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
     this.#receiver.on('error', error => this.#onReceiveError(error))
-    this.#receiver.on('drain', () => {
-      this.#receiverBusy = false
-      this.#feed()
-    })
     this.#stream = bytes.writable
     this.#output = new FrameOutput(this.#stream)
     this.#text = options.client === true ? MASKED_TEXT : TEXT
@@ -194,7 +188,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
     const isUsual = chunk.length <= SLICE && this.#chunks.length === 0 && !this.#paused && !this.#receiverBusy && !this.#receiverIsDone
     if (!isUsual) this.#chunks.push(chunk)
-    else if (!this.#receiver.write(chunk)) this.#receiverBusy = true
+    else this.#pass(chunk)
     if (!isUsual || this.#cost > this.#maxLength) this.#feed()
     else joinPieces(this.#receiver)
   }
@@ -217,7 +211,7 @@ export class WebSocketMessenger extends Messenger {
       const chunk = this.#chunks[0] as Buffer
       if (chunk.length <= SLICE) this.#chunks.shift()
       else this.#chunks[0] = chunk.subarray(SLICE)
-      if (!this.#receiver.write(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))) this.#receiverBusy = true
+      this.#pass(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))
       joinPieces(this.#receiver)
     }
     if (this.#receiverIsDone) this.#chunks = []
@@ -227,8 +221,26 @@ export class WebSocketMessenger extends Messenger {
     this.#paused = hold
     if (!this.#inputOver || hold) return
     // The receiver may still inflate what came before the end.
-    if (this.#receiver.writableLength === 0 || this.#receiverIsDone) this.#onInputOver()
-    else this.#receiver.write(NOTHING, () => this.#feed())
+    if (!this.#receiverBusy || this.#receiverIsDone) this.#onInputOver()
+  }
+
+  /**
+   * The receiver gets the next slice when it is done with this one. After an error, `ws` (seen in 8.23) would throw where nobody
+   * can catch it if more waits in it.
+   */
+  #pass (slice: Buffer): void {
+    if (this.#deflate === undefined) {
+      this.#receiver.write(slice)
+      return
+    }
+    this.#receiver.write(slice, this.#onPassed)
+    if (this.#receiver.writableLength > 0) this.#receiverBusy = true
+  }
+
+  readonly #onPassed = (): void => {
+    if (!this.#receiverBusy || this.#receiver.writableLength > 0) return
+    this.#receiverBusy = false
+    this.#feed()
   }
 
   get #receiverIsDone (): boolean { return this.#receiverBroken || this.#received !== undefined || this.#receiver.writableEnded }
