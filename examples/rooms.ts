@@ -11,10 +11,15 @@
 //             curl -N -H 'Accept: text/event-stream' "localhost:3000/rooms/1?token=$T"        events
 //             curl -H 'Content-Type: application/json' -d '{"text":"hello"}' "localhost:3000/rooms/1?token=$T"
 //             echo '{"text":"hi"}' | npx fastify-duplex --upgrade lines "http://localhost:3000/rooms/1?token=$T"
+//
+// Over HTTP/2, where a browser has the page, the WebSocket and the events on one connection:
+//             openssl req -x509 -newkey rsa:2048 -nodes -subj /CN=localhost -keyout key.pem -out cert.pem
+//             TLS_KEY=key.pem TLS_CERT=cert.pem node examples/rooms.ts
+import { readFileSync } from 'node:fs'
 import type { AddressInfo } from 'node:net'
 import jwt from '@fastify/jwt'
 import { Type, type Static, type TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
-import Fastify from 'fastify'
+import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 // In an app of your own: from 'fastify-duplex'
 import duplex from '../lib/index.ts'
 
@@ -46,9 +51,15 @@ const page = `<!doctype html><meta charset="utf-8"><title>Rooms</title>
 </script>
 `
 
+const { TLS_KEY, TLS_CERT } = process.env
+const secure = TLS_KEY !== undefined && TLS_CERT !== undefined
+  ? { http2: true, https: { key: readFileSync(TLS_KEY), cert: readFileSync(TLS_CERT), allowHTTP1: true } }
+  : {}
+
 // Browsers open connections ahead of need, and before Node 26 close() waits for one that was never used.
-const app = Fastify({ logger: { level: process.env.LOG ?? 'info' }, forceCloseConnections: true }).withTypeProvider<TypeBoxTypeProvider>()
-await app.register(duplex, { drainTimeout: 5000 })
+const settings = { logger: { level: process.env.LOG ?? 'info' }, forceCloseConnections: true, ...secure }
+const app = (Fastify(settings as FastifyServerOptions) as FastifyInstance).withTypeProvider<TypeBoxTypeProvider>()
+await app.register(duplex, { drainTimeout: 5000, extendedConnect: 'http2' in secure })
 await app.register(jwt, {
   secret: process.env.SECRET ?? 'only for the example',
   verify: { extractToken: request => (request.query as { token?: string }).token }
@@ -113,4 +124,4 @@ for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => 
 
 await app.listen({ port: Number(process.env.PORT ?? 3000), host: process.env.HOST ?? 'localhost' })
 const { port } = app.server.address() as AddressInfo
-console.log(`listening on http://localhost:${port}`)
+console.log(`listening on http${'http2' in secure ? 's' : ''}://localhost:${port}`)

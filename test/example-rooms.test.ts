@@ -53,3 +53,29 @@ t.test('MS1 rooms: a WebSocket, an EventSource, curl and a netcat in one room', 
   await hears(events, 'netcat', '(left)')
   t.equal(await rooms.stop(), 0)
 })
+
+t.test('MS7 rooms: who does not read is ended, and holds nobody up', async t => {
+  const rooms = await start(t, new URL('../examples/rooms.js', import.meta.url), { LOG: 'info' })
+  const open = async (name: string, head: (url: string) => string): Promise<Wire> => {
+    const wire = await rooms.connect()
+    wire.send(request(`GET /token/${name}`))
+    const { body } = await wire.response()
+    wire.send(head(`/rooms/1?token=${body}`))
+    await wire.head()
+    return wire
+  }
+  const netcat = await open('netcat', url => request(`GET ${url}`, 'Connection: Upgrade', 'Upgrade: lines'))
+  const slow = await open('slow', opening)
+  slow.socket.pause()
+  let ended = false
+  void rooms.printed('"reason":"slow"').then(() => { ended = true })
+  for (let round = 0; round < 100; round++) {
+    if (ended) break
+    netcat.send(`{"text":"${'x'.repeat(500)}"}\n`.repeat(500) + `{"text":"round ${round}"}\n`)
+    await netcat.until(`"text":"round ${round}"}\n`)
+  }
+  t.equal(ended, true)
+  netcat.send('{"text":"still here"}\n')
+  await netcat.until('"text":"still here"}\n')
+  t.equal(await rooms.stop(), 0)
+})

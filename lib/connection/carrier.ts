@@ -92,6 +92,8 @@ export interface Carrier extends Metered {
   /** The error that our side destroyed a stream of the pair with. */
   readonly localError: Error | undefined
   readonly closed: boolean
+  /** Much input has arrived, and waits for a reader outside of `readable`. */
+  readonly inputWaits?: boolean
   /** Further members of `closed`. */
   readonly closedFacts?: Pick<DuplexClosed, 'websocket'>
   /** Switches TCP keep-alive on, which finds a peer that has vanished. */

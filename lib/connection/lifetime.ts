@@ -50,7 +50,8 @@ export class Lifetime {
       this.#read = new InactivityWatch(readTimeout, () => carrier.bytesRead - (carrier.inputMeter?.held ?? 0), () => {
         if (carrier.inputMeter?.waits === true) return false
         // The peer is not inactive if its bytes wait for a reader, or if it has ended its side.
-        if (carrier.inputEnded || carrier.readable.readableLength >= carrier.readable.readableHighWaterMark) return false
+        const { inputEnded, inputWaits, readable } = carrier
+        if (inputEnded || inputWaits === true || readable.readableLength >= readable.readableHighWaterMark) return false
         connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
       })

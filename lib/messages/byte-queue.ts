@@ -1,3 +1,6 @@
+/** Chunks up to this size, in bytes, are joined. */
+const SMALL = 4096
+
 /** Bytes that have arrived and were not taken yet. */
 export class ByteQueue {
   length = 0
@@ -7,7 +10,12 @@ export class ByteQueue {
 
   push (chunk: Buffer): void {
     if (chunk.length === 0) return
-    this.#chunks.push(chunk)
+    const { length } = this.#chunks
+    const latest = this.#chunks[length - 1]
+    // Small chunks are joined: a message that arrives byte by byte would be as many objects.
+    const joins = latest !== undefined && length > 1 && latest.length + chunk.length <= SMALL
+    if (joins) this.#chunks[length - 1] = Buffer.concat([latest, chunk])
+    else this.#chunks.push(chunk)
     this.length += chunk.length
   }
 

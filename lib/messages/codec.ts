@@ -1,6 +1,7 @@
 import { FST_ERR_DUPLEX_MESSAGE_INVALID, FST_ERR_DUPLEX_MESSAGE_TOO_LONG, FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE } from '../errors.ts'
 import type { Serialise, Validate } from '../internals/schemas.ts'
 import type { MessageEncoding } from '../../types/index.ts'
+import { asError } from '../tools/thrown.ts'
 import { json } from './encoding.ts'
 
 /** An error as Fastify's validators make it. */
@@ -15,9 +16,14 @@ export class Codec {
   readonly #maxLength: number
   readonly #validate: Validate | undefined
   readonly #serialise: Serialise | undefined
+  readonly #decode: MessageEncoding['decode']
 
-  constructor (encoding: MessageEncoding, maxLength: number, validate?: Validate, serialise?: Serialise) {
+  /** @param decode in place of the encoding's own */
+  constructor (
+    encoding: MessageEncoding, maxLength: number, validate?: Validate, serialise?: Serialise, decode?: MessageEncoding['decode'] | undefined
+  ) {
     this.#encoding = encoding
+    this.#decode = decode ?? ((payload, isText) => encoding.decode(payload, isText))
     this.#maxLength = maxLength
     this.#validate = validate
     this.#serialise = serialise
@@ -45,9 +51,9 @@ export class Codec {
     if (bytes.length > this.#maxLength) throw new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(this.#maxLength)
     let message: unknown
     try {
-      message = this.#encoding.decode(bytes, isText)
+      message = this.#decode(bytes, isText)
     } catch (error) {
-      throw invalid((error as Error).message, error)
+      throw invalid(asError(error).message, error)
     }
     if (this.#validate !== undefined) return this.#validated(message, this.#validate)
     return present(message)
@@ -86,9 +92,9 @@ function present (message: unknown): unknown {
   return message
 }
 
-function checked (payload: unknown): string | Uint8Array {
+export function checked (payload: unknown): string | Uint8Array {
   if (typeof payload === 'string' || payload instanceof Uint8Array) return payload
-  throw new TypeError('the encoding gave neither text nor bytes')
+  throw new TypeError('it gave neither text nor bytes')
 }
 
 export function invalid (why: string, cause?: unknown): Error & { code: string } {
@@ -101,7 +107,7 @@ interface ValidatorError {
 }
 
 function invalidBy (cause: unknown): Error {
-  const { validation } = cause as { validation?: unknown }
+  const { validation } = (cause ?? {}) as { validation?: unknown }
   const list = (Array.isArray(cause) ? cause : Array.isArray(validation) ? validation : [cause]) as (ValidatorError | null | undefined)[]
   const why = list.map(error => `message${error?.instancePath ?? ''} ${error?.message ?? 'does not fit its schema'}`).join(', ')
   return Object.assign(invalid(why, cause instanceof Error ? cause : undefined), { validation: list, validationContext: 'message' })

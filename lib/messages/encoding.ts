@@ -1,5 +1,6 @@
 import { isUtf8 } from 'node:buffer'
 import type { MessageEncoding } from '../../types/messages.ts'
+import { parseSafely, type Poisoning } from './poison.ts'
 
 /** The text of a payload. The receiver has checked text frames of a WebSocket already. */
 function textOf (payload: Buffer, isText?: boolean): string {
@@ -16,6 +17,11 @@ export const json: MessageEncoding = {
     return text
   },
   decode: (payload, isText) => JSON.parse(textOf(payload, isText)) as unknown
+}
+
+/** Reads JSON as the bodies of an app are read, whatever names it has. */
+export function decodeSafely (poisoning: Poisoning): MessageEncoding['decode'] {
+  return (payload, isText) => parseSafely(textOf(payload, isText), poisoning)
 }
 
 /** Strings. */

@@ -1,5 +1,6 @@
 import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
-import { invalid, unserialisable } from './codec.ts'
+import { asError, codeOf } from '../tools/thrown.ts'
+import { checked, invalid, unserialisable } from './codec.ts'
 import type { Incoming, Item } from './inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from './messenger.ts'
 import type { Outgoing } from './outbox.ts'
@@ -55,11 +56,12 @@ export class FramedMessenger extends Messenger {
         next = this.#left.next()
       } catch (error) {
         this.#left = undefined
-        return { failure: coded(error as Error) }
+        return { failure: coded(error) }
       }
       if (next.done !== true) {
         const { value } = next
         if (value instanceof Error) return { unreadable: coded(value) }
+        if (!(value instanceof Uint8Array)) return { failure: invalid('the framing gave no bytes') }
         return this.#ended ? { payload: value, last: true } satisfies Incoming : { payload: value }
       }
       this.#left = undefined
@@ -81,7 +83,7 @@ export class FramedMessenger extends Messenger {
 
   readonly #onData = (chunk: Buffer): void => {
     if (this.discarding) return
-    this.#left = (this.#decoder as MessageDecoder).decode(chunk)[Symbol.iterator]()
+    this.#left = messagesIn(this.#decoder as MessageDecoder, chunk)
     this.readable.pump()
     if (this.#left !== undefined && !this.discarding) {
       this.#paused = true
@@ -102,10 +104,17 @@ export class FramedMessenger extends Messenger {
 
   override frame (payload: string | Uint8Array): string | Uint8Array {
     try {
-      return this.#out.encode(payload)
+      return checked(this.#out.encode(payload))
     } catch (error) {
       throw unserialisable(error)
     }
+  }
+
+  override sendNow (payload: string | Uint8Array): boolean {
+    const { writable } = this.bytes
+    if (writable.writableNeedDrain) return false
+    writable.write(payload)
+    return true
   }
 
   override send (message: Outgoing, done: (error?: Error) => void): void {
@@ -128,7 +137,7 @@ export class FramedMessenger extends Messenger {
   override discardInput (): void {
     if (this.discarding) return
     // If somebody reads the stream, the reader sees the end of it.
-    if (this.readable.listenerCount('readable') > 0 || this.readable.readableFlowing === true) return
+    if (this.readable.loops > 0 || this.readable.listenerCount('readable') > 0 || this.readable.readableFlowing === true) return
     this.discarding = true
     const { readable } = this.bytes
     readable.removeListener('data', this.#onData)
@@ -145,8 +154,15 @@ export class FramedMessenger extends Messenger {
   }
 }
 
-function coded (error: Error & { code?: string }): Error {
-  return error.code?.startsWith('FST_ERR_DUPLEX_') === true ? error : invalid(error.message, error)
+function coded (thrown: unknown): Error {
+  const code = codeOf(thrown)
+  const isOurs = thrown instanceof Error && typeof code === 'string' && code.startsWith('FST_ERR_DUPLEX_')
+  return isOurs ? thrown : invalid(asError(thrown).message, thrown)
+}
+
+// As generators, so that what they throw comes with the first message.
+function * messagesIn (decoder: MessageDecoder, chunk: Buffer): Generator<Uint8Array | Error> {
+  yield * decoder.decode(chunk)
 }
 
 function * endOf (decoder: MessageDecoder): Generator<Uint8Array | Error> {

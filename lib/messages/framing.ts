@@ -68,7 +68,7 @@ class LineDecoder implements MessageDecoder {
     this.#drop()
     if (this.#first) {
       this.#first = false
-      if (line.length >= BOM.length && line.subarray(0, BOM.length).equals(BOM)) line = line.subarray(BOM.length)
+      line = withoutBom(line)
     }
     if (line[line.length - 1] === CR) line = line.subarray(0, -1)
     if (line.length > this.#maxLength) yield new FST_ERR_DUPLEX_MESSAGE_TOO_LONG(this.#maxLength)
@@ -88,6 +88,10 @@ class LineDecoder implements MessageDecoder {
     this.#held = []
     this.#heldLength = 0
   }
+}
+
+function withoutBom (bytes: Buffer): Buffer {
+  return bytes.length >= BOM.length && bytes.subarray(0, BOM.length).equals(BOM) ? bytes.subarray(BOM.length) : bytes
 }
 
 /** Server-Sent Events, for output only. Each message is one event, and each line of it is a `data` field. */
@@ -125,7 +129,7 @@ class SingleDecoder implements MessageDecoder {
   }
 
   end (): Iterable<Buffer> {
-    return this.#queue.length === 0 ? [] : [this.#queue.take(this.#queue.length)]
+    return this.#queue.length === 0 ? [] : [withoutBom(this.#queue.take(this.#queue.length))]
   }
 }
 

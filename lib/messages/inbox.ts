@@ -1,7 +1,9 @@
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../errors.ts'
-import { iterateWithoutDestroying } from '../internals/streams.ts'
+import { asError } from '../tools/thrown.ts'
+import { kLooped } from '../streams/is-read.ts'
 import type { Codec } from './codec.ts'
+import { Loop, type Result } from './loop.ts'
 
 /** A payload that has arrived. */
 export interface Incoming {
@@ -40,14 +42,71 @@ export class Inbox extends Readable {
   begun = false
   /** No further message will come. */
   over = false
+  /** How many loops read this stream directly, past its buffer. */
+  loops = 0
+  /** The loop that waits for a message. */
+  #waiting: Loop | undefined
+  #next: Promise<Result> | undefined
+  #resolve: ((result: Result | Promise<Result>) => void) | undefined
+  /** Messages for a loop are taken ahead, too. */
+  readonly #ahead: boolean
 
-  constructor (codec: Codec, owner: InboxOwner, highWaterMark: number) {
+  constructor (codec: Codec, owner: InboxOwner, highWaterMark: number, ahead: boolean) {
     super({ objectMode: true, highWaterMark })
     this.#codec = codec
     this.#owner = owner
-    iterateWithoutDestroying(this)
+    this.#ahead = ahead
     // Readers have listeners of their own. Without a reader, an error must not end the process.
-    this.on('error', () => {})
+    this.on('error', nothing)
+  }
+
+  get [kLooped] (): boolean { return this.loops > 0 }
+
+  /** A loop that leaves the stream alive at its end. */
+  override [Symbol.asyncIterator] (): NodeJS.AsyncIterator<unknown> { return new Loop(this) as unknown as NodeJS.AsyncIterator<unknown> }
+
+  /** Whether a loop may take the next message past the buffer: nobody else reads, and neither the end nor an error has come. */
+  get takesDirectly (): boolean {
+    return this.readableFlowing === null && !this.over && !this.destroyed && this.#waiting === undefined
+  }
+
+  takeFor (loop: Loop): Promise<Result> {
+    if (this.readableLength > 0) return Promise.resolve({ done: false, value: this.read() })
+    const next = new Promise<Result>(resolve => { this.#resolve = resolve })
+    this.#waiting = loop
+    this.#next = next
+    this.begun = true
+    if (this.#ahead) this.#wants = true
+    this.pump()
+    return next
+  }
+
+  /** What this loop waits for. */
+  nextOf (loop: Loop): Promise<Result> | undefined {
+    return this.#waiting === loop ? this.#next : undefined
+  }
+
+  /** The loop was left. */
+  leave (loop: Loop): void {
+    if (this.#waiting === loop) this.#answer({ done: true, value: undefined })
+  }
+
+  #give (message: unknown): void {
+    if (this.#waiting === undefined) this.#wants = this.push(message)
+    else this.#answer({ done: false, value: message })
+  }
+
+  #answer (result: Result | Promise<Result>): void {
+    const resolve = this.#resolve
+    this.#waiting = undefined
+    this.#next = undefined
+    this.#resolve = undefined
+    resolve?.(result)
+  }
+
+  /** The stream is over. The loop that waits gets that from the stream. */
+  #release (): void {
+    if (this.#waiting !== undefined) this.#answer(this.#waiting.goOn())
   }
 
   override _read (): void {
@@ -65,7 +124,7 @@ export class Inbox extends Readable {
 
   /** Something has arrived. */
   pump (): void {
-    while (this.#wants && !this.#busy && !this.over && !this.destroyed) {
+    while (this.idle && !this.destroyed) {
       const item = this.#owner.wanted()
       if (item === undefined) return
       this.receive(item)
@@ -73,18 +132,22 @@ export class Inbox extends Readable {
   }
 
   /** Whether an item would be taken at once. */
-  get idle (): boolean { return this.#wants && !this.#busy && !this.over }
+  get idle (): boolean { return (this.#wants || this.#waiting !== undefined) && !this.#busy && !this.over }
+
+  /** Whether the end, or an error that ends the stream, would be taken at once. */
+  get takesEnd (): boolean { return this.begun && !this.#busy && !this.over && !this.destroyed }
 
   receive (item: Item): void {
     if (item === 'end') {
       this.over = true
       this.push(null)
+      this.#release()
     } else if ('failure' in item) {
       this.#end(item.failure)
     } else if ('unreadable' in item) {
       this.#leaveOut(item.unreadable)
     } else if ('value' in item) {
-      this.#wants = this.push(item.value)
+      this.#give(item.value)
     } else {
       this.#decode(item)
     }
@@ -99,9 +162,9 @@ export class Inbox extends Readable {
       return
     }
     if (typeof (message as PromiseLike<unknown>).then === 'function') {
-      this.#wait(message as PromiseLike<unknown>, value => { this.#wants = this.push(value) }, error => this.#leaveOut(cut(error, last)))
+      this.#wait(message as PromiseLike<unknown>, value => this.#give(value), error => this.#leaveOut(cut(error as Error, last)))
     } else {
-      this.#wants = this.push(message)
+      this.#give(message)
     }
   }
 
@@ -110,14 +173,14 @@ export class Inbox extends Readable {
     try {
       decided = this.#owner.onInvalid(error)
     } catch (thrown) {
-      this.#end(thrown as Error)
+      this.#end(thrown)
       return
     }
     if (typeof (decided as PromiseLike<unknown> | undefined)?.then !== 'function') return
     this.#wait(decided as PromiseLike<unknown>, () => {}, error => this.#end(error))
   }
 
-  #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: Error) => void): void {
+  #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: unknown) => void): void {
     this.#busy = true
     const go = (next: () => void): void => {
       this.#busy = false
@@ -125,13 +188,16 @@ export class Inbox extends Readable {
       next()
       this.pump()
     }
-    promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error as Error)))
+    promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error)))
   }
 
-  #end (error: Error): void {
+  #end (thrown: unknown): void {
     this.over = true
-    this.#failure = error
-    if (this.readableLength === 0 || !this.begun) this.#fail()
+    this.#failure = asError(thrown)
+    // A loop that has just got a message may still answer it.
+    if (this.loops > 0 && this.#waiting === undefined && this.readableLength === 0) setImmediate(() => this.#fail())
+    else if (this.readableLength === 0 || !this.begun) this.#fail()
+    this.#release()
   }
 
   #fail (): void {
@@ -146,8 +212,11 @@ export class Inbox extends Readable {
     this.over = true
     if (early) this.#owner.destroyed(error ?? undefined)
     done(error)
+    this.#release()
   }
 }
+
+function nothing (): void {}
 
 function cut (error: Error, last: boolean | undefined): Error {
   return last === true && error instanceof FST_ERR_DUPLEX_MESSAGE_INVALID ? new FST_ERR_DUPLEX_MESSAGE_CUT({ cause: error }) : error

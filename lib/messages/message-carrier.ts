@@ -60,7 +60,11 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   sendContinue (): void { this.inner.sendContinue() }
   refusing (): void { this.inner.refusing() }
   reportDisconnect (): void { this.inner.reportDisconnect() }
-  cut (): void { this.inner.cut() }
+  cut (): void {
+    this.messenger?.flush()
+    this.inner.cut()
+  }
+
   asBody (): Carrier { return this.inner.asBody() }
   readFrom (body: Readable): void { this.inner.readFrom(body) }
   releaseResponse (status: number): void { this.inner.releaseResponse(status) }
@@ -86,14 +90,7 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   start (): void {
     const { inner } = this
     inner.start()
-    this.messenger = this.#settings.makeMessenger({
-      get readable () { return inner.readable },
-      get writable () { return inner.writable },
-      end: () => inner.end(),
-      discardInput: () => inner.discardInput(),
-      breakOff: (error, failed) => inner.breakOff(error, failed),
-      cut: () => inner.cut()
-    })
+    this.messenger = this.#settings.makeMessenger(inner)
     const { heartbeat } = this.#settings
     if (heartbeat > 0) this.#stopBeating = startBeating(heartbeat, this)
   }
@@ -114,6 +111,8 @@ export class MessageCarrier implements Carrier, Owner, Beating {
   }
 
   get closesSoon (): boolean { return this.messenger?.closesSoon === true }
+
+  get inputWaits (): boolean { return this.messenger?.inputWaits === true }
 
   get closedFacts (): Pick<DuplexClosed, 'websocket'> {
     const websocket = this.messenger?.websocket

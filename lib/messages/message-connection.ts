@@ -10,8 +10,8 @@ import type { Claim } from '../handshake/claim.ts'
 import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
+import { invalid, type Codec } from './codec.ts'
 import { MessageCarrier } from './message-carrier.ts'
-import type { Codec } from './codec.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
@@ -131,6 +131,8 @@ export class MessageConnection extends Connection {
     for await (const chunk of this.#messages.inner.readable.iterator({ destroyOnReturn: false })) decoder.decode(chunk as Buffer)
     const messages: unknown[] = []
     for (const payload of decoder.end()) messages.push(await codec.decode(payload as Buffer))
+    // Some clients name a type in each request. Only a GET has no body as a rule.
+    if (messages.length === 0 && this.#request.method !== 'GET') throw invalid('the body is empty')
     return messages
   }
 

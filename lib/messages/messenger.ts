@@ -47,9 +47,12 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   constructor (bytes: Bytes, owner: MessengerOwner, { codec, highWaterMark }: MessengerSettings) {
     this.bytes = bytes
     this.owner = owner
-    this.readable = new Inbox(codec, this, highWaterMark)
+    this.readable = new Inbox(codec, this, highWaterMark, this.readsAhead)
     this.writable = new Outbox(codec, this, highWaterMark)
   }
+
+  /** Messages are decoded before a loop asks for them. */
+  protected get readsAhead (): boolean { return true }
 
   /** How a WebSocket ended. Undefined for other framings. */
   get websocket (): WebSocketClosed | undefined { return undefined }
@@ -62,8 +65,12 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   /** Whether some input has arrived and was not read. Then the peer may have answered already, although it looks inactive. */
   abstract get paused (): boolean
 
+  /** As many messages wait for a reader, outside of `readable`, as may wait in it. */
+  get inputWaits (): boolean { return false }
+
   abstract wanted (): Item | undefined
   abstract frame (payload: string | Uint8Array): string | Uint8Array
+  abstract sendNow (payload: string | Uint8Array): boolean
   abstract send (message: Outgoing, done: (error?: Error) => void): void
   abstract finish (done: () => void): void
   /** Sends a heartbeat. */
@@ -88,6 +95,9 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   }
 
   abstract discardInput (): void
+
+  /** Lets the stream of bytes have what is held until the end of the tick. */
+  flush (): void {}
 
   /** @param code the close code of a WebSocket, if the error does not decide it */
   breakOff (error: Error | undefined, failed: boolean, code?: number): void {

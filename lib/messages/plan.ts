@@ -2,9 +2,11 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME } from '../errors.ts'
 import { claimOf, type Claim } from '../handshake/claim.ts'
 import { compilersOf, type Compilers, type Serialise, type Validate } from '../internals/schemas.ts'
+import type { MessageEncoding } from '../../types/index.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { chooseFramings, type Choice } from './choose-framings.ts'
 import { Codec } from './codec.ts'
+import { decodeSafely, json } from './encoding.ts'
 import { MessageConnection } from './message-connection.ts'
 import type { MessageSettings } from './options.ts'
 import { openWebSocket, type Opening } from './websocket/handshake.ts'
@@ -27,6 +29,7 @@ export class MessagePlan {
   readonly #route: string
   readonly #validators = new WeakMap<object, Validate>()
   readonly #serialisers = new WeakMap<object, Serialise>()
+  readonly #decode: MessageEncoding['decode'] | undefined
   #compilers: Compilers | undefined
   #codec: Codec | undefined
 
@@ -34,6 +37,8 @@ export class MessagePlan {
     this.settings = settings
     this.app = app
     this.#route = route
+    const { onProtoPoisoning: proto = 'error', onConstructorPoisoning: constructor = 'error' } = app.initialConfig
+    if (settings.encoding === json) this.#decode = decodeSafely({ proto, constructor })
     app.addHook('onReady', async () => {
       if (settings.websocket !== undefined) await loadParts()
       this.#compile(app, options)
@@ -47,7 +52,7 @@ export class MessagePlan {
     const fixed = typeof into !== 'function' && typeof out !== 'function'
     const validate = typeof into === 'function' ? undefined : this.#validatorOf(into)
     const serialise = typeof out === 'function' ? undefined : this.#serialiserOf(out)
-    if (fixed) this.#codec = new Codec(encoding, maxLength, validate, serialise)
+    if (fixed) this.#codec = new Codec(encoding, maxLength, validate, serialise, this.#decode)
   }
 
   #validatorOf (schema: unknown): Validate | undefined {
@@ -77,7 +82,7 @@ export class MessagePlan {
     if (this.#codec !== undefined) return this.#codec
     const { in: into, out, encoding, maxLength } = this.settings
     const schemaOf = (schema: unknown): unknown => typeof schema === 'function' ? (schema as (request: FastifyRequest) => unknown)(request) : schema
-    return new Codec(encoding, maxLength, this.#validatorOf(schemaOf(into)), this.#serialiserOf(schemaOf(out)))
+    return new Codec(encoding, maxLength, this.#validatorOf(schemaOf(into)), this.#serialiserOf(schemaOf(out)), this.#decode)
   }
 
   /** Runs after the other `onRequest` hooks. It refuses a wrong WebSocket handshake, and a body that the route cannot read. */

@@ -38,9 +38,17 @@ export function isCloseCode (code: unknown): code is number {
   return (code >= 1000 && code <= 1014 && (code < 1004 || code > 1006)) || (code >= 3000 && code <= 4999)
 }
 
+const MOST_OF_A_REASON = 123
+
 /** Shortens a reason so that it fits into a close frame (RFC 6455 section 5.5). It never cuts a character. */
 export function reasonOf (text: string): string {
-  let reason = text
-  while (Buffer.byteLength(reason) > 123) reason = [...reason].slice(0, -1).join('')
+  if (Buffer.byteLength(text) <= MOST_OF_A_REASON) return text
+  let reason = ''
+  let size = 0
+  for (const character of text) {
+    size += Buffer.byteLength(character)
+    if (size > MOST_OF_A_REASON) break
+    reason += character
+  }
   return reason
 }

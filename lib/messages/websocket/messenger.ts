@@ -1,15 +1,16 @@
-import type { Duplex } from 'node:stream'
+import type { Duplex, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../streams/is-read.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
-import type { Item } from '../inbox.ts'
+import type { Incoming, Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
+import { FrameOutput } from './frame-output.ts'
 import { releaseWhenQuiet } from './idle-deflate.ts'
 import { receiveError } from './receive-error.ts'
-import { loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
+import { joinPieces, loadedParts, type Deflate, type Extensions, type Receiver, type Sender, type WholeWebSocket } from './parts.ts'
 
 /**
  * How many bytes the receiver gets at once. After each slice the reader's backlog is checked. It is less than the receiver's
@@ -31,6 +32,13 @@ const AFTER_FAILURE = 2000
 
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
+
+type SendOptions = Parameters<Sender['send']>[1]
+
+const TEXT: SendOptions = { binary: false, compress: false, fin: true, mask: false }
+const BINARY: SendOptions = { ...TEXT, binary: true }
+const MASKED_TEXT: SendOptions = { ...TEXT, mask: true }
+const MASKED_BINARY: SendOptions = { ...BINARY, mask: true }
 
 export interface CloseFrame {
   readonly code: number
@@ -59,10 +67,18 @@ export class WebSocketMessenger extends Messenger {
   readonly #maxLength: number
   readonly #webSocketOwner: WebSocketOwner
   readonly #receiver: Receiver
+  readonly #stream: Writable
+  readonly #output: FrameOutput
+  /** How messages are sent that are not compressed. */
+  readonly #text: SendOptions
+  readonly #binary: SendOptions
   readonly #sender: Sender
   readonly #deflate: Deflate | undefined
+  readonly #releaseDeflate: (() => void) | undefined
   /** Items that were received, and that no reader has asked for. */
-  #backlog: Item[] = []
+  #backlog: Incoming[] = []
+  /** How the input ends, behind the backlog. */
+  #last: Item | undefined
   #cost = 0
   /** Chunks that were read, and that the receiver has not got yet. */
   #chunks: Buffer[] = []
@@ -93,7 +109,7 @@ export class WebSocketMessenger extends Messenger {
     const { Receiver, Sender, PerMessageDeflate } = loadedParts()
     this.#deflate = options.extensions[PerMessageDeflate.extensionName]
     if (this.#deflate !== undefined) {
-      releaseWhenQuiet(this.#deflate)
+      this.#releaseDeflate = releaseWhenQuiet(this.#deflate)
       this.#inflateInTurn(this.#deflate)
     }
     this.#receiver = new Receiver({
@@ -103,11 +119,11 @@ export class WebSocketMessenger extends Messenger {
     this.#receiver.on('ping', data => this.#onPing(data))
     this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
     this.#receiver.on('error', error => this.#onReceiveError(error))
-    this.#receiver.on('drain', () => {
-      this.#receiverBusy = false
-      this.#feed()
-    })
-    this.#sender = new Sender(bytes.writable, options.extensions)
+    this.#stream = bytes.writable
+    this.#output = new FrameOutput(this.#stream)
+    this.#text = options.client === true ? MASKED_TEXT : TEXT
+    this.#binary = options.client === true ? MASKED_BINARY : BINARY
+    this.#sender = new Sender(this.#output, options.extensions)
     bytes.writable.on('drain', this.#onDrain)
     bytes.readable.on('error', this.#onError)
     // No reader asks for pings and close frames. So input is read ahead, within limits, to find them.
@@ -116,6 +132,13 @@ export class WebSocketMessenger extends Messenger {
 
   get subprotocol (): string | undefined { return this.#options.subprotocol }
   override get paused (): boolean { return this.#paused }
+  override get inputWaits (): boolean {
+    return this.#paused || this.#backlog.length + this.readable.readableLength >= this.readable.readableHighWaterMark
+  }
+
+  /** What arrives waits in the backlog. */
+  protected override get readsAhead (): boolean { return false }
+  override get held (): number { return this.writable.held + this.#output.size }
   override get peerError (): Error | undefined { return this.#peerError }
 
   override get websocket (): WebSocketClosed {
@@ -144,10 +167,14 @@ export class WebSocketMessenger extends Messenger {
     this.#raw = undefined
     const item = this.#backlog.shift()
     if (item === undefined) {
-      this.#start()
-      return undefined
+      const last = this.#last
+      this.#last = undefined
+      if (last === undefined) this.#start()
+      return last
     }
-    if (typeof item === 'object' && 'payload' in item) this.#cost -= item.payload.length + COST
+    this.#cost -= item.payload.length + COST
+    // The end behind the last message is told even if the reader does not ask for it soon.
+    if (this.#last !== undefined && this.#backlog.length === 0) process.nextTick(() => this.#tellLast())
     if (this.#isHeldUp && !this.#full) {
       // The receiver emits within `write()`. A reader is inside `wanted()` now, so feeding has to wait.
       process.nextTick(() => this.#feed())
@@ -160,8 +187,11 @@ export class WebSocketMessenger extends Messenger {
 
   readonly #onData = (chunk: Buffer): void => {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
-    this.#chunks.push(chunk)
-    this.#feed()
+    const isUsual = chunk.length <= SLICE && this.#chunks.length === 0 && !this.#paused && !this.#receiverBusy && !this.#receiverIsDone
+    if (!isUsual) this.#chunks.push(chunk)
+    else this.#pass(chunk)
+    if (!isUsual || this.#cost > this.#maxLength) this.#feed()
+    else joinPieces(this.#receiver)
   }
 
   /** Keeps a copy: the receiver unmasks frames in place, and the other library needs the bytes as they came. */
@@ -182,14 +212,36 @@ export class WebSocketMessenger extends Messenger {
       const chunk = this.#chunks[0] as Buffer
       if (chunk.length <= SLICE) this.#chunks.shift()
       else this.#chunks[0] = chunk.subarray(SLICE)
-      if (!this.#receiver.write(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))) this.#receiverBusy = true
+      this.#pass(chunk.length <= SLICE ? chunk : chunk.subarray(0, SLICE))
+      joinPieces(this.#receiver)
     }
     if (this.#receiverIsDone) this.#chunks = []
     const hold = this.#chunks.length > 0 || this.#full
     if (hold && !this.#paused) this.bytes.readable.pause()
     else if (!hold && this.#paused) this.bytes.readable.resume()
     this.#paused = hold
-    if (this.#inputOver && !hold) this.#onInputOver()
+    if (!this.#inputOver || hold) return
+    // The receiver may still inflate what came before the end.
+    if (!this.#receiverBusy || this.#receiverIsDone) this.#onInputOver()
+  }
+
+  /**
+   * The receiver gets the next slice when it is done with this one. After an error, `ws` (seen in 8.23) would throw where nobody
+   * can catch it if more waits in it.
+   */
+  #pass (slice: Buffer): void {
+    if (this.#deflate === undefined) {
+      this.#receiver.write(slice)
+      return
+    }
+    this.#receiver.write(slice, this.#onPassed)
+    if (this.#receiver.writableLength > 0) this.#receiverBusy = true
+  }
+
+  readonly #onPassed = (): void => {
+    if (!this.#receiverBusy || this.#receiver.writableLength > 0) return
+    this.#receiverBusy = false
+    this.#feed()
   }
 
   get #receiverIsDone (): boolean { return this.#receiverBroken || this.#received !== undefined || this.#receiver.writableEnded }
@@ -216,7 +268,7 @@ export class WebSocketMessenger extends Messenger {
 
   #onPing (data: Buffer): void {
     if (this.#closeSent) return
-    if (this.bytes.writable.writableLength > MOST_BEFORE_PONG) this.#ping = data
+    if (this.bytes.writable.writableLength + this.#output.size > MOST_BEFORE_PONG) this.#ping = data
     else this.#sender.pong(data, this.#mask)
   }
 
@@ -249,10 +301,17 @@ export class WebSocketMessenger extends Messenger {
 
   #add (item: Item): void {
     if (this.discarding) return
-    this.#backlog.push(item)
-    this.readable.pump()
+    this.#last = item
+    this.#tellLast()
     // If nobody has begun to read, no reader will see the failure. So the owner is told here.
     if (!this.readable.begun && typeof item === 'object' && 'failure' in item) this.failed(item.failure)
+  }
+
+  #tellLast (): void {
+    const last = this.#last
+    if (last === undefined || this.#backlog.length > 0 || !this.readable.takesEnd) return
+    this.#last = undefined
+    this.readable.receive(last)
   }
 
   #onReceiveError (error: CodedClose): void {
@@ -294,6 +353,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.discarding || this.#whole !== undefined || isRead(this.readable)) return
     this.discarding = true
     this.#backlog = []
+    this.#last = undefined
     this.#cost = 0
     if (!this.readable.over) this.readable.destroy()
     this.#start()
@@ -304,15 +364,24 @@ export class WebSocketMessenger extends Messenger {
 
   override frame (payload: string | Uint8Array): string | Uint8Array { return payload }
 
+  override sendNow (payload: string | Uint8Array): boolean {
+    if (this.#deflate !== undefined || this.#stream.writableNeedDrain) return false
+    this.#sender.send(payload, typeof payload === 'string' ? this.#text : this.#binary)
+    return true
+  }
+
   override send ({ payload }: Outgoing, done: (error?: Error) => void): void {
-    const compress = this.#deflate !== undefined
-    const options = { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }
-    if (compress) {
-      this.#sender.send(payload, options, error => error == null ? this.#whenRoom(done) : done(error))
-    } else {
-      this.#sender.send(payload, options)
+    if (this.#deflate === undefined) {
+      this.#send(payload)
       this.#whenRoom(done)
+    } else {
+      this.#send(payload, error => error == null ? this.#whenRoom(done) : done(error))
     }
+  }
+
+  #send (payload: string | Uint8Array, done?: (error?: Error) => void): void {
+    const compress = this.#deflate !== undefined
+    this.#sender.send(payload, { binary: typeof payload !== 'string', compress, fin: true, mask: this.#mask }, done)
   }
 
   #whenRoom (done: (error?: Error) => void): void {
@@ -338,6 +407,8 @@ export class WebSocketMessenger extends Messenger {
   }
 
   // The end
+
+  override flush (): void { this.#output.flush() }
 
   override end (): void {
     if (this.#whole !== undefined) {
@@ -373,6 +444,7 @@ export class WebSocketMessenger extends Messenger {
   #endBytes (): void {
     if (this.#bytesEnded || this.closed) return
     this.#bytesEnded = true
+    this.flush()
     this.bytes.readable.removeListener('data', this.#onData)
     this.bytes.readable.pause()
     this.bytes.end()
@@ -389,6 +461,7 @@ export class WebSocketMessenger extends Messenger {
         this.bytes.cut()
         return
       }
+      this.flush()
       if (this.breaking === undefined) this.owner.failed('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(delay))
       this.bytes.breakOff(this.breaking?.error, false)
     }, delay)
@@ -397,6 +470,7 @@ export class WebSocketMessenger extends Messenger {
   protected override breakBytes (error: CodedClose | undefined, failed: boolean, given: number | undefined): void {
     const code = this.#closeSent ? undefined : given ?? closeCodeOf(error, failed)
     if (code === undefined || this.bytes.writable.destroyed || this.bytes.writable.writableEnded) {
+      this.flush()
       this.bytes.breakOff(error, failed)
       return
     }
@@ -405,12 +479,15 @@ export class WebSocketMessenger extends Messenger {
     this.#closesSoon = true
     this.discarding = true
     this.#backlog = []
+    this.#last = undefined
     this.#cost = 0
     if (this.#whole !== undefined) {
       this.#whole.close(code, reasonOf(reason))
       this.#cutAfter(AFTER_FAILURE)
       return
     }
+    // What waits for compression, or for the peer, was sent before the failure.
+    for (const { payload } of this.writable.takeQueue()) this.#send(payload)
     this.#sendClose(code, reason)
     this.#feed()
   }
@@ -419,9 +496,10 @@ export class WebSocketMessenger extends Messenger {
     if (this.closed) return
     clearTimeout(this.#timer)
     this.#backlog = []
+    this.#last = undefined
     this.#chunks = []
     this.#inflate = undefined
-    this.#deflate?.cleanup()
+    this.#releaseDeflate?.()
     const done = this.#room
     this.#room = undefined
     super.over(error)
@@ -439,6 +517,7 @@ export class WebSocketMessenger extends Messenger {
     }
     if (this.writable.writableLength > 0) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages wait to be sent')
     const { readable, writable } = this.bytes
+    this.flush()
     readable.removeListener('data', this.#onData)
     readable.removeListener('end', this.#onEnd)
     writable.removeListener('drain', this.#onDrain)

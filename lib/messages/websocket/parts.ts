@@ -1,17 +1,32 @@
 // The parts of `ws` that are used, checked with 8.18 to 8.23. `ws` exports them without documenting them. A missing part is
 // reported at boot.
-import type { Duplex, Writable } from 'node:stream'
+import type { Duplex } from 'node:stream'
 import { FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME } from '../../errors.ts'
+import type { FrameOutput } from './frame-output.ts'
 
 /** Takes bytes, and emits 'message', 'ping', 'pong' and 'conclude'. */
 export interface Receiver {
   readonly writableEnded: boolean
-  write (chunk: Buffer): boolean
+  /** What has arrived of a frame. */
+  _buffers?: Buffer[]
+  readonly _bufferedBytes?: number
+  readonly writableLength: number
+  write (chunk: Buffer, done?: () => void): boolean
   on (event: 'message', listener: (data: Buffer, isBinary: boolean) => void): this
   on (event: 'ping' | 'pong', listener: (data: Buffer) => void): this
   on (event: 'conclude', listener: (code: number, reason: Buffer) => void): this
   on (event: 'error', listener: (error: Error & { code?: string }) => void): this
   on (event: 'drain', listener: () => void): this
+}
+
+/** So many pieces of a frame are kept apart, and more if they are long. */
+const MOST_PIECES = 64
+const SHORT = 512
+
+/** Joins the pieces of a frame if they are short: a message that arrives byte by byte would be as many objects. */
+export function joinPieces (receiver: Receiver): void {
+  const { _buffers: pieces, _bufferedBytes: size = Infinity } = receiver
+  if (pieces !== undefined && pieces.length >= MOST_PIECES && pieces.length * SHORT > size) receiver._buffers = [Buffer.concat(pieces)]
 }
 
 type Done = (error?: Error) => void
@@ -52,7 +67,7 @@ export type Extensions = Record<string, Deflate>
 
 export interface Parts {
   readonly Receiver: new (options: object) => Receiver
-  readonly Sender: new (socket: Writable, extensions: Extensions) => Sender
+  readonly Sender: new (output: FrameOutput, extensions: Extensions) => Sender
   readonly PerMessageDeflate: (new (options: object) => Deflate) & { readonly extensionName: string }
   readonly extension: { parse (header: string): Record<string, object[]>, format (extensions: Record<string, object[]>): string }
   readonly subprotocol: { parse (header: string): Set<string> }
