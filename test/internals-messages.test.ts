@@ -3,6 +3,7 @@ import { once } from 'node:events'
 import diagnostics from 'node:diagnostics_channel'
 import { createServer, IncomingMessage, request, ServerResponse, type ClientRequest } from 'node:http'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
+import { PassThrough } from 'node:stream'
 import type { Test } from 'tap'
 import {
   abortRequest, clearFields, closeResponse, destroyOnlyRequest, destroyOnlyResponse, endRequest, mutedStandIn,
@@ -10,6 +11,7 @@ import {
   shedWeight, showAsItCame, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
+import { beginReading } from '../lib/internals/streams.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
 import { gate } from './fixtures/server.ts'
 
@@ -578,4 +580,25 @@ t.test('shareTexts leaves every head as it came, whatever came before it', t => 
     }
   }
   t.end()
+})
+
+t.test('beginReading leaves a request as Node does that reads it for the first time, and other streams as they are', async t => {
+  interface Inner { _consuming: boolean, _readableState: { readingMore: boolean } }
+  const stateOf = ({ _consuming, _readableState: { readingMore } }: Inner): object => ({ _consuming, readingMore })
+  const server = createServer((req, res) => {
+    const inner = req as unknown as Inner
+    const before = stateOf(inner)
+    if (req.url === '/ours') beginReading(req)
+    else req._read(0)
+    res.end(JSON.stringify({ before, after: stateOf(inner) }))
+  }).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const { port } = server.address() as AddressInfo
+  const [ours, nodes] = await Promise.all(['/ours', '/nodes'].map(async path => (await fetch(`http://127.0.0.1:${port}${path}`)).json()))
+  t.same(ours, nodes)
+  t.match(ours, { before: { _consuming: false, readingMore: true }, after: { _consuming: true, readingMore: false } })
+  const other = new PassThrough()
+  beginReading(other)
+  t.notOk('_consuming' in other)
 })
