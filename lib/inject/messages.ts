@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 import { randomBytes } from 'node:crypto'
+import { events } from '../client/server-sent-events.ts'
 import { Codec } from '../messages/codec.ts'
 import { json } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
@@ -11,7 +12,7 @@ import { WebSocketMessenger } from '../messages/websocket/messenger.ts'
 import { loadParts } from '../messages/websocket/parts.ts'
 import { channels } from '../observability/channels.ts'
 import { invalid, type Injected } from './options.ts'
-import type { InjectDuplexClosed, MessageEncoding, MessageFraming } from '../../types/index.ts'
+import type { InjectDuplexClosed, MessageEncoding } from '../../types/index.ts'
 
 export interface InMessages {
   readonly options: object
@@ -103,21 +104,4 @@ function messengerOn (
 
 function isEvents (headers: IncomingHttpHeaders): boolean {
   return headers['content-type']?.startsWith(sse.contentType) === true
-}
-
-/** Server-Sent Events as the client reads them. Only the data counts. */
-const events: MessageFraming = {
-  ...sse,
-  decoder (limits) {
-    const decoder = lines.decoder?.(limits)
-    let data: string[] = []
-    const take = function * (read: Iterable<Uint8Array | Error>): Generator<Buffer | Error> {
-      for (const line of read) {
-        const text = line instanceof Error ? '' : Buffer.from(line).toString('utf8')
-        if (text.startsWith('data: ')) data.push(text.slice(6))
-        if (data.length > 0) yield Buffer.from(data.splice(0).join('\n'))
-      }
-    }
-    return { decode: chunk => take(decoder?.decode(chunk) ?? []), end: () => { data = []; return take(decoder?.end() ?? []) } }
-  }
 }
