@@ -1,6 +1,6 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
-import type { Metered } from '../governance/of-connection.ts'
+import type { Metered } from '../governance/connection-governance.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
 import type { kProgressed } from '../symbols.ts'

@@ -5,7 +5,7 @@ import {
   FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { ConnectionGovernance, type Revocable } from '../governance/of-connection.ts'
+import { ConnectionGovernance, type GovernanceReason, type Revocable } from '../governance/connection-governance.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim, Pending } from '../handshake/claim.ts'
 import type { KindHead } from '../handshake/kinds/index.ts'
@@ -17,7 +17,7 @@ import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
-  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
+  kAcceptNow, kAgingPlace, kDeciding, kDrain, kEndBecause, kEndByGovernance, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
   kHearEnd, kIsDraining, kPlace, kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
 } from '../symbols.ts'
 import { offeredAs } from '../syntax/upgrade-tokens.ts'
@@ -221,7 +221,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     this.#draining = undefined
   }
 
-  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+  [kEndByGovernance] (reason: GovernanceReason, error: Error, code: number | undefined): void {
     if (this.accepted) {
       this.#breakOff({ reason, error, code })
     } else if (this.#cause === undefined && this.#claim.undecided) {
@@ -242,7 +242,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     this.#registry.remove(this)
   }
 
-  [kExpired] (reason: DuplexCloseReason, error: Error): void {
+  [kEndBecause] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
   }
 

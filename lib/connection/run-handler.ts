@@ -1,6 +1,6 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED } from '../errors.ts'
-import type { RequestGovernance } from '../governance/of-request.ts'
+import type { RequestGovernance } from '../governance/request-governance.ts'
 import { takeSlots } from '../governance/slots.ts'
 import { claimOf, type Claim } from '../handshake/claim.ts'
 import { RETRY_AFTER, shutdownError } from '../handshake/refusal.ts'

@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kDrain, kExpired, kHandlerDone, kHandlerFailed } from '../symbols.ts'
+import { kAcceptNow, kDrain, kEndBecause, kHandlerDone, kHandlerFailed } from '../symbols.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
   FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_HEARTBEAT, FST_ERR_DUPLEX_INVALID_OPTION,
@@ -48,7 +48,7 @@ export class MessageConnection extends Connection {
     const carrier = new MessageCarrier(claim.carrier, {
       heartbeat,
       makeMessenger: bytes => this.#makeMessenger(bytes),
-      heartbeatMissed: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
+      heartbeatMissed: () => this[kEndBecause]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
     })
     super(claim, reply, registry, carrier)
     this.#plan = plan
@@ -160,7 +160,7 @@ export class MessageConnection extends Connection {
 
   #failed (reason: 'error' | 'destroyed' | 'abort' | 'fin', error: Error = new FST_ERR_DUPLEX_DESTROYED()): void {
     this.#failure ??= error
-    this[kExpired](reason, error)
+    this[kEndBecause](reason, error)
   }
 
   /** The close frame of an orderly end. */

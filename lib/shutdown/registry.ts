@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Connection } from '../connection/connection.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
-import { AppGovernance } from '../governance/of-app.ts'
+import { AppGovernance } from '../governance/app-governance.ts'
 import { Slots } from '../governance/slots.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import { channels } from '../observability/channels.ts'
