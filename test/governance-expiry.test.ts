@@ -290,7 +290,8 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
 t.test('GV2 what is over waits for nothing any more', t => {
   const governance = new AppGovernance({ perKey: undefined })
   const nothing = (): void => {}
-  const one = new ConnectionGovernance(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kEndByGovernance]: nothing }, 0)
+  const bare = { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kEndByGovernance]: nothing }
+  const one = new ConnectionGovernance(governance, bare, 0)
   one.labels.add('a')
   t.ok(one.extend(Date.now() + 3_600_000))
   t.same([governance.expiries.size, governance.labels.size], [1, 1])

@@ -73,7 +73,7 @@ export async function messagesOf (injected: Injected, websocket: boolean, encodi
   }
 }
 
-const MOST = 2 ** 31 - 1
+const NO_LIMIT = 2 ** 31 - 1
 
 function messengerOn (
   readable: Readable, writable: Writable, headers: IncomingHttpHeaders, websocket: boolean, encoding: MessageEncoding
@@ -93,7 +93,7 @@ function messengerOn (
     onInvalid: error => { throw error },
     failed: (_reason, error) => messenger.breakOff(error, false)
   }
-  const settings = { codec: new Codec(encoding, MOST), maxLength: MOST, highWaterMark: 16 }
+  const settings = { codec: new Codec(encoding, NO_LIMIT), maxLength: NO_LIMIT, highWaterMark: 16 }
   const messenger: Messenger = websocket
     ? new WebSocketMessenger(bytes, { ...owner, closing: () => ({ code: 1000, reason: '' }) }, settings, {
       extensions: {}, renewed: () => ({}), subprotocol: undefined, closeTimeout: 30_000, client: true

@@ -16,8 +16,8 @@ export interface Expirable {
   [kEndBecause] (reason: DuplexCloseReason, error: Error): void
 }
 
-/** The limits of one connection, from acceptance to its end. */
-export class Lifetime {
+/** Watches the limits of one connection, from acceptance to its end: of time, and of bytes that wait for the peer. */
+export class LimitWatch {
   readonly #limits: Limits
   readonly #carrier: Carrier
   readonly #connection: Expirable
