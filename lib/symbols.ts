@@ -7,16 +7,16 @@ export const kClaim = Symbol('fastify-duplex.claim')
 
 /** One of the sides has ended, or all is over. */
 export const kProgressed = Symbol('fastify-duplex.progressed')
-/** One of the limits is over. */
-export const kExpired = Symbol('fastify-duplex.expired')
-/** The server is going away. */
+/** Breaks the connection off, with this reason: a limit is over, or a WebSocket failed. */
+export const kEndBecause = Symbol('fastify-duplex.endBecause')
+/** The connection is to end soon: the server is going away, or the connection has expired or was revoked. */
 export const kDrain = Symbol('fastify-duplex.drain')
 /** The connection was extended: it goes on after all. */
 export const kUndrain = Symbol('fastify-duplex.undrain')
 /** The labels, the expiry and the rates of the connection: a `ConnectionGovernance`. */
 export const kGovernance = Symbol('fastify-duplex.governance')
-/** The connection has expired, or was revoked. */
-export const kRevoke = Symbol('fastify-duplex.revoke')
+/** The connection has expired, or was revoked: breaks it off. A pending one is answered with the error. */
+export const kEndByGovernance = Symbol('fastify-duplex.endByGovernance')
 /** The drain is over. */
 export const kShutDown = Symbol('fastify-duplex.shutDown')
 /** The request was refused, or its client has left: it will not become a connection. */

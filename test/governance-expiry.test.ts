@@ -3,10 +3,10 @@ import { once } from 'node:events'
 import { mock } from 'node:test'
 import type { Test } from 'tap'
 import type { FastifyRequest } from 'fastify'
-import { kDrain, kRevoke, kUndrain } from '../lib/symbols.ts'
+import { kDrain, kEndByGovernance, kUndrain } from '../lib/symbols.ts'
 import { Expiries, type Expiring } from '../lib/governance/expiries.ts'
-import { AppGovernance } from '../lib/governance/of-app.ts'
-import { ConnectionGovernance } from '../lib/governance/of-connection.ts'
+import { AppGovernance } from '../lib/governance/app-governance.ts'
+import { ConnectionGovernance } from '../lib/governance/connection-governance.ts'
 import { SharedDelays } from '../lib/governance/shared-delays.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
 import { acrossAll, attempt, endOf, forever } from './fixtures/governed.ts'
@@ -290,7 +290,8 @@ t.test('GV2 a clock that is set forward or backward moves the moments, and break
 t.test('GV2 what is over waits for nothing any more', t => {
   const governance = new AppGovernance({ perKey: undefined })
   const nothing = (): void => {}
-  const one = new ConnectionGovernance(governance, { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kRevoke]: nothing }, 0)
+  const bare = { accepted: true, [kDrain]: nothing, [kUndrain]: nothing, [kEndByGovernance]: nothing }
+  const one = new ConnectionGovernance(governance, bare, 0)
   one.labels.add('a')
   t.ok(one.extend(Date.now() + 3_600_000))
   t.same([governance.expiries.size, governance.labels.size], [1, 1])

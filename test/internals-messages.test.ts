@@ -8,7 +8,7 @@ import type { Test } from 'tap'
 import {
   abortRequest, clearFields, closeResponse, destroyOnlyRequest, destroyOnlyResponse, endRequest, mutedStandIn,
   muteResponse, onTurnOfDestroyed, onWhole, outliveResponse, publishFinish, publishStart, responseClass, shareTexts,
-  shedWeight, showAsItCame, tellFinish, tolerateHalfClose, unfinishedResponse, watchVanishing
+  shedWeight, showAsItCame, tellFinish, tolerateHalfClose, unfinishedResponse
 } from '../lib/internals/http-messages.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { beginReading } from '../lib/internals/streams.ts'
@@ -196,45 +196,6 @@ t.test('outliveResponse leaves to Node what it does not apply to', async t => {
   await finished.promise
   while (!socket.destroyed) await turn()
   t.equal((await wire.head()).status, 200)
-})
-
-t.test('watchVanishing tells a request of a client that vanishes after the response', async t => {
-  const finished = gate<IncomingMessage>()
-  const { link } = await listen(t, 'tcp', (req, res) => {
-    const { socket } = req
-    res.once('finish', () => watchVanishing(req, socket))
-    outliveResponse(req, res, req.socket, () => true)
-    res.once('finish', () => finished.open(req))
-    req.resume()
-    res.end('early')
-  })
-  const { wire } = await link()
-  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
-  const req = await finished.promise
-  const failed = once(req, 'error')
-  wire.reset()
-  const [error] = await failed as [Error & { code: string }]
-  t.equal(error.code, 'ECONNRESET')
-  t.ok(req.destroyed)
-})
-
-t.test('watchVanishing leaves nothing behind on the socket of a request that arrives whole', async t => {
-  const finished = gate<IncomingMessage>()
-  const { link } = await listen(t, 'tcp', (req, res) => {
-    res.once('finish', () => watchVanishing(req, req.socket))
-    res.once('finish', () => finished.open(req))
-    req.resume()
-    res.end('early')
-  })
-  const { wire, socket } = await link()
-  const before = socket.listenerCount('close')
-  wire.send('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\none')
-  const req = await finished.promise
-  const closed = once(req, 'close')
-  wire.send('twoend')
-  await closed
-  t.equal(socket.listenerCount('close'), before)
-  t.notOk(req.errored)
 })
 
 /** Node's client, and the server's end of its connection. */

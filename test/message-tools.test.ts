@@ -134,6 +134,20 @@ for (const transport of ['tcp', 'h2'] as const) {
   })
 }
 
+t.test('MS12 injectDuplex: the data lines of one event are one message', async t => {
+  const { app } = await serve(t, {}, app => {
+    app.get('/room', { duplex: { messages: { encoding: 'text' } } }, async ({ writable }) => {
+      writable.write('one\ntwo')
+      writable.write('three')
+    })
+  })
+  const { readable, writable } = await app.injectDuplex({ url: '/room', messages: true, headers: { accept: 'text/event-stream' } })
+  writable.end()
+  const messages: unknown[] = []
+  for await (const message of readable) messages.push(message)
+  t.strictSame(messages, ['one\ntwo', 'three'])
+})
+
 t.test('MS11 asyncapi(): each route once, both directions, schemas that are in the document', async t => {
   const app = Fastify()
   t.teardown(() => app.close())

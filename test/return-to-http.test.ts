@@ -1,10 +1,10 @@
 import t from 'tap'
 import { once } from 'node:events'
 import type { IncomingMessage } from 'node:http'
-import { returnToHttp, originalHead, headWithoutUpgrade, waitToReturn } from '../lib/http1/return-to-http.ts'
+import { originalHead, headWithoutUpgrade, waitToReturn } from '../lib/http1/return-to-http.ts'
 import { showAsItCame } from '../lib/internals/http-messages.ts'
 import { Link, type Waiting } from '../lib/http1/link.ts'
-import { onRequestHead, takeOver } from '../lib/internals/http-parser.ts'
+import { onRequestHead, speakHttp, takeOver } from '../lib/internals/http-parser.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, listenAndTake, onBoth, takeOne } from './fixtures/bare.ts'
 import { gate } from './fixtures/server.ts'
@@ -85,7 +85,7 @@ onBoth('Q20 a socket that goes back to HTTP is served from what was put back on'
   server.on('request', ({ url }) => { urls.push(url) })
   if (head.length > 0) socket.unshift(head)
   socket.unshift(headWithoutUpgrade(req, false))
-  returnToHttp(server, new Link(socket, () => {}))
+  speakHttp(server, socket)
   for (let n = 0; n < 2; n++) t.equal((await wire.head()).status, 200)
   t.same(urls, ['/it', '/next'])
 })
@@ -138,7 +138,7 @@ onBoth('Q68 a socket that has waited goes back with the end of input behind it',
   req.url = '/back'
   socket.unshift(originalHead(req))
   stop()
-  returnToHttp(server, link)
+  speakHttp(server, socket)
   t.equal((await wire.head()).status, 200)
   t.equal((await wire.bytes(5)).toString(), '/back')
   wire.end()

@@ -13,9 +13,11 @@ import { ownErrors } from '../streams/own-errors.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf, type Fields } from './fields.ts'
 import { breakConnection, prepare, takeSocket, type Taken } from './own-socket.ts'
-import { MOST_INFORMATIONAL } from './most-informational.ts'
 import { RequestBody, type BodyOwner } from './request-body.ts'
 import type { DuplexKind } from '../../types/index.ts'
+
+/** Over HTTP/2 as well: more 1xx answers than this are an invalid answer. */
+export const MOST_INFORMATIONAL = 100
 
 const NOTHING = Buffer.alloc(0)
 const NONE: readonly string[] = []

@@ -9,7 +9,7 @@ import { ownErrors } from '../streams/own-errors.ts'
 import { ClientStream } from './client-stream.ts'
 import type { Answer, Exchange, ExchangeEnd, ExchangeRequest } from './exchange.ts'
 import { fieldsOf } from './fields.ts'
-import { MOST_INFORMATIONAL } from './most-informational.ts'
+import { MOST_INFORMATIONAL } from './http1.ts'
 import { breakConnection } from './own-socket.ts'
 import type { Milliseconds } from '../../types/index.ts'
 

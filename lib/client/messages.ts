@@ -1,6 +1,6 @@
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_UPSTREAM_INVALID } from '../errors.ts'
 import { Codec } from '../messages/codec.ts'
-import { binary, frames, json, text } from '../messages/encoding.ts'
+import { ENCODINGS, frames, json } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
 import { lines } from '../messages/framing.ts'
 import type { Bytes, Messenger, MessengerSettings } from '../messages/messenger.ts'
@@ -15,10 +15,8 @@ import { events } from './server-sent-events.ts'
 import type { Opened } from './open.ts'
 import { invalid, type Plan } from './options.ts'
 import type {
-  ClientClosed, ClientMessageConnection, ClientMessageOptions, ConnectOptions, DuplexWebPair, MessageEncoding, MessageFraming
+  ClientClosed, ClientMessageConnection, ClientMessageOptions, ConnectOptions, DuplexWebPair, MessageFraming
 } from '../../types/index.ts'
-
-const ENCODINGS: Readonly<Record<string, MessageEncoding>> = { json, text, binary }
 
 const CLOSE_TIMEOUT = 30_000
 

@@ -7,7 +7,7 @@ import { dial } from '../dial/dial.ts'
 import { FST_ERR_DUPLEX_DIAL_FAILED, FST_ERR_DUPLEX_FIN_TIMEOUT, FST_ERR_DUPLEX_NO_EXTENDED_CONNECT } from '../errors.ts'
 import { endBetweenReads } from '../internals/half-open.ts'
 import { ownErrors } from '../streams/own-errors.ts'
-import { exchange, type Answer, type Exchange } from './exchange.ts'
+import { exchange, type Answer, type Exchange, type Transport } from './exchange.ts'
 import { feed } from './feed.ts'
 import { openSession } from './http2.ts'
 import { basic, invalid, type Plan } from './options.ts'
@@ -45,7 +45,7 @@ export async function open (plan: Plan, given: ConnectOptions, signals: Signals)
   }
 }
 
-/** What is wrong with a key or a certificate has no code that would tell it from what goes wrong on the wire. */
+/** Checks key and certificate first. Later their errors could not be told from errors of the network. */
 function secured (given: DialTlsOptions = {}): DialTlsOptions {
   if (Object.keys(given).length === 0 || given.secureContext !== undefined) return given
   try {
@@ -66,18 +66,18 @@ async function attempt (plan: Plan, options: ConnectOptions, signals: Signals, v
   const { method, target, headers, protocol, body, early } = plan
   const scheme = plan.secure ? 'https' : 'http'
   const request = { method, target, headers, protocol, body, early, scheme, signal: signals.always } as const
-  let link: Duplex | ClientHttp2Session = connection
+  let transport: Transport = connection
   let sent: Exchange
   try {
-    if (speaksHttp2) link = await openSession(connection, { scheme, signal: signals.until })
-    sent = exchange(link, request)
+    if (speaksHttp2) transport = await openSession(connection, { scheme, signal: signals.until })
+    sent = exchange(transport, request)
   } catch (error) {
-    if (link === connection) breakConnection(connection, error as Error)
-    else link.destroy()
+    if (transport === connection) breakConnection(connection, error as Error)
+    else transport.destroy()
     throw error
   }
   // The session closes when its only stream is over.
-  if (link !== connection) void sent.over.then(({ complete }) => closeSession(link as ClientHttp2Session, connection, complete))
+  if (transport !== connection) void sent.over.then(({ complete }) => closeSession(transport as ClientHttp2Session, connection, complete))
   if (plan.source !== undefined) {
     const sending = feed(plan.source, sent.body as Writable, error => sent.abort(error))
     void sent.over.then(() => sending.stop())
@@ -125,7 +125,7 @@ async function throughProxy (proxy: URL, through: string, tlsOptions: DialTlsOpt
   const secure = proxy.protocol === 'https:'
   const host = proxy.hostname.replace(/^\[|\]$/g, '')
   const port = Number(proxy.port) || (secure ? 443 : 80)
-  // Whose certificate is expected was said of the server behind it.
+  // `servername` names the server, and not the proxy.
   const { servername: _, ...ofBoth } = tlsOptions
   const options = { signal: until, timeout: 0, tls: secure ? { ...ofBoth, ALPNProtocols: ['http/1.1'] } : false }
   const connection = await dial({ host, port }, options).catch((error: unknown) => { throw ofProxy(error) })

@@ -3,7 +3,7 @@ import { FST_ERR_DUPLEX_REFUSED } from '../errors.ts'
 import type { Answer, Exchange } from './exchange.ts'
 
 /** How many bytes of a refusal's body are kept, and how many milliseconds it may take. */
-const MOST = 1024 * 1024
+const MOST_OF_BODY = 1024 * 1024
 const LONGEST = 10_000
 
 /** The server, or the proxy before it, has not accepted the request. */
@@ -43,14 +43,14 @@ async function bodyOf (exchange: Exchange, { kind, readable, writable }: Answer)
     for await (const chunk of readable as AsyncIterable<Buffer>) {
       chunks.push(chunk)
       length += chunk.length
-      if (length >= MOST) break
+      if (length >= MOST_OF_BODY) break
     }
-    return Buffer.concat(chunks, Math.min(length, MOST))
+    return Buffer.concat(chunks, Math.min(length, MOST_OF_BODY))
   } catch (error) {
     if (readable.errored == null && readable.destroyed) return Buffer.concat(chunks)
     throw error
   } finally {
     clearTimeout(timer)
-    if (kind !== 'body' || !writable.writableFinished || length >= MOST) exchange.abort(new Error('The answer was no acceptance'))
+    if (kind !== 'body' || !writable.writableFinished || length >= MOST_OF_BODY) exchange.abort(new Error('The answer was no acceptance'))
   }
 }

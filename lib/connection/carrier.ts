@@ -1,13 +1,13 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
-import type { Metered } from '../governance/of-connection.ts'
+import type { Metered } from '../governance/connection-governance.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import type { KindHead } from '../handshake/kinds/index.ts'
+import type { KindHead } from '../handshake/kinds.ts'
 import type { kProgressed } from '../symbols.ts'
 import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 
 /** What a carrier tells the claim that it was made for. */
-export interface Handshake {
+export interface CarrierListener {
   /** The head of an answer that is no acceptance went onto the wire. */
   answerBegins (): void
   /** The last byte of that answer went onto the wire. */
@@ -17,21 +17,21 @@ export interface Handshake {
 }
 
 /** What a carrier tells the connection that was made of the claim. */
-export interface Owner {
+export interface ProgressListener {
   /** One of the sides may have ended, or the connection is over. */
   [kProgressed] (): void
 }
 
 /**
  * A carrier stands for what a request came in on, and for the pair of its connection: a socket, a request with its response,
- * or a stream of HTTP/2. It is made together with the claim. Only the carrier listens to these objects. It knows the wire and
- * decides nothing.
+ * or a stream of HTTP/2. It is made for the claim. `asBody()` may replace it, and messages put their own carrier around it. Only the
+ * carrier listens to these objects. It knows the wire and decides nothing.
  */
 export interface Carrier extends Metered {
-  /** It is told of the answer, and of the end. */
-  handshake: Handshake | undefined
-  /** It is told what the two sides do. An object and no function: a function for each connection would cost memory. */
-  owner: Owner | undefined
+  /** The claim, or whoever refuses a request without one. The carrier tells it of the answer, and of the end. */
+  listener: CarrierListener | undefined
+  /** The connection. The carrier tells it what the two sides do. An object and no function: a function for each connection would cost memory. */
+  owner: ProgressListener | undefined
 
   // Before acceptance
 

@@ -5,11 +5,11 @@ import {
   FST_ERR_DUPLEX_INVALID_STATUS, FST_ERR_DUPLEX_NOT_ACCEPTED, FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED,
   FST_ERR_DUPLEX_REVOKED, FST_ERR_DUPLEX_SHUTDOWN
 } from '../errors.ts'
-import { ConnectionGovernance, type Revocable } from '../governance/of-connection.ts'
+import { ConnectionGovernance, type GovernanceReason, type Revocable } from '../governance/connection-governance.ts'
 import { appFields, type HeadFields } from '../handshake/accept-head.ts'
 import type { Claim, Pending } from '../handshake/claim.ts'
-import type { KindHead } from '../handshake/kinds/index.ts'
-import { addConnectionClose, type RefusalError } from '../handshake/refusal.ts'
+import type { KindHead } from '../handshake/kinds.ts'
+import { shutdownError, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { say, sayClosed } from '../observability/log.ts'
@@ -17,15 +17,15 @@ import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
-  kAcceptNow, kAgingPlace, kDeciding, kDrain, kExpired, kRevoke, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
+  kAcceptNow, kAgingPlace, kDeciding, kDrain, kEndBecause, kEndByGovernance, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned,
   kHearEnd, kIsDraining, kPlace, kProgressed, kRefused, kSetKeepAlive, kShutDown, kUndrain, kUnhearEnd
 } from '../symbols.ts'
 import { offeredAs } from '../syntax/upgrade-tokens.ts'
 import { asError } from '../tools/thrown.ts'
 import { runErrorHooks } from './error-hooks.ts'
-import type { Carrier, Owner } from './carrier.ts'
+import type { Carrier, ProgressListener } from './carrier.ts'
 import { keepAliveLater, noKeepAlive, type KeepAliveTarget } from './keep-alive.ts'
-import { Lifetime, type Expirable } from './lifetime.ts'
+import { LimitWatch, type Expirable } from './limit-watch.ts'
 import type {
   DetachedSocket, DuplexAcceptOptions, DuplexAuthority, DuplexCloseReason, DuplexClosed, DuplexKind, DuplexLabels, DuplexMoment,
   DuplexWebPair
@@ -48,14 +48,14 @@ interface Cause {
 }
 
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
-export class Connection implements Owner, Pending, Expirable, Revocable, KeepAliveTarget {
+export class Connection implements ProgressListener, Pending, Expirable, Revocable, KeepAliveTarget {
   readonly kind: DuplexKind
   readonly #reply: FastifyReply
   readonly #claim: Claim
   readonly #carrier: Carrier
   readonly #registry: Registry
   /** Made when there is a limit to watch. Most connections need none until one side has ended. */
-  #lifetime: Lifetime | undefined
+  #limits: LimitWatch | undefined
   /** The async context of the request. The end runs in it: the event that tells of the end has another context. */
   readonly #scope = new AsyncResource('DuplexConnection')
   #state: State = 'pending'
@@ -221,7 +221,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     this.#draining = undefined
   }
 
-  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
+  [kEndByGovernance] (reason: GovernanceReason, error: Error, code: number | undefined): void {
     if (this.accepted) {
       this.#breakOff({ reason, error, code })
     } else if (this.#cause === undefined && this.#claim.undecided) {
@@ -242,7 +242,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     this.#registry.remove(this)
   }
 
-  [kExpired] (reason: DuplexCloseReason, error: Error): void {
+  [kEndBecause] (reason: DuplexCloseReason, error: Error): void {
     this.#breakOff({ reason, error })
   }
 
@@ -311,8 +311,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     }
     if (this.#cause !== undefined) throw this.#cause.error
     if (this.#registry.draining && !whileDraining) {
-      addConnectionClose(this.#reply)
-      throw new FST_ERR_DUPLEX_SHUTDOWN()
+      throw shutdownError(this.#reply)
     }
   }
 
@@ -373,13 +372,13 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     const { settings } = claim.route
     if (settings.rate !== undefined) this[kGovernance].limit(carrier, settings.rate)
     if (settings.tcpKeepAlive > 0) keepAliveLater(this)
-    if (Lifetime.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
+    if (LimitWatch.watchesFromTheStart(settings) || carrier.inputEnded || carrier.outputFlushed) this.#watched.progress()
     if (this.#handlerReturned) carrier.handlerReturned()
   }
 
-  get #watched (): Lifetime {
-    this.#lifetime ??= new Lifetime(this.#claim.route.settings, this.#carrier, this)
-    return this.#lifetime
+  get #watched (): LimitWatch {
+    this.#limits ??= new LimitWatch(this.#claim.route.settings, this.#carrier, this)
+    return this.#limits
   }
 
   /** From now on nothing sent through the reply reaches the wire, and no timer of Fastify strikes. */
@@ -424,7 +423,7 @@ export class Connection implements Owner, Pending, Expirable, Revocable, KeepAli
     const cause = this.#cause ?? this.#causeOnTheWire()
     const detached = this.#state === 'detached'
     this.#state = 'closed'
-    this.#lifetime?.stop()
+    this.#limits?.stop()
     noKeepAlive(this)
     const claim = this.#claim
     if (cause !== undefined) {

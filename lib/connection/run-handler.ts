@@ -1,12 +1,13 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_BODY_NOT_PARSED, FST_ERR_DUPLEX_MAX_CONNECTIONS, FST_ERR_DUPLEX_NOT_ACCEPTED } from '../errors.ts'
-import type { RequestGovernance } from '../governance/of-request.ts'
+import type { RequestGovernance } from '../governance/request-governance.ts'
 import { takeSlots } from '../governance/slots.ts'
 import { claimOf, type Claim } from '../handshake/claim.ts'
 import { RETRY_AFTER, shutdownError } from '../handshake/refusal.ts'
 import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { kAcceptNow, kDeciding, kGovernance, kHandlerDone, kHandlerFailed, kHandlerReturned } from '../symbols.ts'
+import { isThenable } from '../tools/thenable.ts'
 import { Connection } from './connection.ts'
 
 /** A handler as Fastify and its hooks see it. Users see the types of a duplex handler. */
@@ -79,17 +80,17 @@ function runAccepted (app: FastifyInstance, handler: Handler, connection: Connec
     connection[kHandlerFailed](error)
     return
   }
-  own(connection, result)
+  endWithPromise(connection, result)
 }
 
 /** If a hook threw, Fastify answers. If the client went away, nobody is left to answer. */
 function notAccepted (claim: Claim, error: unknown): unknown {
   if (claim.undecided) throw refused(claim, error)
-  return elsewhere(claim)
+  return waitForOtherAnswer(claim)
 }
 
 /** The handler's promise owns the connection. */
-function own (connection: Connection, result: unknown): void {
+function endWithPromise (connection: Connection, result: unknown): void {
   if (!isThenable(result)) {
     connection[kHandlerReturned]()
     return
@@ -105,7 +106,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
       connection[kHandlerDone]()
       return undefined
     }
-    if (!claim.undecided) return value !== undefined && value !== connection && !claim.gone ? value : elsewhere(claim)
+    if (!claim.undecided) return value !== undefined && value !== connection && !claim.gone ? value : waitForOtherAnswer(claim)
     claim.step('answer')
     if (value !== undefined && value !== connection) return value
     throw new FST_ERR_DUPLEX_NOT_ACCEPTED()
@@ -119,7 +120,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
     }
     if (claim.undecided) throw refused(claim, error)
     say(connection.reply.log, 'debug', { err: error }, 'duplex handler failed after its request was answered')
-    return elsewhere(claim)
+    return waitForOtherAnswer(claim)
   }
   let result: unknown
   try {
@@ -135,10 +136,6 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
 }
 
 /** Fastify waits for the answer that is under way, if the handler returns the reply. It then sends no other answer. */
-function elsewhere (claim: Claim): unknown {
+function waitForOtherAnswer (claim: Claim): unknown {
   return claim.gone || claim.reply?.sent === true ? undefined : claim.reply
-}
-
-function isThenable (value: unknown): value is PromiseLike<unknown> {
-  return typeof (value as PromiseLike<unknown> | null | undefined)?.then === 'function'
 }

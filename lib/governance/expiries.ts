@@ -6,7 +6,7 @@ import type { Milliseconds } from '../../types/index.ts'
  * The longest wait before the next look at the clock. The clock may be set meanwhile, and timers cannot wait longer than 2 **
  * 31 ms.
  */
-const LOOK: Milliseconds = 1000
+const LONGEST_SLEEP: Milliseconds = 1000
 
 /** The shortest wait, so that moments close together are looked at together. */
 const REST: Milliseconds = 20
@@ -66,7 +66,7 @@ export class Expiries {
     if (soonest === undefined) return
     const now = performance.now()
     const rest = this.#looked + REST - now
-    const delay = Math.min(LOOK, Math.max(0, rest, soonest.until - Date.now()))
+    const delay = Math.min(LONGEST_SLEEP, Math.max(0, rest, soonest.until - Date.now()))
     if (now + delay >= this.#lookAt) return
     this.#stop()
     this.#lookAt = now + delay

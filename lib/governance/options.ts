@@ -1,3 +1,4 @@
+import type { Loose } from '../check-options.ts'
 import { FST_ERR_DUPLEX_INVALID_OPTION } from '../errors.ts'
 import type { DuplexExpiry, DuplexKey, DuplexLabeller, DuplexMaxConnections, DuplexRate, Milliseconds } from '../../types/index.ts'
 
@@ -28,7 +29,6 @@ export const GOVERNANCE_DEFAULTS: GovernanceSettings = {
 
 export const GOVERNANCE_NAMES = ['expires', 'expiryGrace', 'labels', 'rate'] as const
 
-type Loose = Record<string, unknown>
 type Invalid = (name: string, expected: string, value: unknown) => Error
 
 /** Reads the governance options. Durations are checked together with all other durations. */

@@ -1,9 +1,9 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import type { Carrier, Handshake } from '../connection/carrier.ts'
+import type { Carrier, CarrierListener } from '../connection/carrier.ts'
 import { kRefused } from '../symbols.ts'
 import { FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT } from '../errors.ts'
-import { RequestGovernance } from '../governance/of-request.ts'
+import { RequestGovernance } from '../governance/request-governance.ts'
 import { clearFields, muteResponse } from '../internals/http-messages.ts'
 import type { DuplexRoute } from '../routes/route.ts'
 import { kClaim } from '../symbols.ts'
@@ -15,7 +15,7 @@ import type { DuplexAuthority, DuplexKind, Milliseconds } from '../../types/inde
 const NONE: readonly string[] = []
 
 /** How a duplex route answers a request that it cannot take over. */
-export type Instead = 'upgrade-required' | 'not-found' | 'head'
+export type Instead = 'upgrade-required' | 'not-found' | 'answer-head-request'
 
 /** What the head of a request tells about it. */
 export interface ClaimFacts {
@@ -64,7 +64,7 @@ export interface ClaimWatcher {
  * Only `state` says whether the request is answered, and only `step()` changes it. Timers, the drain, late
  * replies and the connection all ask it.
  */
-export class Claim implements Handshake {
+export class Claim implements CarrierListener {
   readonly route: DuplexRoute
   readonly req: IncomingMessage
   kind: DuplexKind
@@ -104,11 +104,11 @@ export class Claim implements Handshake {
     this.hasBody = facts.hasBody ?? false
     this.carrier = carrier
     this.governance = facts.route.governance && new RequestGovernance(facts.route.governance)
-    carrier.handshake = this
+    carrier.listener = this
     ;(facts.req as unknown as { [kClaim]: Claim })[kClaim] = this
   }
 
-  /** The current state. Before it is told, it is brought up to date with answers that Fastify or the app made on their own. */
+  /** The current state. To read it may change it: answers that Fastify or the app made on their own are noticed here. */
   get state (): HandshakeState {
     this.#look()
     return this.#state
@@ -118,7 +118,7 @@ export class Claim implements Handshake {
   get gone (): boolean { return this.#state === 'gone' || this.carrier.gone }
   get res (): ServerResponse | undefined { return this.carrier.res }
 
-  /** Whether the request may still become a connection. */
+  /** Whether the request may still become a connection. Reading it may change the state, as `state` does. */
   get undecided (): boolean { return isUndecided(this.state) }
 
   /** What the event would lead to now, without changing the state. */
@@ -174,7 +174,7 @@ export class Claim implements Handshake {
   }
 
   /** The route's own hooks begin. If Fastify's timer has struck during earlier hooks, its answer is on its way. */
-  replied (reply: FastifyReply): void {
+  ownHooksBegin (reply: FastifyReply): void {
     this.reply = reply
     if (this.#timedOutByFastify) this.step('handler-timeout')
   }
@@ -185,7 +185,7 @@ export class Claim implements Handshake {
     if (handshakeTimeout > 0 && !handshakeYields) this.#wait(handshakeTimeout)
   }
 
-  /** Fastify has started to handle the request, and its handlerTimeout runs. Fastify stops that once a body was read. */
+  /** Fastify has started to handle the request, and its handlerTimeout runs. Fastify stops that timer once a body was read. */
   routed (): void {
     const { handshakeTimeout, handshakeYields } = this.route
     if (handshakeTimeout === 0 || !handshakeYields || !this.undecided) return
@@ -207,23 +207,19 @@ export class Claim implements Handshake {
 
   #strike (delay: Milliseconds): void {
     this.#look()
-    const error = new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay)
-    switch (this.step('timeout')) {
-      case 'answer-late':
-        // The error handler of the app gets the same time again, and no more.
-        this.#wait(delay)
-        this.#answer(error)
-        break
-      case 'interrupt':
-        this.interrupt(error)
-    }
+    this.#answerInPlace(new FST_ERR_DUPLEX_HANDSHAKE_TIMEOUT(delay), delay)
   }
 
-  /** Nothing may become of this request any more. The client gets this error, even if somebody is about to answer or accept. */
+  /** The request was revoked. The client gets this error, even if somebody is about to answer or accept. */
   refuse (error: RefusalError): void {
-    if (!this.undecided) return
+    if (this.undecided) this.#answerInPlace(error, 0)
+  }
+
+  /** @param again the error handler of the app gets this time, and no more. 0 sets no limit */
+  #answerInPlace (error: RefusalError, again: Milliseconds): void {
     switch (this.step('timeout')) {
       case 'answer-late':
+        if (again > 0) this.#wait(again)
         this.#answer(error)
         break
       case 'interrupt':
@@ -299,7 +295,7 @@ export class Claim implements Handshake {
   withdraw (): void {
     this.stopTimer()
     this.governance?.release()
-    this.carrier.handshake = undefined
+    this.carrier.listener = undefined
     delete (this.req as { [kClaim]?: Claim })[kClaim]
   }
 

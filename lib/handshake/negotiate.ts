@@ -30,7 +30,7 @@ export function negotiate (
     return
   }
   claim.reached(reply.raw)
-  claim.replied(reply)
+  claim.ownHooksBegin(reply)
   watchReplies(reply)
   if (app.draining) {
     done(shutdownError(reply))
@@ -38,7 +38,7 @@ export function negotiate (
   }
   if (claim.instead !== undefined) claim.step('answer')
   switch (claim.instead) {
-    case 'head':
+    case 'answer-head-request':
       reply.code(200).send()
       return
     case 'not-found':
@@ -126,10 +126,10 @@ function watchReplies (reply: FastifyReply): void {
 // The same functions for all replies.
 function send (this: FastifyReply, payload?: unknown): FastifyReply {
   const claim = this.sent ? undefined : claimOf(this.request.raw)
-  if (claim === undefined) return usual(this).send.call(this, payload)
+  if (claim === undefined) return withoutOurs(this).send.call(this, payload)
   if (isHandlerTimeout(this, payload)) {
     const reply = claim.replyAfterTimeout(this, payload)
-    return reply === undefined ? this : usual(reply).send.call(reply, payload)
+    return reply === undefined ? this : withoutOurs(reply).send.call(reply, payload)
   }
   if (claim.hooks?.begun === false) {
     // This runs the hooks of the accept head.
@@ -140,7 +140,7 @@ function send (this: FastifyReply, payload?: unknown): FastifyReply {
     return this
   }
   if (claim.failed) answerWithoutErrorHandler(this, payload)
-  return usual(this).send.call(this, payload)
+  return withoutOurs(this).send.call(this, payload)
 }
 
 function hijack (this: FastifyReply): FastifyReply {
@@ -148,14 +148,15 @@ function hijack (this: FastifyReply): FastifyReply {
     warnOfLateReply(this)
     return this
   }
-  return usual(this).hijack.call(this)
+  return withoutOurs(this).hijack.call(this)
 }
 
 function isHandlerTimeout ({ request }: FastifyReply, payload: unknown): payload is RefusalError {
   return codeOf(payload) === 'FST_ERR_HANDLER_TIMEOUT' && request.signal.reason === payload
 }
 
-function usual (reply: FastifyReply): FastifyReply {
+/** The reply as Fastify made it, with its own `send()` and `hijack()`. */
+function withoutOurs (reply: FastifyReply): FastifyReply {
   let prototype = Object.getPrototypeOf(reply) as FastifyReply
   // The error hooks run on a stand-in for a reply, whose prototype has our functions, too.
   while (Object.hasOwn(prototype, 'send') && prototype.send === send) prototype = Object.getPrototypeOf(prototype) as FastifyReply

@@ -2,6 +2,10 @@ import { STATUS_CODES, type ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 
+// A refusal is sent in one of two ways. Through the reply of the app, with its hooks and its error handler: the usual way, as soon as the
+// route's own hooks have begun. Or bare, by sendRefusal(): for a request without a route, and where the hooks cannot run any more.
+// writtenRefusal() is for a socket that has no response.
+
 export interface RefusalError extends Error {
   code: string
   statusCode?: number
@@ -25,6 +29,13 @@ export function sendRefusal (res: ServerResponse, error: RefusalError): void {
     ...(res.req.httpVersionMajor < 2 ? { Connection: 'close' } : {})
   })
   res.end(body)
+}
+
+/** A refusal as text, for a socket without a response: the request is of another server's parser. */
+export function writtenRefusal (error: RefusalError): string {
+  const { statusCode = 500, message } = error
+  return `HTTP/1.1 ${statusCode} ${STATUS_CODES[statusCode]}\r\nConnection: close\r\nContent-Type: text/plain\r\n` +
+    `Content-Length: ${Buffer.byteLength(message)}\r\n\r\n${message}`
 }
 
 /** The connection closes after this reply. Over HTTP/2 a reply cannot say that. */

@@ -3,7 +3,7 @@
  *
  * - `claimed`: nobody has answered or accepted.
  * - `deciding`: `accept()` was called, and the onSend hooks run for the accept head.
- * - `late`: the time limit of the handshake is over, and its 503 is being made.
+ * - `late`: the time limit of the handshake is over, or the request was revoked. The error for that is being answered.
  * - `answering`: a refusal was decided. Nothing of it is on the wire.
  * - `sending`: the head of the refusal is on the wire, or the owner of a hijacked reply writes it.
  * - `answered`: the whole refusal is on the wire.
@@ -23,7 +23,7 @@ export type HandshakeState = 'claimed' | 'deciding' | 'late' | 'answering' | 'se
  * - `hijack`: the reply was hijacked, and its owner answers by hand.
  * - `head`: the head of an answer went onto the wire.
  * - `end`: the last byte of an answer went onto the wire.
- * - `timeout`: the time for the handshake is over.
+ * - `timeout`: the time for the handshake is over, or the request was revoked.
  * - `handler-timeout`: Fastify's own timer struck, and sends the answer for that.
  * - `disconnect`: the client is gone.
  */
@@ -35,7 +35,7 @@ export type HandshakeEvent = 'accept' | 'detach' | 'open' | 'fail' | 'answer' | 
  * - `none`: nothing.
  * - `proceed`: go on with what was asked for.
  * - `already-accepted`, `already-sent`, `aborted`: refuse it, for this reason.
- * - `answer-late`: answer with the 503 of the time limit.
+ * - `answer-late`: answer with the error of the time limit, or of the revocation.
  * - `interrupt`: the same, in place of an answer whose hooks are still running.
  * - `report-disconnect`: the request and its hooks hear that the client is gone.
  */

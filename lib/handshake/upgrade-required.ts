@@ -9,7 +9,7 @@ function spokenBy ({ settings: { protocols, chooser } }: DuplexRoute): string {
 }
 
 /** The offer of the client, cut to one line. */
-function told (offered: readonly string[]): string {
+function inOneLine (offered: readonly string[]): string {
   const text = offered.length === 0 ? 'none' : offered.join(', ')
   return text.length > 200 ? `${text.slice(0, 200)}...` : text
 }
@@ -17,7 +17,7 @@ function told (offered: readonly string[]): string {
 type UnsupportedProtocol = InstanceType<typeof FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL>
 
 export function unsupportedProtocol (route: DuplexRoute, offered: readonly string[]): UnsupportedProtocol {
-  return new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL(spokenBy(route), told(offered))
+  return new FST_ERR_DUPLEX_UNSUPPORTED_PROTOCOL(spokenBy(route), inOneLine(offered))
 }
 
 /** Whether the route lists protocols: RFC 9110 section 15.5.22 demands them in a 426. */
@@ -31,5 +31,5 @@ export function upgradeRequired (route: DuplexRoute, offered: readonly string[],
   if (reply.request.raw.httpVersionMajor > 1 || !canRequireUpgrade(route)) return unsupportedProtocol(route, offered)
   const protocols = (route.settings.protocols as readonly string[]).join(', ')
   reply.header('upgrade', protocols).header('connection', persists ? 'Upgrade' : 'Upgrade, close')
-  return new FST_ERR_DUPLEX_UPGRADE_REQUIRED(protocols, told(offered))
+  return new FST_ERR_DUPLEX_UPGRADE_REQUIRED(protocols, inOneLine(offered))
 }

@@ -1,6 +1,6 @@
 import { STATUS_CODES } from 'node:http'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import type { KindHead } from '../handshake/kinds/index.ts'
+import type { KindHead } from '../handshake/kinds.ts'
 
 let latest: { status: number, kind: KindHead, protocol: string | undefined, date: string, head: string } | undefined
 

@@ -1,14 +1,14 @@
 import { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable, type Writable } from 'node:stream'
-import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { Carrier, CarrierListener, ProgressListener } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { InputMeter, Push } from '../governance/rate/input-meter.ts'
 import type { OutputMeter } from '../governance/rate/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
+import { kindsOverHttp1, type KindHead } from '../handshake/kinds.ts'
 import { abortRequest, clearFields, destroyOnlyRequest, destroyOnlyResponse, onTurnOfDestroyed, outliveResponse, tellFinish } from '../internals/http-messages.ts'
-import { bytesInFlight, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
+import { bytesInFlight, clientLeft, peerIsGone, resetByPeer, type HttpSocket } from '../internals/sockets.ts'
 import { iterateWithoutDestroying } from '../internals/streams.ts'
 import { breakOff } from '../streams/break-off.ts'
 import { countOutput } from '../streams/count-output.ts'
@@ -17,10 +17,10 @@ import { isRead } from '../streams/is-read.ts'
 import { MOST_DISCARDED } from '../streams/unread-limits.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { kProgressed } from '../symbols.ts'
-import { closeBehindAnswers, closeUnlessRead } from './lingering-close.ts'
+import { closeBehindAnswers, closeUnlessRead, linger } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
 import { holdWrites, releaseWrites } from './one-write.ts'
-import { discardBody, discardRefused, linger } from './unread-body.ts'
+import { discardBody, discardRefused } from './unread-body.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 const NOTHING = Buffer.alloc(0)
@@ -49,8 +49,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   readonly head = NOTHING
   readonly link: Link
   readonly req: IncomingMessage
-  handshake: Handshake | undefined
-  owner: Owner | undefined
+  listener: CarrierListener | undefined
+  owner: ProgressListener | undefined
   res!: ServerResponse
   readable: Readable
   bytesRead = 0
@@ -329,7 +329,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   /** The connection is gone before both sides had ended. */
   #lose (): void {
     if (this.closed || (this.outputFlushed && this.inputEnded)) return
-    if (!this.#destroyedHere) this.peerError ??= Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+    if (!this.#destroyedHere) this.peerError ??= clientLeft()
     this.closed = true
   }
 
@@ -341,7 +341,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
       this.#unread?.stop()
       unwatchPeer(this)
       this.link.remove(this)
-      this.handshake?.carrierEnds()
+      this.listener?.carrierEnds()
     }
     this.owner?.[kProgressed]()
   }
@@ -362,7 +362,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     this.#unread?.stop()
     unwatchPeer(this)
     if (!this.#accepted) {
-      this.handshake?.answerEnds()
+      this.listener?.answerEnds()
       if (this.#arrived !== undefined && !this.inputEnded && !this.req.destroyed && !isRead(this.readable)) {
         discardRefused(this.req, this.#socket, this.#settings.inactivityLimit)
       }
@@ -379,7 +379,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const { req } = this
     // A stream between the body and its reader is not told that the body broke off.
     if (this.readable !== req && (!req.complete || req.aborted)) {
-      this.readable.destroy(this.peerError ?? this.localError ?? Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+      this.readable.destroy(this.peerError ?? this.localError ?? clientLeft())
     }
     this.#check()
   }
@@ -421,7 +421,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   readonly #onResponseClose = (): void => {
     if (!this.outputFlushed && !this.closed && !this.gone) {
       if (this.res.socket == null) this.#cutInItsTurn()
-      // Its turn came between its destroy() and this event. Since Node 24 nobody destroys the socket then.
+      // The response was destroyed before its turn, and its turn came before this event. Since Node 24 nobody destroys the socket then.
       else if (this.res.destroyed) this.#closeCutResponse()
     }
     if (!this.outputFlushed) this.#lose()

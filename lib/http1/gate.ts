@@ -80,7 +80,7 @@ export class Http1Gate {
     if (hasLostFields(req)) return refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE())
     // RFC 9110 section 9.3.6: a CONNECT has no content.
     if (hasBody(req)) return refusal(new FST_ERR_DUPLEX_CONNECT_BODY())
-    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+    if (!this.#hasValidHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (authority === undefined) return refusal(new FST_ERR_DUPLEX_BAD_TARGET())
     // It never reaches a route of another kind, or a notFound handler: a 2xx of these would open a tunnel.
     if (typeof route !== 'object') return refusal(new FST_ERR_DUPLEX_NO_ROUTE('this CONNECT'))
@@ -109,7 +109,7 @@ export class Http1Gate {
       if (kind === 'hijack') return this.#hijack(route, req)
       return kind === 'body' ? IGNORE_BESIDE_BODY : IGNORE
     }
-    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+    if (!this.#hasValidHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
     const { offered, malformed } = tokens
     if (offer.for === 'refusing') {
@@ -138,19 +138,22 @@ export class Http1Gate {
     if (kind === undefined || (method === 'HEAD' && route.settings.forward === undefined)) {
       const refuses = kinds.includes('upgrade') && protocols !== undefined ? 'upgrade-required' : 'not-found'
       const asked = declaresBody(req) ? 'body' : 'hijack'
-      return { then: 'http', facts: { route, req, kind: asked, instead: kind === undefined ? refuses : 'head' } }
+      return { then: 'http', facts: { route, req, kind: asked, instead: kind === undefined ? refuses : 'answer-head-request' } }
     }
     return kind === 'body' ? { then: 'http', facts: { route, req, kind } } : this.#hijack(route, req)
   }
 
   #hijack (route: DuplexRoute, req: IncomingMessage): Verdict {
-    if (!this.#hasHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
+    if (!this.#hasValidHost(req)) return refusal(new FST_ERR_DUPLEX_NO_HOST())
     if (!expectationIsKnown(req)) return refusal(new FST_ERR_DUPLEX_EXPECTATION_FAILED())
     return { then: 'take', facts: { route, req, kind: 'hijack' } }
   }
 
-  /** RFC 9112 section 3.2. Node checks a part of it, and only for requests that do not leave HTTP. */
-  #hasHost (req: IncomingMessage): boolean {
+  /**
+   * RFC 9112 section 3.2 demands a 400 where Host is missing, repeated or malformed. Node checks a part of that, and only for requests
+   * that do not leave HTTP.
+   */
+  #hasValidHost (req: IncomingMessage): boolean {
     if (req.httpVersion === '1.0') return true
     let hosts = 0
     for (let at = 0; at < req.rawHeaders.length; at += 2) {

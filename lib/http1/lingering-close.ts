@@ -6,20 +6,28 @@ import { LINGER, MOST_DISCARDED, UNREAD_FOR } from '../streams/unread-limits.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**
+ * RFC 9112 section 9.6: to close while the client still sends resets the connection, and the client loses the part of
+ * the response that it has not read. So our side is ended first, and the client gets time to read.
+ */
+export function linger (socket: Duplex): void {
+  const timer = setTimeout(() => socket.destroy(), LINGER)
+  socket.once('close', () => clearTimeout(timer))
+  socket.end()
+}
+
+/**
  * Closes after a refusal, RFC 9112 section 9.6: it ends our side, throws away what still arrives, parses nothing of it,
  * and destroys the socket if the client does not close in time.
  */
 export function lingeringClose (socket: Duplex): void {
   if (socket.destroyed) return
   let left = MOST_DISCARDED
-  const timer = setTimeout(() => socket.destroy(), LINGER)
-  socket.once('close', () => clearTimeout(timer))
   socket.on('data', (chunk: Buffer) => {
     left -= chunk.length
     if (left < 0) socket.destroy()
   })
   socket.resume()
-  socket.end()
+  linger(socket)
 }
 
 /**

@@ -93,7 +93,7 @@ export class Link implements Watched {
     return this.below?.host !== undefined && this.below.host.server === this.host?.server
   }
 
-  /** All apps of the server watch the new parser. The app that watches first is asked last. */
+  /** All apps of the server watch the new parser. The app that begins to watch first is asked last about each request. */
   watchAgain (): void {
     const links: Link[] = []
     for (let link = Link.of(this.socket); link !== undefined; link = link.below) {
@@ -137,7 +137,8 @@ export class Link implements Watched {
     const at = this.#waiting?.indexOf(waiting) ?? -1
     if (at < 0) return
     this.#waiting?.splice(at, 1)
-    // Others may wait for a response before them that never comes, and a client that has half-closed takes none.
+    // No `body` needs it any more. Later requests may wait for a response that never comes, so Node's way is restored: it ends the
+    // connection of a client that has half-closed.
     if (this.hasBody) return
     this.toleratesHalfClose?.()
     this.toleratesHalfClose = undefined

@@ -1,5 +1,4 @@
-import type { IncomingMessage, Server } from 'node:http'
-import { speakHttp } from '../internals/http-parser.ts'
+import type { IncomingMessage } from 'node:http'
 import { goOnReading, resetByPeer, unwatchReset, watchReset, type HttpSocket } from '../internals/sockets.ts'
 import { holdEnd } from '../internals/streams.ts'
 import type { Link } from './link.ts'
@@ -68,8 +67,3 @@ export function waitToReturn (link: Link): () => void {
 
 /** The same function for all sockets. */
 function onReset (this: HttpSocket): void { this.destroy(resetByPeer()) }
-
-/** Returns a connection that is not ours to Node's HTTP. A new parser starts with the bytes that were put back. */
-export function returnToHttp (server: Server, link: Link): void {
-  speakHttp(server, link.socket)
-}

@@ -4,7 +4,7 @@ import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
 import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf, type ClaimFacts, type ClaimWatcher } from '../handshake/claim.ts'
-import { sendRefusal, type RefusalError } from '../handshake/refusal.ts'
+import { sendRefusal, writtenRefusal, type RefusalError } from '../handshake/refusal.ts'
 import { publishStart, responseClass, shareTexts, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
 import {
   nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, type NodesListeners
@@ -17,7 +17,7 @@ import { UNREAD_FOR } from '../streams/unread-limits.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import { BodyCarrier } from './body-carrier.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
-import { headWithoutUpgrade, originalHead, returnToHttp, waitToReturn } from './return-to-http.ts'
+import { headWithoutUpgrade, originalHead, waitToReturn } from './return-to-http.ts'
 import { Link, type LinkHost, type TakeoverEvent } from './link.ts'
 import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
@@ -71,7 +71,10 @@ interface Rereading extends Link {
  */
 const REREADS = 32
 
-/** Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. */
+/**
+ * Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. What happens to a request is
+ * decided in `#decide()`, when its head is parsed. Node emits 'upgrade' or 'connect' after that, and then the decision is carried out.
+ */
 export class Http1Server implements ClaimWatcher, LinkHost {
   readonly server: Server
   /** The second server of `localhost` passes 'upgrade' on to this one, the first. Other owners of 'upgrade' listen here alone. */
@@ -82,7 +85,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #registry: Registry
   readonly #links = new LiveSet<Link>({ get: link => link.placeInServer, set (link, place) { link.placeInServer = place } })
   /** Over TLS, connections whose handshake is not complete. */
-  readonly #handshakes = new LiveSet<HttpSocket>()
+  readonly #tlsHandshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string | undefined) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
   readonly #undo: (() => void)[] = []
@@ -120,7 +123,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
       clientError: (error, socket) => this.#onClientError(error as Error, socket as HttpSocket)
     }, [
       { event: connection, listener: (socket: HttpSocket) => this.#onConnection(socket) },
-      ...connection === 'connection' ? [] : [{ event: 'connection', listener: (socket: HttpSocket) => this.#onHandshake(socket) }],
+      ...connection === 'connection' ? [] : [{ event: 'connection', listener: (socket: HttpSocket) => this.#onTlsHandshake(socket) }],
       { event: 'upgrade', listener: elsewhere('upgrade') },
       { event: 'connect', listener: elsewhere('connect') }
     ])
@@ -135,7 +138,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** The server closes. This ends the connections that carry nothing. */
   close (): void {
     this.#endIdle(false)
-    for (const socket of this.#handshakes) socket.destroy()
+    for (const socket of this.#tlsHandshakes) socket.destroy()
   }
 
   /** The drain is over. */
@@ -178,14 +181,14 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
   }
 
-  #onHandshake (socket: HttpSocket): void {
-    this.#handshakes.add(socket)
-    socket.once('close', () => this.#handshakes.delete(socket))
+  #onTlsHandshake (socket: HttpSocket): void {
+    this.#tlsHandshakes.add(socket)
+    socket.once('close', () => this.#tlsHandshakes.delete(socket))
   }
 
   #onConnection (socket: HttpSocket): void {
     const beneath = socketBeneath(socket)
-    if (beneath !== undefined) this.#handshakes.delete(beneath)
+    if (beneath !== undefined) this.#tlsHandshakes.delete(beneath)
     // A connection that speaks HTTP/2, on a port for both versions, has no such parser.
     if (socket.parser == null) return
     const link = new Link(socket, this.#linkClosed, this)
@@ -473,7 +476,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     carrier.releaseEnd()
     const res = carrier.respond(this.#responseClass)
     publishStart(res, this.server)
-    carrier.handshake = {
+    carrier.listener = {
       answerBegins () {},
       answerEnds: () => { this.#registry.refusedUnclaimed(req, res.statusCode) },
       carrierEnds () {}
@@ -505,7 +508,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     for (const piece of bytes) if (piece.length > 0) socket.unshift(piece)
     const again = (): void => {
       (link as Rereading)[kIgnored] = ignored
-      returnToHttp(this.server, link)
+      speakHttp(this.server, socket)
       link.watchAgain()
     }
     const isNext = unfinishedResponse(socket) === undefined
@@ -568,8 +571,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     // A head that was judged here must not come back for ever. And a body that another parser has read cannot be put back.
     const mayGoOn = claimOf(req) === undefined && req.socket === (socket as unknown as Socket) && Array.isArray(req.rawHeaders)
     if (!mayGoOn) {
-      const { message } = new FST_ERR_DUPLEX_NOT_ADOPTED(event)
-      socket.end(`HTTP/1.1 501 Not Implemented\r\nConnection: close\r\nContent-Type: text/plain\r\nContent-Length: ${Buffer.byteLength(message)}\r\n\r\n${message}`)
+      socket.end(writtenRefusal(new FST_ERR_DUPLEX_NOT_ADOPTED(event)))
       socket.resume()
       return true
     }

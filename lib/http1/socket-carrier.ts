@@ -1,11 +1,11 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Readable, Writable } from 'node:stream'
-import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { Carrier, CarrierListener, ProgressListener } from '../connection/carrier.ts'
 import type { InputMeter, Push } from '../governance/rate/input-meter.ts'
 import type { OutputMeter } from '../governance/rate/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import { kindsOverHttp1, type KindHead } from '../handshake/kinds/index.ts'
+import { kindsOverHttp1, type KindHead } from '../handshake/kinds.ts'
 import { endAsNode, endBetweenReads, giveEndListener, takeEndListener } from '../internals/half-open.ts'
 import { abortRequest, endRequest, muteResponse, shedWeight } from '../internals/http-messages.ts'
 import { readThroughShared, readThroughSharedLater } from '../internals/read-buffer.ts'
@@ -41,8 +41,8 @@ export class SocketCarrier implements Carrier, Watched {
   readonly req: IncomingMessage
   readonly link: Link
   head: Buffer = NOTHING
-  handshake: Handshake | undefined
-  owner: Owner | undefined
+  listener: CarrierListener | undefined
+  owner: ProgressListener | undefined
   res: TakeoverResponse | undefined
   peerError: Error | undefined
   localError: Error | undefined
@@ -115,11 +115,11 @@ export class SocketCarrier implements Carrier, Watched {
 
   answerBegins (): void {
     this.refusing()
-    this.handshake?.answerBegins()
+    this.listener?.answerBegins()
   }
 
   answerEnds (): void {
-    this.handshake?.answerEnds()
+    this.listener?.answerEnds()
     this.owner?.[kProgressed]()
     this.releaseEnd()
     // If a body is still being parsed, its rest is thrown away, within the same bounds.
@@ -229,8 +229,8 @@ export class SocketCarrier implements Carrier, Watched {
 
   asBody (): Carrier {
     const body = new BodyCarrier(this.link, this.req, { inactivityLimit: this.#unreadFor, takes: true, ofNode: false })
-    body.handshake = this.handshake
-    this.handshake = undefined
+    body.listener = this.listener
+    this.listener = undefined
     body.attach(this.res as ServerResponse)
     return body
   }
@@ -323,7 +323,7 @@ export class SocketCarrier implements Carrier, Watched {
     this.closed = true
     this.#unread?.stop()
     unwatchPeer(this)
-    this.handshake?.carrierEnds()
+    this.listener?.carrierEnds()
     this.owner?.[kProgressed]()
   }
 }

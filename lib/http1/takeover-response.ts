@@ -195,15 +195,15 @@ function closingHeaders (res: ServerResponse, headers: Headers | undefined): Hea
   return { ...fields, Connection: upgrade ? 'Upgrade, close' : 'close' }
 }
 
-const kDrain = Symbol('fastify-duplex.drain')
+const kTellsDrain = Symbol('fastify-duplex.tellsDrain')
 
 /** Node has let go of this socket, so it does not tell the response of 'drain' any more. */
-function tellDrain (res: ServerResponse & { [kDrain]?: boolean }): void {
+function tellDrain (res: ServerResponse & { [kTellsDrain]?: boolean }): void {
   const { socket } = res
-  if (socket === null || res[kDrain] === true) return
-  res[kDrain] = true
+  if (socket === null || res[kTellsDrain] === true) return
+  res[kTellsDrain] = true
   socket.once('drain', () => {
-    res[kDrain] = false
+    res[kTellsDrain] = false
     if (res.socket === socket && !res.writableEnded) res.emit('drain')
   })
 }

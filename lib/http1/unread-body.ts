@@ -1,7 +1,8 @@
 import type { IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { InactivityWatch } from '../streams/inactivity-watch.ts'
-import { LINGER, MOST_DISCARDED } from '../streams/unread-limits.ts'
+import { MOST_DISCARDED } from '../streams/unread-limits.ts'
+import { linger } from './lingering-close.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
 /**
@@ -22,16 +23,6 @@ export function discardBody (req: IncomingMessage, answered: () => boolean, tooM
   req.unpipe()
   req.on('data', discard)
   req.resume()
-}
-
-/**
- * RFC 9112 section 9.6: to close while the client still sends resets the connection, and the client loses the part of
- * the response that it has not read. So our side is ended first, and the client gets time to read.
- */
-export function linger (socket: Socket): void {
-  const timer = setTimeout(() => socket.destroy(), LINGER)
-  socket.once('close', () => clearTimeout(timer))
-  socket.end()
 }
 
 /**

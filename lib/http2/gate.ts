@@ -22,7 +22,7 @@ export type StreamVerdict =
   /** Another owner of 'connect' on this server gets it. */
   | { then: 'hand-over' }
 
-export type StreamFacts = Omit<ClaimFacts, 'carrier' | 'kind'> & { kind: 'upgrade' | 'connect' | 'body' }
+export type StreamFacts = Omit<ClaimFacts, 'kind'> & { kind: 'upgrade' | 'connect' | 'body' }
 
 const ORDINARY: StreamVerdict = { then: 'http' }
 
@@ -82,7 +82,7 @@ export class Http2Gate {
       settings.kinds.includes('body') ? Rank.UNLESS_PLAIN : Rank.REFUSES)
     if (typeof route !== 'object') return ORDINARY
     const takes = route.settings.kinds.includes('body')
-    const instead = !takes ? 'not-found' : method === 'HEAD' && route.settings.forward === undefined ? 'head' : undefined
+    const instead = !takes ? 'not-found' : method === 'HEAD' && route.settings.forward === undefined ? 'answer-head-request' : undefined
     return { then: 'claim', facts: { route, req, kind: 'body', ...(instead === undefined ? {} : { instead }) } }
   }
 }

@@ -138,6 +138,6 @@ function guardStatus (stream: ServerHttp2Stream, carrier: StreamCarrier): void {
     const status = Number(headers?.[':status'] ?? 200)
     const said = carrier.impliesTakeover(status) ? { ...headers, ':status': 500 } : headers
     Reflect.apply(respond, stream, [said, options])
-    carrier.handshake?.answerBegins()
+    carrier.listener?.answerBegins()
   }
 }

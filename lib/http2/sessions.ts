@@ -3,6 +3,7 @@ import type { Socket } from 'node:net'
 import { closeBetweenReads, isOverOnTheWire, readSession, STOPS_READING } from '../internals/http2.ts'
 import { bytesInFlight, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { InactivityWatch } from '../streams/inactivity-watch.ts'
+import { LINGER } from '../streams/unread-limits.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import type { Milliseconds } from '../../types/index.ts'
@@ -10,9 +11,6 @@ import type { Milliseconds } from '../../types/index.ts'
 /** How many milliseconds a PING may take. A client that has sent nothing yet has the same time for its first bytes. */
 const GRACE: Milliseconds = 1000
 const UNUSED_GRACE: Milliseconds = 100
-
-/** How many milliseconds a session waits for its peer to end, when it is over and has sent everything. */
-const LINGER: Milliseconds = 2000
 
 /**
  * After a drain some answers only wait for their client. STILL is how many milliseconds nothing of them may move, and LATEST
@@ -22,13 +20,13 @@ const STILL: Milliseconds = 1000
 const LATEST: Milliseconds = 30_000
 
 /** How many milliseconds lie between two looks whether a stream is over on the wire. This runs only when no new stream can begin. */
-const LOOK: Milliseconds = 250
+const GOAWAY_LOOK: Milliseconds = 250
 
 /** How many milliseconds lie between two looks whether all output has left, so that GOAWAY can follow at once. */
 const SOON: Milliseconds = 50
 
 interface OpenStream { readonly stream: ServerHttp2Stream }
-interface Handshake { readonly socket: Socket }
+interface TlsHandshake { readonly socket: Socket }
 
 /** One HTTP/2 connection. A session does not give access to its socket; this does. */
 export class Http2Session implements Watched {
@@ -158,7 +156,7 @@ export class Http2Session implements Watched {
     this.#looking = setInterval(() => {
       if (this.#inFlight > 0) return
       for (const { stream } of this.#open) if (!stream.writableFinished && isOverOnTheWire(stream)) stream.destroy()
-    }, LOOK)
+    }, GOAWAY_LOOK)
   }
 
   /** Everybody's `session.close()`: the app's, Fastify's when the server closes, and Node's own behind a GOAWAY of the client. */
@@ -199,7 +197,7 @@ export class Http2Session implements Watched {
     socket.once('close', () => clearTimeout(timer))
   }
 
-  /** Not before what ends the streams has left. */
+  /** Destroys the socket, but not before the last frames of the streams were sent. */
   #endIfOver (): void {
     if (!this.#cut || this.#ending !== 'over' || this.#open.size > 0) return
     setImmediate(() => { if (this.#open.size === 0) this.socket.destroy() })
@@ -247,8 +245,8 @@ export class Http2Sessions {
   readonly #forced: boolean
   readonly #sessions = new Map<ServerHttp2Session, Http2Session>()
   /** Over TLS, connections whose handshake is not complete. */
-  readonly #shakingHands = new LiveSet<Handshake>()
-  readonly #handshakes = new WeakMap<object, Handshake>()
+  readonly #shakingHands = new LiveSet<TlsHandshake>()
+  readonly #tlsHandshakes = new WeakMap<object, TlsHandshake>()
   #latest: Socket | undefined
   #closing = false
   #cut = false
@@ -262,7 +260,7 @@ export class Http2Sessions {
     this.#secure = secure
     this.#unreadFor = unreadFor
     this.#forced = forced
-    if (secure) server.on('connection', this.#onHandshake)
+    if (secure) server.on('connection', this.#onTlsHandshake)
     // Node's own listener for this event makes the session, and emits 'session'.
     server.prependListener(secure ? 'secureConnection' : 'connection', this.#onConnection)
     server.on('session', this.#onSession)
@@ -294,14 +292,14 @@ export class Http2Sessions {
   /** Takes the listeners off: the server has closed, and another app may use it. */
   unwatch (): void {
     const server = this.#server
-    server.removeListener('connection', this.#onHandshake)
+    server.removeListener('connection', this.#onTlsHandshake)
     server.removeListener(this.#secure ? 'secureConnection' : 'connection', this.#onConnection)
     server.removeListener('session', this.#onSession)
   }
 
-  readonly #onHandshake = (socket: Socket): void => {
+  readonly #onTlsHandshake = (socket: Socket): void => {
     const handshake = { socket }
-    this.#handshakes.set(socket, handshake)
+    this.#tlsHandshakes.set(socket, handshake)
     this.#shakingHands.add(handshake)
     socket.once('close', () => this.#shakingHands.delete(handshake))
     if (this.#cut) socket.destroy()
@@ -309,7 +307,7 @@ export class Http2Sessions {
 
   readonly #onConnection = (socket: Socket): void => {
     this.#latest = socket
-    const handshake = this.#handshakes.get(socketBeneath(socket) ?? socket)
+    const handshake = this.#tlsHandshakes.get(socketBeneath(socket) ?? socket)
     if (handshake !== undefined) this.#shakingHands.delete(handshake)
   }
 

@@ -1,12 +1,12 @@
 import type { ServerResponse } from 'node:http'
 import { constants, type OutgoingHttpHeaders, type ServerHttp2Stream } from 'node:http2'
 import type { Readable, Writable } from 'node:stream'
-import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { Carrier, CarrierListener, ProgressListener } from '../connection/carrier.ts'
 import { FST_ERR_DUPLEX_CANNOT_DETACH, FST_ERR_DUPLEX_TRAILERS } from '../errors.ts'
 import type { InputMeter, Push } from '../governance/rate/input-meter.ts'
 import type { OutputMeter } from '../governance/rate/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import { kindsOverHttp2, type KindHead } from '../handshake/kinds/index.ts'
+import { kindsOverHttp2, type KindHead } from '../handshake/kinds.ts'
 import { muteResponse } from '../internals/http-messages.ts'
 import { isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
@@ -47,8 +47,8 @@ export class StreamCarrier implements Carrier {
   inputMeter: InputMeter | undefined
   peerError: Error | undefined
   localError: Error | undefined
-  handshake: Handshake | undefined
-  owner: Owner | undefined
+  listener: CarrierListener | undefined
+  owner: ProgressListener | undefined
   readonly res: ServerResponse
   /** The `push()` that ours replaces. */
   usualPush: ServerHttp2Stream['push']
@@ -259,7 +259,7 @@ export class StreamCarrier implements Carrier {
     return stream
   }
 
-  /** @returns what the stream is destroyed with: readers and writers of the pair would see an end without an error */
+  /** @returns the error to destroy the stream with. Without one, readers of the pair would take the loss for an end */
   #lost (error?: Error): Error | undefined {
     this.peerError ??= error ?? aborted(this.stream.rstCode)
     return this.#accepted ? this.peerError : error
@@ -324,7 +324,7 @@ export class StreamCarrier implements Carrier {
 
   readonly #onInputEnd = (): void => {
     if (this.inputEnded) {
-      // Node pushes an end once more when the stream is over on the wire: what waited for window then is lost.
+      // A second end means that the stream is closed on the wire. Output that waits for flow-control window will never be sent.
       if (!this.outputFlushed && isOverOnTheWire(this.stream)) process.nextTick(() => this.stream.destroy())
       return
     }
@@ -340,7 +340,7 @@ export class StreamCarrier implements Carrier {
   }
 
   readonly #onFinish = (): void => {
-    if (!this.#accepted && this.stream.headersSent && !this.stream.aborted) this.handshake?.answerEnds()
+    if (!this.#accepted && this.stream.headersSent && !this.stream.aborted) this.listener?.answerEnds()
     // Nobody will read what was refused.
     if (!this.#accepted) this.#releaseEnd()
     this.#discardUnwanted()
@@ -366,7 +366,7 @@ export class StreamCarrier implements Carrier {
   readonly #onClose = (): void => {
     this.closed = true
     clearTimeout(this.#flushing)
-    this.handshake?.carrierEnds()
+    this.listener?.carrierEnds()
     this.owner?.[kProgressed]()
   }
 }

@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream'
+import { clientLeft } from '../internals/sockets.ts'
 
 /**
  * The iterator of an HTTP/2 stream. Node's own fails with a premature close if a stream is read only after it is
@@ -16,7 +17,7 @@ export async function * chunks (stream: Readable): AsyncGenerator<unknown, void,
       if (chunk !== null) yield chunk
       else if (stream.errored != null) throw stream.errored
       else if (stream.readableEnded) return
-      else if (stream.destroyed) throw Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+      else if (stream.destroyed) throw clientLeft()
       else await new Promise<void>(resolve => { wake = resolve })
     }
   } finally {

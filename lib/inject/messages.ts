@@ -1,6 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http'
 import type { Readable, Writable } from 'node:stream'
 import { randomBytes } from 'node:crypto'
+import { events } from '../client/server-sent-events.ts'
 import { Codec } from '../messages/codec.ts'
 import { json } from '../messages/encoding.ts'
 import { FramedMessenger } from '../messages/framed-messenger.ts'
@@ -11,7 +12,7 @@ import { WebSocketMessenger } from '../messages/websocket/messenger.ts'
 import { loadParts } from '../messages/websocket/parts.ts'
 import { channels } from '../observability/channels.ts'
 import { invalid, type Injected } from './options.ts'
-import type { InjectDuplexClosed, MessageEncoding, MessageFraming } from '../../types/index.ts'
+import type { InjectDuplexClosed, MessageEncoding } from '../../types/index.ts'
 
 export interface InMessages {
   readonly options: object
@@ -72,7 +73,7 @@ export async function messagesOf (injected: Injected, websocket: boolean, encodi
   }
 }
 
-const MOST = 2 ** 31 - 1
+const NO_LIMIT = 2 ** 31 - 1
 
 function messengerOn (
   readable: Readable, writable: Writable, headers: IncomingHttpHeaders, websocket: boolean, encoding: MessageEncoding
@@ -92,7 +93,7 @@ function messengerOn (
     onInvalid: error => { throw error },
     failed: (_reason, error) => messenger.breakOff(error, false)
   }
-  const settings = { codec: new Codec(encoding, MOST), maxLength: MOST, highWaterMark: 16 }
+  const settings = { codec: new Codec(encoding, NO_LIMIT), maxLength: NO_LIMIT, highWaterMark: 16 }
   const messenger: Messenger = websocket
     ? new WebSocketMessenger(bytes, { ...owner, closing: () => ({ code: 1000, reason: '' }) }, settings, {
       extensions: {}, renewed: () => ({}), subprotocol: undefined, closeTimeout: 30_000, client: true
@@ -103,21 +104,4 @@ function messengerOn (
 
 function isEvents (headers: IncomingHttpHeaders): boolean {
   return headers['content-type']?.startsWith(sse.contentType) === true
-}
-
-/** Server-Sent Events as the client reads them. Only the data counts. */
-const events: MessageFraming = {
-  ...sse,
-  decoder (limits) {
-    const decoder = lines.decoder?.(limits)
-    let data: string[] = []
-    const take = function * (read: Iterable<Uint8Array | Error>): Generator<Buffer | Error> {
-      for (const line of read) {
-        const text = line instanceof Error ? '' : Buffer.from(line).toString('utf8')
-        if (text.startsWith('data: ')) data.push(text.slice(6))
-        if (data.length > 0) yield Buffer.from(data.splice(0).join('\n'))
-      }
-    }
-    return { decode: chunk => take(decoder?.decode(chunk) ?? []), end: () => { data = []; return take(decoder?.end() ?? []) } }
-  }
 }

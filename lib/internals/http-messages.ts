@@ -3,7 +3,7 @@ import diagnostics from 'node:diagnostics_channel'
 import { ServerResponse, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import type { Duplex } from 'node:stream'
-import type { HttpSocket } from './sockets.ts'
+import { clientLeft, type HttpSocket } from './sockets.ts'
 
 /**
  * Removes all fields from a response that is not sent yet. When a framing field is removed, Node remembers that no
@@ -104,14 +104,6 @@ export function outliveResponse (
     }
   })
   return () => { if (last) socket.destroySoon() }
-}
-
-/** Aborts the request if its client vanishes. Node does that itself, but only until the response is over. */
-export function watchVanishing (req: IncomingMessage, socket: Socket): void {
-  if (req.complete || socket.destroyed) return
-  const vanished = (): void => { if (!req.complete) req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' })) }
-  socket.once('close', vanished)
-  req.once('close', () => socket.removeListener('close', vanished))
 }
 
 /** On a message: a function to call when the whole message has arrived, and the previous `push()`. */
@@ -281,7 +273,7 @@ export function closeResponse (res: ServerResponse): void {
 
 /** Aborts a request, as Node does when its client has left. */
 export function abortRequest (req: IncomingMessage): void {
-  req.destroy(Object.assign(new Error('aborted'), { code: 'ECONNRESET' }))
+  req.destroy(clientLeft())
 }
 
 /** Destroys a request and not its connection. Node destroys both, unless the request has no socket then. */

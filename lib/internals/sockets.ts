@@ -80,6 +80,11 @@ export function resetByPeer (): Error {
   return Object.assign(new Error('read ECONNRESET'), { errno: -constants.errno.ECONNRESET, code: 'ECONNRESET', syscall: 'read' })
 }
 
+/** The error that Node aborts a request with, whose client has left. */
+export function clientLeft (): Error {
+  return Object.assign(new Error('aborted'), { code: 'ECONNRESET' })
+}
+
 /** On a socket: the function that is told of a reset. The property stays, because the socket may go back to HTTP and return. */
 const kOnReset = Symbol('fastify-duplex.onReset')
 
@@ -168,7 +173,7 @@ export function isPassedOn (socket: HttpSocket, error: Error): boolean {
   const handle = socket._handle?.getAsyncId?.()
   // A connection in memory has no errors of the system.
   if (handle === undefined) return 'errno' in error
-  // Deno runs the callbacks of its handles in no context that would tell them: what may be the socket's own is taken for that.
+  // Deno's callbacks of handles have no async id to compare. So the error is taken for the socket's own.
   if ('deno' in process.versions) return false
   return handle !== executionAsyncId() && socket.errored !== error
 }

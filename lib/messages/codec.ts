@@ -1,14 +1,9 @@
 import { FST_ERR_DUPLEX_MESSAGE_INVALID, FST_ERR_DUPLEX_MESSAGE_TOO_LONG, FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE } from '../errors.ts'
 import type { Serialise, Validate } from '../internals/schemas.ts'
+import { isThenable } from '../tools/thenable.ts'
 import type { MessageEncoding } from '../../types/index.ts'
 import { asError } from '../tools/thrown.ts'
 import { json } from './encoding.ts'
-
-/** An error as Fastify's validators make it. */
-export interface ValidationError extends Error {
-  validation?: unknown
-  validationContext?: string
-}
 
 /** Turns messages into payloads and back, and applies the schemas. */
 export class Codec {
@@ -66,8 +61,8 @@ export class Codec {
     } catch (error) {
       throw invalidBy(error)
     }
-    if (typeof (result as PromiseLike<unknown> | undefined)?.then === 'function') {
-      return (result as PromiseLike<unknown>).then(
+    if (isThenable(result)) {
+      return result.then(
         value => judged(message, value, undefined),
         (error: unknown) => { throw invalidBy(error) })
     }

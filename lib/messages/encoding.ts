@@ -47,6 +47,9 @@ export const frames: MessageEncoding = {
   decode: (payload, isText) => isText === true ? payload.toString('utf8') : payload
 }
 
+/** The encodings that an option can name. `frames` has no name: it is that of a WebSocket without `messages`. */
+export const ENCODINGS: Readonly<Record<string, MessageEncoding>> = { json, text, binary }
+
 function bytesOf (message: unknown): Uint8Array {
   if (message instanceof Uint8Array) return message
   if (message instanceof ArrayBuffer) return new Uint8Array(message)

@@ -106,6 +106,9 @@ export const sse: MessageFraming = {
   heartbeat: ':\n\n'
 }
 
+/** The framings that an option can name. 'websocket' is no framing of a stream of bytes. */
+export const FRAMINGS: Readonly<Record<string, MessageFraming>> = { lines, sse }
+
 /** The whole body is one message. */
 export const single: MessageFraming = {
   name: 'single',
@@ -136,7 +139,10 @@ class SingleDecoder implements MessageDecoder {
 /** The most bytes that a varint length may have: 32 bits, seven in each byte. */
 const LONGEST_VARINT = 5
 
-/** Each message follows its length in bytes. */
+/**
+ * Each message follows its length in bytes. What the bytes are is left to the encoding of the route: MessagePack behind four bytes
+ * is `framing: lengthPrefixed({ size: 4, contentType })`, with an `encoding` of the app.
+ */
 export function lengthPrefixed (options: LengthPrefixedOptions): MessageFraming {
   const { size, endian = 'big', contentType = 'application/octet-stream' } = options
   const most = size === 'varint' ? 2 ** 32 - 1 : 2 ** (8 * size) - 1

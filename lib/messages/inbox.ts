@@ -1,5 +1,6 @@
 import { Readable } from 'node:stream'
 import { FST_ERR_DUPLEX_MESSAGE_CUT, FST_ERR_DUPLEX_MESSAGE_INVALID } from '../errors.ts'
+import { isThenable } from '../tools/thenable.ts'
 import { asError } from '../tools/thrown.ts'
 import { kLooped } from '../streams/is-read.ts'
 import type { Codec } from './codec.ts'
@@ -161,8 +162,8 @@ export class Inbox extends Readable {
       this.#leaveOut(cut(error as Error, last))
       return
     }
-    if (typeof (message as PromiseLike<unknown>).then === 'function') {
-      this.#wait(message as PromiseLike<unknown>, value => this.#give(value), error => this.#leaveOut(cut(error as Error, last)))
+    if (isThenable(message)) {
+      this.#wait(message, value => this.#give(value), error => this.#leaveOut(cut(error as Error, last)))
     } else {
       this.#give(message)
     }
@@ -176,8 +177,7 @@ export class Inbox extends Readable {
       this.#end(thrown)
       return
     }
-    if (typeof (decided as PromiseLike<unknown> | undefined)?.then !== 'function') return
-    this.#wait(decided as PromiseLike<unknown>, () => {}, error => this.#end(error))
+    if (isThenable(decided)) this.#wait(decided, () => {}, error => this.#end(error))
   }
 
   #wait (promise: PromiseLike<unknown>, then: (value: unknown) => void, otherwise: (error: unknown) => void): void {

@@ -1,10 +1,10 @@
 import type { ServerResponse } from 'node:http'
 import type { Readable } from 'node:stream'
-import type { Carrier, Handshake, Owner } from '../connection/carrier.ts'
+import type { Carrier, CarrierListener, ProgressListener } from '../connection/carrier.ts'
 import { kProgressed } from '../symbols.ts'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_DETACH } from '../errors.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
-import type { KindHead } from '../handshake/kinds/index.ts'
+import type { KindHead } from '../handshake/kinds.ts'
 import type { DetachedSocket, DuplexClosed, DuplexKind, Milliseconds } from '../../types/index.ts'
 import { startBeating, type Beating } from './heartbeat.ts'
 import type { Bytes, Messenger } from './messenger.ts'
@@ -18,10 +18,10 @@ export interface MessageCarrierSettings {
 }
 
 /** A carrier whose pair carries messages. It wraps the carrier of the bytes. */
-export class MessageCarrier implements Carrier, Owner, Beating {
+export class MessageCarrier implements Carrier, ProgressListener, Beating {
   readonly inner: Carrier
   readonly #settings: MessageCarrierSettings
-  #owner: Owner | undefined
+  #owner: ProgressListener | undefined
   messenger: Messenger | undefined
   #stopBeating: (() => void) | undefined
   /** The byte count at the latest heartbeat. `#missedHeartbeats` says for how many heartbeats it has not changed. */
@@ -33,14 +33,14 @@ export class MessageCarrier implements Carrier, Owner, Beating {
     this.#settings = settings
   }
 
-  get owner (): Owner | undefined { return this.#owner }
-  set owner (owner: Owner | undefined) {
+  get owner (): ProgressListener | undefined { return this.#owner }
+  set owner (owner: ProgressListener | undefined) {
     this.#owner = owner
     this.inner.owner = this
   }
 
-  get handshake (): Handshake | undefined { return this.inner.handshake }
-  set handshake (handshake: Handshake | undefined) { this.inner.handshake = handshake }
+  get listener (): CarrierListener | undefined { return this.inner.listener }
+  set listener (listener: CarrierListener | undefined) { this.inner.listener = listener }
   get res (): ServerResponse | undefined { return this.inner.res }
   get gone (): boolean { return this.inner.gone }
   get heads (): Readonly<Record<DuplexKind, KindHead>> { return this.inner.heads }

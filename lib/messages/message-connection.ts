@@ -1,6 +1,6 @@
 import type { FastifyReply, FastifyRequest } from 'fastify'
 import { Connection } from '../connection/connection.ts'
-import { kAcceptNow, kDrain, kExpired, kHandlerDone, kHandlerFailed } from '../symbols.ts'
+import { kAcceptNow, kDrain, kEndBecause, kHandlerDone, kHandlerFailed } from '../symbols.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
   FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_DESTROYED, FST_ERR_DUPLEX_HEARTBEAT, FST_ERR_DUPLEX_INVALID_OPTION,
@@ -15,7 +15,7 @@ import { MessageCarrier } from './message-carrier.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
-import type { MessagePlan, Travel } from './plan.ts'
+import type { MessagePlan, Transfer } from './plan.ts'
 import { closeCodeOf, GOING_AWAY, isCloseCode, NORMAL, reasonOf } from '../syntax/close-codes.ts'
 import { WebSocketMessenger, type CloseFrame, type WebSocketOwner } from './websocket/messenger.ts'
 import type { WholeWebSocket } from './websocket/parts.ts'
@@ -29,7 +29,7 @@ const CLOSE_TIMEOUT = 30_000
 /** A connection whose pair is one of messages. */
 export class MessageConnection extends Connection {
   readonly #plan: MessagePlan
-  readonly #travel: Travel
+  readonly #transfer: Transfer
   readonly #request: FastifyRequest
   readonly #messages: MessageCarrier
   readonly #closeTimeout: number
@@ -43,16 +43,16 @@ export class MessageConnection extends Connection {
   /** The error that ended the messages. */
   #failure: Error | undefined
 
-  constructor (claim: Claim, reply: FastifyReply, registry: Registry, plan: MessagePlan, travel: Travel) {
+  constructor (claim: Claim, reply: FastifyReply, registry: Registry, plan: MessagePlan, transfer: Transfer) {
     const { heartbeat } = plan.settings
     const carrier = new MessageCarrier(claim.carrier, {
       heartbeat,
       makeMessenger: bytes => this.#makeMessenger(bytes),
-      heartbeatMissed: () => this[kExpired]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
+      heartbeatMissed: () => this[kEndBecause]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
     })
     super(claim, reply, registry, carrier)
     this.#plan = plan
-    this.#travel = travel
+    this.#transfer = transfer
     this.#request = reply.request
     this.#messages = carrier
     this.#closeTimeout = claim.route.settings.finTimeout || CLOSE_TIMEOUT
@@ -63,7 +63,7 @@ export class MessageConnection extends Connection {
 
   get [kEncoding] (): MessageEncoding { return this.#plan.settings.encoding }
 
-  get subprotocol (): string | undefined { return this.#travel.by === 'websocket' ? this.#travel.opening.subprotocol : undefined }
+  get subprotocol (): string | undefined { return this.#transfer.by === 'websocket' ? this.#transfer.opening.subprotocol : undefined }
 
   /** Bound to the connection, so that a handler may take it off the object. */
   readonly send = (message: unknown): Promise<void> => {
@@ -90,7 +90,7 @@ export class MessageConnection extends Connection {
   asWs (): WholeWebSocket {
     const { messenger } = this.#messages
     if (!(messenger instanceof WebSocketMessenger)) {
-      throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER(this.#travel.by === 'websocket' ? 'it is not accepted yet' : 'this client speaks no WebSocket')
+      throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER(this.#transfer.by === 'websocket' ? 'it is not accepted yet' : 'this client speaks no WebSocket')
     }
     return messenger.handOver()
   }
@@ -99,11 +99,11 @@ export class MessageConnection extends Connection {
     const { reply } = this
     // A function that gives a schema may throw, and that can still be answered.
     this.#codec ??= this.#plan.codecFor(this.#request)
-    if (this.#travel.by === 'websocket') {
-      reply.headers(this.#travel.opening.fields)
+    if (this.#transfer.by === 'websocket') {
+      reply.headers(this.#transfer.opening.fields)
       return super[kAcceptNow](options)
     }
-    const { in: into, contentType } = this.#travel.choice
+    const { in: into, contentType } = this.#transfer.choice
     if (into !== single || this.accepted) {
       this.#setType(contentType)
       return super[kAcceptNow](options)
@@ -144,11 +144,11 @@ export class MessageConnection extends Connection {
       closing: () => this.#closeFrame()
     }
     const settings = { codec: this.#codec as Codec, maxLength, highWaterMark }
-    if (this.#travel.by === 'websocket') {
-      const { opening } = this.#travel
+    if (this.#transfer.by === 'websocket') {
+      const { opening } = this.#transfer
       return new WebSocketMessenger(bytes, owner, settings, { ...opening, closeTimeout: this.#closeTimeout })
     }
-    const { in: into, out } = this.#travel.choice
+    const { in: into, out } = this.#transfer.choice
     return new FramedMessenger(bytes, owner, settings, { in: into === single ? undefined : into, out, before: this.#before })
   }
 
@@ -160,7 +160,7 @@ export class MessageConnection extends Connection {
 
   #failed (reason: 'error' | 'destroyed' | 'abort' | 'fin', error: Error = new FST_ERR_DUPLEX_DESTROYED()): void {
     this.#failure ??= error
-    this[kExpired](reason, error)
+    this[kEndBecause](reason, error)
   }
 
   /** The close frame of an orderly end. */

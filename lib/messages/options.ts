@@ -1,7 +1,7 @@
-import { invalidOption } from '../check-options.ts'
+import { invalidOption, type Loose } from '../check-options.ts'
 import type { MessageEncoding, MessageFraming, WebSocketSettings } from '../../types/index.ts'
-import { binary, frames, json, text } from './encoding.ts'
-import { lines, sse } from './framing.ts'
+import { binary, ENCODINGS, frames, json, text } from './encoding.ts'
+import { FRAMINGS, lines, sse } from './framing.ts'
 
 /** The message options of a route, with defaults filled in. */
 export interface MessageSettings {
@@ -20,13 +20,10 @@ export interface MessageSettings {
   readonly onInvalid: 'close' | 'skip' | ((error: Error, connection: unknown) => unknown)
 }
 
-type Loose = Record<string, unknown>
 type Place = { route: string }
 
 const KNOWN = ['in', 'out', 'framing', 'encoding', 'maxLength', 'highWaterMark', 'heartbeat', 'onInvalid', 'websocket']
 const WEBSOCKET = ['subprotocols', 'origin', 'perMessageDeflate']
-const ENCODINGS: Record<string, MessageEncoding> = { json, text, binary }
-const FRAMINGS: Record<string, MessageFraming> = { lines, sse }
 const LONGEST = 2 ** 31 - 1
 
 /**

@@ -13,12 +13,12 @@ import { openWebSocket, type Opening } from './websocket/handshake.ts'
 import { loadParts } from './websocket/parts.ts'
 
 /** How one request carries its messages. */
-export type Travel = { readonly by: 'websocket', readonly opening: Opening } | { readonly by: 'framing', readonly choice: Choice }
+export type Transfer = { readonly by: 'websocket', readonly opening: Opening } | { readonly by: 'framing', readonly choice: Choice }
 
-const kTravel = Symbol('fastify-duplex.travel')
+const kTransfer = Symbol('fastify-duplex.transfer')
 
-interface Travelling {
-  [kTravel]?: Travel
+interface Carried {
+  [kTransfer]?: Transfer
 }
 
 /** Everything about the messages of one route: it is prepared at boot, and used for each request. */
@@ -89,14 +89,14 @@ export class MessagePlan {
   async prepare (request: FastifyRequest, reply: FastifyReply): Promise<void> {
     const claim = claimOf(request.raw) as Claim
     const { websocket, maxLength } = this.settings
-    const travel: Travel = websocket !== undefined && claim.kind === 'upgrade' && claim.protocol?.toLowerCase() === 'websocket'
+    const transfer: Transfer = websocket !== undefined && claim.kind === 'upgrade' && claim.protocol?.toLowerCase() === 'websocket'
       ? { by: 'websocket', opening: await openWebSocket(websocket, maxLength, request, reply) }
       : { by: 'framing', choice: chooseFramings(this.settings, claim.kind, request) }
-    ;(request as Travelling)[kTravel] = travel
+    ;(request as Carried)[kTransfer] = transfer
   }
 
   connection (claim: Claim, request: FastifyRequest, reply: FastifyReply, registry: Registry): MessageConnection {
-    const travel = (request as Travelling)[kTravel] as Travel
-    return new MessageConnection(claim, reply, registry, this, travel)
+    const transfer = (request as Carried)[kTransfer] as Transfer
+    return new MessageConnection(claim, reply, registry, this, transfer)
   }
 }

@@ -3,10 +3,11 @@ import type { EventEmitter } from 'node:events'
 import { FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DIAL_FAILED } from '../errors.ts'
 import type { Connection } from '../connection/connection.ts'
 import { kHearEnd, kUnhearEnd } from '../symbols.ts'
+import { isThenable } from '../tools/thenable.ts'
 import { claimOf } from '../handshake/claim.ts'
 import { TunnelSide } from './tunnel-side.ts'
 import { join } from './join.ts'
-import type { DuplexAcceptOptions, PendingDuplex, TunnelEnd, TunnelOpener, TunnelResult } from '../../types/index.ts'
+import type { DuplexAcceptOptions, PendingDuplex, TunnelOpener, TunnelResult } from '../../types/index.ts'
 
 /**
  * Opens the upstream, accepts the connection, and joins the two. If any of this fails, everything that was opened is destroyed.
@@ -58,10 +59,6 @@ async function opened (open: TunnelOpener, wait: Wait): Promise<TunnelSide> {
     throw wait.signal.reason
   })
   return await Promise.race([known, wait.over])
-}
-
-function isThenable (value: TunnelEnd | PromiseLike<TunnelEnd>): value is PromiseLike<TunnelEnd> {
-  return typeof (value as { then?: unknown } | null | undefined)?.then === 'function'
 }
 
 /** Watches for everything that may end a tunnel before it has begun. */

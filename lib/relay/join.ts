@@ -1,6 +1,6 @@
 import { receiveFrom, receiveNoMore, type Receiver } from '../internals/read-buffer.ts'
 import { startReading, type HttpSocket } from '../internals/sockets.ts'
-import { socketToRelay } from './socket-to-socket.ts'
+import { directSource } from './direct-source.ts'
 import { closedEarly } from './closed-early.ts'
 import type { TunnelSide, TunnelSideOwner } from './tunnel-side.ts'
 import type { TunnelResult } from '../../types/index.ts'
@@ -113,7 +113,7 @@ class Direction implements Receiver {
     // The source may be paused, because it had to wait for the upstream.
     if (to.writable.writableNeedDrain) from.readable.pause()
     else from.readable.resume()
-    this.#direct = socketToRelay(from.readable, to.writable)
+    this.#direct = directSource(from.readable, to.writable)
     if (this.#direct !== undefined) receiveFrom(this.#direct, this)
   }
 

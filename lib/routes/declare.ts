@@ -2,7 +2,7 @@ import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from
 import { invalidOption } from '../check-options.ts'
 import { runHandler, type Handler } from '../connection/run-handler.ts'
 import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
-import { RouteGovernance } from '../governance/of-route.ts'
+import { RouteGovernance } from '../governance/route-governance.ts'
 import { Slots } from '../governance/slots.ts'
 import { addHooks } from '../handshake/hooks.ts'
 import { MessagePlan } from '../messages/plan.ts'

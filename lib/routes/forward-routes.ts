@@ -1,12 +1,10 @@
 import type { FastifyInstance } from 'fastify'
-import { invalidOption } from '../check-options.ts'
+import { invalidOption, type Loose } from '../check-options.ts'
 import type { RouteSettings } from '../options.ts'
 import { forwardHandler } from '../relay/forward/forward.ts'
 import { forwardRoute } from '../relay/forward/options.ts'
 import { meantForRoute } from '../syntax/upgrade-tokens.ts'
 import type { DuplexKind } from '../../types/index.ts'
-
-type Loose = Record<string, unknown>
 
 /**
  * The kinds that can be forwarded. An upstream has no answer for a `hijack`: such a request is forwarded as a `body` without a

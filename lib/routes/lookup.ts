@@ -40,7 +40,8 @@ export class Lookup implements NodeVisitor {
   }
 
   get [MATCH_CONSTRAINT] (): true {
-    // A plain route matches, because kVisitNode lets no duplex route match. The value makes the router go on without it.
+    // The router reads this only where a route of the node matches. That is a plain one, because kVisitNode lets no duplex route match.
+    // No route has the value `true`, so the router rejects the match and goes on.
     if (!this.#decided) this.#meetPlain()
     return true
   }

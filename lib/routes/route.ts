@@ -1,4 +1,4 @@
-import type { RouteGovernance } from '../governance/of-route.ts'
+import type { RouteGovernance } from '../governance/route-governance.ts'
 import type { Slots } from '../governance/slots.ts'
 import type { MessagePlan } from '../messages/plan.ts'
 import type { RouteSettings } from '../options.ts'

@@ -1,7 +1,7 @@
 import type { IncomingMessage } from 'node:http'
 import type { Connection } from '../connection/connection.ts'
 import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
-import { AppGovernance } from '../governance/of-app.ts'
+import { AppGovernance } from '../governance/app-governance.ts'
 import { Slots } from '../governance/slots.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import { channels } from '../observability/channels.ts'
@@ -101,7 +101,7 @@ export class Registry implements ClaimWatcher {
 
   refused ({ reply, req, res, kind, instead }: Claim): void {
     // A HEAD asks for no connection, so its 200 is no refusal.
-    if (instead === 'head' || !channels.refuse.hasSubscribers) return
+    if (instead === 'answer-head-request' || !channels.refuse.hasSubscribers) return
     channels.refuse.publish({ request: reply?.request, raw: req, statusCode: res?.statusCode, kind })
   }
 
@@ -173,7 +173,7 @@ export class Registry implements ClaimWatcher {
   }
 
   #cut (): void {
-    // A claim that waits for earlier responses is over at once when it is broken off. Its connection has to end, too.
+    // Breaking off a pipelined request ends only its claim. The socket stays open for earlier responses, so it is destroyed below.
     const claims = new Set(this.#claims)
     const closing: Promise<unknown>[] = []
     for (const connection of this.connections) {

@@ -7,6 +7,7 @@ const INTERNAL_ERROR = 1011
 /** A code of this plugin, like 4401 for an expired connection. */
 export const REVOKED = 4403
 
+/** The codes of our own errors. Any other reason resets the connection, unless our side has failed. */
 const CODES: Readonly<Record<string, number>> = {
   FST_ERR_DUPLEX_SHUTDOWN: GOING_AWAY,
   FST_ERR_DUPLEX_MAX_LIFETIME: GOING_AWAY,

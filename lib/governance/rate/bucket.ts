@@ -6,7 +6,7 @@ const OWED = 1
 
 /** How many seconds of the rate pass at once, and the most bytes of that. */
 const PORTION = 0.05
-const MOST = 16 * 1024
+const LARGEST_PORTION = 16 * 1024
 
 /** Counts how many bytes may pass at this rate. */
 export class Bucket {
@@ -20,7 +20,7 @@ export class Bucket {
 
   constructor (rate: number) {
     this.#rate = rate
-    this.portion = Math.max(1, Math.min(MOST, Math.floor(rate * PORTION)))
+    this.portion = Math.max(1, Math.min(LARGEST_PORTION, Math.floor(rate * PORTION)))
     this.#bytes = this.portion
   }
 

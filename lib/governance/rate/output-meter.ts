@@ -10,7 +10,7 @@ interface Sink extends Writable {
 }
 
 /** The methods that this puts on a stream, and removes again. */
-const OURS = ['write', 'end', '_write', '_writev'] as const
+const REPLACED = ['write', 'end', '_write', '_writev'] as const
 
 /**
  * Lets a stream write no faster than its rate. Each write waits until its bytes may pass, and so does the writer. Long writes
@@ -30,7 +30,7 @@ export class OutputMeter implements Waiter {
     this.#sink = sink
     this.#bucket = new Bucket(rate)
     this.#wheel = wheel
-    this.#before = OURS.map(name => Object.getOwnPropertyDescriptor(sink, name))
+    this.#before = REPLACED.map(name => Object.getOwnPropertyDescriptor(sink, name))
     const { write, end, _write } = sink
     const { portion } = this.#bucket
     Object.assign(sink, {
@@ -84,7 +84,7 @@ export class OutputMeter implements Waiter {
     if (this.#over) return
     this.#over = true
     this.#wheel.leave(this)
-    for (const [at, name] of OURS.entries()) {
+    for (const [at, name] of REPLACED.entries()) {
       const before = this.#before[at]
       if (before === undefined) Reflect.deleteProperty(this.#sink, name)
       else Object.defineProperty(this.#sink, name, before)

@@ -113,7 +113,7 @@ export class WebSocketMessenger extends Messenger {
       this.#inflateInTurn(this.#deflate)
     }
     this.#receiver = new Receiver({
-      isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...PARTS
+      isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...RECEIVER_LIMITS
     })
     this.#receiver.on('message', (data, isBinary) => this.#onMessage(data, !isBinary))
     this.#receiver.on('ping', data => this.#onPing(data))
@@ -532,7 +532,7 @@ export class WebSocketMessenger extends Messenger {
     this.readable.destroy()
     this.writable.destroy()
     const head = Buffer.concat(raw, this.#rawLength)
-    whole.setSocket(readable as Duplex, head, { allowSynchronousEvents: true, maxPayload: this.#maxLength, ...PARTS })
+    whole.setSocket(readable as Duplex, head, { allowSynchronousEvents: true, maxPayload: this.#maxLength, ...RECEIVER_LIMITS })
     readable.resume()
     this.#raw = undefined
     this.#chunks = []
@@ -544,4 +544,4 @@ export class WebSocketMessenger extends Messenger {
 const OPEN = 1
 
 /** How many pieces a message may have: the same as in a server of `ws`. */
-const PARTS = { maxFragments: 16 * 1024, maxBufferedChunks: 256 * 1024 }
+const RECEIVER_LIMITS = { maxFragments: 16 * 1024, maxBufferedChunks: 256 * 1024 }

@@ -7,7 +7,7 @@ const HOP_BY_HOP = new Set([
 ])
 
 /** Fields that are meant for this app, and not for the upstream (RFC 9110 sections 10.1.1 and 11.7.2). */
-const OURS = new Set(['host', 'expect', 'proxy-authorization'])
+const NEVER_FORWARDED = new Set(['host', 'expect', 'proxy-authorization'])
 
 /**
  * A client might name these in `Connection`, so that a proxy removes them. Then the two servers would read the message
@@ -35,7 +35,7 @@ export function requestFields (headers: IncomingHttpHeaders): ForwardFields {
   const fields: ForwardFields = {}
   const named = namedByConnection(headers.connection)
   for (const [name, value] of Object.entries(headers)) {
-    if (value === undefined || name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || named.has(name)) continue
+    if (value === undefined || name.startsWith(':') || HOP_BY_HOP.has(name) || NEVER_FORWARDED.has(name) || named.has(name)) continue
     fields[name] = value
   }
   // RFC 9110 section 10.1.4: this is the only option of TE that may be sent on.
@@ -66,7 +66,7 @@ export function trailerFields (raw: readonly string[]): [name: string, value: st
   const fields: [string, string][] = []
   for (let at = 0; at + 1 < raw.length; at += 2) {
     const name = (raw[at] as string).toLowerCase()
-    if (name.startsWith(':') || HOP_BY_HOP.has(name) || OURS.has(name) || NEVER_LATE.has(name)) continue
+    if (name.startsWith(':') || HOP_BY_HOP.has(name) || NEVER_FORWARDED.has(name) || NEVER_LATE.has(name)) continue
     fields.push([raw[at] as string, raw[at + 1] as string])
   }
   return fields

@@ -1,4 +1,4 @@
-import { checkDuration, checkNames, invalidOption, tokens as tokensOf } from '../../check-options.ts'
+import { checkDuration, checkNames, invalidOption, tokens as tokensOf, type Loose, type Place } from '../../check-options.ts'
 import { listProtocols, type ListedProtocols } from '../../syntax/upgrade-tokens.ts'
 import { targetOf } from './target.ts'
 import type {
@@ -28,9 +28,6 @@ export interface ForwardRoute {
 const NAMES = [
   'path', 'requestHeaders', 'acceptHeaders', 'forwarded', 'protocols', 'connectTimeout', 'responseTimeout', 'check', 'version'
 ] as const
-
-type Loose = Record<string, unknown>
-type Place = { route?: string }
 
 /** Throws `FST_ERR_DUPLEX_INVALID_OPTION`. */
 export function forwardSettings (options: ForwardOptions | undefined, place: Place = {}): ForwardSettings {

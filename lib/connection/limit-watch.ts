@@ -6,18 +6,18 @@ import { hasEnd } from '../internals/streams.ts'
 import type { Limits } from '../options.ts'
 import { InactivityWatch } from '../streams/inactivity-watch.ts'
 import { isRead } from '../streams/is-read.ts'
-import { kExpired } from '../symbols.ts'
+import { kEndBecause } from '../symbols.ts'
 import { boundOutput } from './bound-output.ts'
 import type { Carrier } from './carrier.ts'
 import type { DuplexCloseReason } from '../../types/index.ts'
 
 /** What a time limit can end. */
 export interface Expirable {
-  [kExpired] (reason: DuplexCloseReason, error: Error): void
+  [kEndBecause] (reason: DuplexCloseReason, error: Error): void
 }
 
-/** The limits of one connection, from acceptance to its end. */
-export class Lifetime {
+/** Watches the limits of one connection, from acceptance to its end: of time, and of bytes that wait for the peer. */
+export class LimitWatch {
   readonly #limits: Limits
   readonly #carrier: Carrier
   readonly #connection: Expirable
@@ -42,7 +42,7 @@ export class Lifetime {
     if (idleTimeout > 0) {
       this.#idle = new InactivityWatch(idleTimeout, () => this.#moved(), () => {
         if (carrier.inputMeter?.waits === true) return false
-        connection[kExpired]('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
+        connection[kEndBecause]('idle', new FST_ERR_DUPLEX_IDLE_TIMEOUT(idleTimeout))
         return true
       })
     }
@@ -52,15 +52,15 @@ export class Lifetime {
         // The peer is not inactive if its bytes wait for a reader, or if it has ended its side.
         const { inputEnded, inputWaits, readable } = carrier
         if (inputEnded || inputWaits === true || readable.readableLength >= readable.readableHighWaterMark) return false
-        connection[kExpired]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
+        connection[kEndBecause]('idle', new FST_ERR_DUPLEX_READ_TIMEOUT(readTimeout))
         return true
       })
     }
     if (maxLifetime > 0) {
-      this.#whole = setTimeout(() => connection[kExpired]('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
+      this.#whole = setTimeout(() => connection[kEndBecause]('lifetime', new FST_ERR_DUPLEX_MAX_LIFETIME(maxLifetime)), maxLifetime)
     }
     if (maxBuffered > 0) {
-      boundOutput(carrier, maxBuffered, () => connection[kExpired]('slow', new FST_ERR_DUPLEX_MAX_BUFFERED(maxBuffered)))
+      boundOutput(carrier, maxBuffered, () => connection[kEndBecause]('slow', new FST_ERR_DUPLEX_MAX_BUFFERED(maxBuffered)))
     }
   }
 
@@ -78,7 +78,7 @@ export class Lifetime {
     this.#fin = new InactivityWatch(finTimeout, () => this.#moved(), () => {
       // A handler may take its time to read what has arrived.
       if (!this.#over && this.#isBeingRead()) return false
-      this.#connection[kExpired]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
+      this.#connection[kEndBecause]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       return true
     })
   }
@@ -98,7 +98,7 @@ export class Lifetime {
       if (!this.#isBeingRead()) this.#watchFin()
     } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new InactivityWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
-        this.#connection[kExpired]('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
+        this.#connection[kEndBecause]('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
         return true
       })
     }

@@ -1,5 +1,5 @@
 import { KeySlots } from './key-slots.ts'
-import type { AppGovernance } from './of-app.ts'
+import type { AppGovernance } from './app-governance.ts'
 import type { GovernanceSettings } from './options.ts'
 
 /** The governance of a route: everything that each of its requests has to pass. */

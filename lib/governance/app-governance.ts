@@ -2,7 +2,7 @@ import { FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_REVOKED } from '../errors
 import { closeCodeOf, isCloseCode, REVOKED } from '../syntax/close-codes.ts'
 import { RevokedLabels } from './revoked-labels.ts'
 import { Expiries } from './expiries.ts'
-import type { ConnectionGovernance } from './of-connection.ts'
+import type { ConnectionGovernance } from './connection-governance.ts'
 import { KeySlots } from './key-slots.ts'
 import { checkLabel, LabelIndex } from './labels.ts'
 import { checkRevocation, type GovernanceSettings } from './options.ts'

@@ -1,12 +1,15 @@
 import type { Readable, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_EXPIRED } from '../errors.ts'
-import { kDrain, kRevoke, kUndrain } from '../symbols.ts'
+import { kDrain, kEndByGovernance, kUndrain } from '../symbols.ts'
 import { momentOf, type Expiring } from './expiries.ts'
-import type { AppGovernance } from './of-app.ts'
+import type { AppGovernance } from './app-governance.ts'
 import { InputMeter, type Push } from './rate/input-meter.ts'
 import { Labels } from './labels.ts'
 import { OutputMeter } from './rate/output-meter.ts'
-import type { DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
+import type { DuplexCloseReason, DuplexMoment, DuplexRate, Milliseconds } from '../../types/index.ts'
+
+/** The reasons of `closed` that governance gives. */
+export type GovernanceReason = Extract<DuplexCloseReason, 'expired' | 'revoked'>
 
 /** What rates apply to: the input and the output of a connection. */
 export interface Metered {
@@ -25,7 +28,7 @@ export interface Revocable {
   /** The connection was extended: it goes on after all. */
   [kUndrain] (reason: Error): void
   /** Breaks the connection off. A pending connection is answered with the error. */
-  [kRevoke] (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void
+  [kEndByGovernance] (reason: GovernanceReason, error: Error, code: number | undefined): void
 }
 
 /** The labels, the expiry and the rates of one connection. */
@@ -95,8 +98,8 @@ export class ConnectionGovernance implements Expiring {
     return goesOn
   }
 
-  end (reason: 'expired' | 'revoked', error: Error, code: number | undefined): void {
-    this.#connection?.[kRevoke](reason, error, code)
+  end (reason: GovernanceReason, error: Error, code: number | undefined): void {
+    this.#connection?.[kEndByGovernance](reason, error, code)
   }
 
   /** Called at acceptance, when the handler gets the streams. */

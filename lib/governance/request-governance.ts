@@ -1,8 +1,8 @@
 import type { FastifyRequest } from 'fastify'
 import { FST_ERR_DUPLEX_EXPIRED, FST_ERR_DUPLEX_MAX_PER_KEY, FST_ERR_DUPLEX_REVOKED } from '../errors.ts'
 import { momentOf } from './expiries.ts'
-import type { ConnectionGovernance } from './of-connection.ts'
-import type { RouteGovernance } from './of-route.ts'
+import type { ConnectionGovernance } from './connection-governance.ts'
+import type { RouteGovernance } from './route-governance.ts'
 import type { KeySlots } from './key-slots.ts'
 import { labelsOf } from './labels.ts'
 

@@ -1,2 +1,0 @@
-/** More 1xx answers than this are an invalid answer. */
-export const MOST_INFORMATIONAL = 100
