@@ -30,7 +30,10 @@ export interface ProgressListener {
 export interface Carrier extends Metered {
   /** The claim, or whoever refuses a request without one. The carrier tells it of the answer, and of the end. */
   listener: CarrierListener | undefined
-  /** The connection. The carrier tells it what the two sides do. An object and no function: a function for each connection would cost memory. */
+  /**
+   * The connection. The carrier tells it what the two sides do. It is an object and no function, because a function for each
+   * connection would cost memory.
+   */
   owner: ProgressListener | undefined
 
   // Before acceptance
