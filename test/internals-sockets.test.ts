@@ -1,10 +1,11 @@
 import t, { type Test } from 'tap'
 import { once } from 'node:events'
+import { createServer, type IncomingMessage } from 'node:http'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
+  allowSetEncoding, bytesInFlight, clientLeft, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
   socketBeneath,
   unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
@@ -397,4 +398,17 @@ t.test('replacedPush tells what replacePush has put there', async t => {
 
 t.test('endIsReset says no in memory', async t => {
   t.notOk(endIsReset(new PassThrough()))
+})
+
+t.test('clientLeft is the error that Node gives a request whose client leaves', async t => {
+  const came = gate<IncomingMessage>()
+  const server = createServer(came.open).listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const socket = connect((server.address() as AddressInfo).port, '127.0.0.1')
+  socket.write('POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\na')
+  const failed = once(await came.promise, 'error')
+  socket.destroy()
+  const [{ message, code }] = await failed as [NodeJS.ErrnoException]
+  t.same({ message, code }, { message: clientLeft().message, code: (clientLeft() as NodeJS.ErrnoException).code })
 })
