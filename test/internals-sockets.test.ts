@@ -5,9 +5,8 @@ import { connect, createServer as createTcpServer, Socket, type AddressInfo } fr
 import { PassThrough, Readable } from 'node:stream'
 import { TLSSocket } from 'node:tls'
 import {
-  allowSetEncoding, bytesInFlight, clientLeft, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush, resetByPeer,
-  socketBeneath,
-  unwatchReset, watchReset, type HttpSocket
+  allowSetEncoding, bytesInFlight, clientLeft, countChunk, endIsReset, goOnReading, replacedPush, isPassedOn, peerIsGone, replacePush,
+  resetByPeer, socketBeneath, unwatchReset, watchReset, type HttpSocket
 } from '../lib/internals/sockets.ts'
 import { takeOver } from '../lib/internals/http-parser.ts'
 import { hasEnd, heldEnd, holdEnd, iterateWithoutDestroying } from '../lib/internals/streams.ts'
