@@ -160,7 +160,8 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   /**
    * Aborts with `FST_ERR_DUPLEX_SHUTDOWN` when the server begins to close, whoever closes it, or `app.duplex.drain()` is
    * called. The streams still work, for at most `drainTimeout`. With `FST_ERR_DUPLEX_EXPIRED` when the connection has expired, for
-   * `expiryGrace`; and when `app.duplex.close()` gives it a time to end.
+   * `expiryGrace`; with `FST_ERR_DUPLEX_REVOKED` when `app.duplex.close()` ends it. It may have aborted before you look: use
+   * `addAbortListener()` of `node:events`, which then calls at once.
    */
   readonly draining: AbortSignal
   /** Resolves once, when the connection is over, whatever the reason is. It never rejects. */

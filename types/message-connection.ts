@@ -54,6 +54,9 @@ export interface AcceptedMessages<K extends DuplexKind, P extends string, Reply,
    * It rejects with `FST_ERR_DUPLEX_MESSAGE_UNSERIALISABLE` if the message cannot be written: then nothing is sent, and the
    * connection goes on. It rejects with `FST_ERR_DUPLEX_MESSAGE_NOT_SENT` if the connection takes no more messages.
    *
+   * Its type is that of the schema `out` if the instance has a type provider, and `unknown` otherwise. Fastify does not pass a type
+   * provider on into `register()`: call `withTypeProvider()` there again.
+   *
    * You need not await it. It works without its connection: `const { send } = connection`.
    */
   readonly send: (message: Out) => Promise<void>
