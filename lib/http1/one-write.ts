@@ -21,3 +21,9 @@ export function releaseWrites (socket: HttpSocket): void {
   (socket as Held)[kHeld] = false
   socket.uncork()
 }
+
+/** The same for writes that Node itself holds back until the end of the tick, as it does for those of a response. */
+export function releaseAllWrites (socket: HttpSocket): void {
+  releaseWrites(socket)
+  while (socket.writableCorked > 0) socket.uncork()
+}
