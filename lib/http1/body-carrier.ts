@@ -258,7 +258,7 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
     // What was written before the failure leaves before the connection does.
-    if (isNext) releaseAllWrites(this.link.socket)
+    if (isNext) releaseAllWrites(res, this.link.socket)
     res.destroy(error)
     if (isNext) this.#closeCutResponse()
     this.closed = true
