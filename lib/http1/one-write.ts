@@ -23,7 +23,7 @@ export function releaseWrites (socket: HttpSocket): void {
   socket.uncork()
 }
 
-/** The same for writes of a response, which Node itself holds back until the end of the tick: in the socket, or since Node 26 in the response. */
+/** The same for writes of a response, which Node holds back until the end of the tick: in the socket, or since Node 26 in the response. */
 export function releaseAllWrites (res: ServerResponse, socket: HttpSocket): void {
   releaseWrites(socket)
   while (res.writableCorked > 0) res.uncork()
