@@ -67,6 +67,14 @@ for (const order of ['before', 'after']) {
   })
 }
 
+t.test('Q14 the url of a CONNECT route that is a target fails at boot, and the error says which path that is', async t => {
+  const app = Fastify()
+  t.teardown(() => app.close())
+  await app.register(duplex)
+  const declare = (): unknown => app.route({ method: 'CONNECT', url: 'db.test:5432', duplex: true, handler: () => {} } as never)
+  t.throws(declare, { code: 'FST_ERR_DUPLEX_INVALID_OPTION', message: /"\/db\.test\/5432"/ })
+})
+
 t.test('Q14 a plain CONNECT route fails at boot', async t => {
   for (const method of ['CONNECT', 'connect', ['CONNECT']]) {
     const error = await boot(async app => {

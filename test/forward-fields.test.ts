@@ -48,12 +48,20 @@ t.test('FW6 fields of an answer: what is about one connection stays there, and r
 t.test('FW6 the path of a target, in whatever form it came', async t => {
   for (const [came, goes] of [
     ['/a?b=c', '/a?b=c'], ['*', '*'], ['//evil.example/x', '//evil.example/x'], ['http://evil.example/a?b', '/a?b'],
-    ['http://evil.example', '/'], ['https://u:p@evil.example:1?x', '/?x'], ['HTTP://evil/%2e%2e/', '/%2e%2e/'],
+    ['http://evil.example', '/'], ['https://u:p@evil.example:1?x', '/?x'], ['HTTP://evil/a', '/a'],
     ['/@evil', '/@evil'], ['/http://evil/', '/http://evil/']
   ] as const) t.equal(originForm(came), goes)
   for (const came of ['evil', 'evil.example:443', '/a b', '/a\r\nX: y', '/a\u0000', '/\u0100', '\\evil', '/a#b', 'http://a?b/c']) {
     t.throws(() => originForm(came), { code: 'FST_ERR_DUPLEX_BAD_PATH', statusCode: 400 }, JSON.stringify(came))
   }
+})
+
+t.test('FW6 a target with a segment "." or "..", which the upstream may resolve', async t => {
+  for (const came of [
+    '/api/../secret', '/api/./x', '/..', '/api/.', '/api/..?q', '/api/%2e%2e/secret', '/api/.%2E/x', '/api/%2e', '/api/..%2fsecret', '/api%2F..%2Fx',
+    '/api\\..\\x', '/api/..%5cx', 'http://a/api/../x', 'HTTP://evil/%2e%2e/', '//..'
+  ]) t.throws(() => originForm(came), { code: 'FST_ERR_DUPLEX_BAD_PATH', statusCode: 400 }, JSON.stringify(came))
+  for (const came of ['/a..b', '/...', '/.well-known/x', '/a.', '/..a/', '/a?x=/../b', '/a?/..', '/%2e%2e%2e/', '/a/%252e%252e/b']) t.equal(originForm(came), came)
 })
 
 t.test('FW6 upstreams: origins and their parts, and nothing else', async t => {

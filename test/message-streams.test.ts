@@ -105,6 +105,25 @@ t.test('MS4 an invalid message fails the stream behind those before it, and ends
   t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
 })
 
+for (const [what, head, sent] of [
+  ['NDJSON with a length', ['POST /room', 'Content-Type: application/x-ndjson', 'Content-Length: 17'], '{"a":1}\n'],
+  ['SSE', ['POST /room', 'Content-Type: application/x-ndjson', 'Accept: text/event-stream', 'Content-Length: 17'], 'data: {"a":1}\n\n'],
+  ['lines over an upgrade', ['GET /room', 'Connection: Upgrade', 'Upgrade: chat'], '{"a":1}\n']
+] as const) {
+  t.test(`MS4 an invalid message in the same chunk: what was sent before it leaves, ${what}`, async t => {
+    const answered = gate<unknown>()
+    const { wire, connection } = await room(t, {
+      messages: { in: In }, duplex: { protocols: ['chat'] }, head: `${request(...head as unknown as [string])}{"a":1}\n{"a":{}}\n`
+    }, async ({ readable, send }) => {
+      readable.on('data', message => { answered.open(send(message)) })
+      await new Promise((resolve, reject) => readable.on('end', resolve).on('error', reject))
+    })
+    await answered.promise
+    t.match(await wire.remains(), sent)
+    t.match(await connection.closed, { reason: 'error', error: { code: 'FST_ERR_DUPLEX_MESSAGE_INVALID' } })
+  })
+}
+
 t.test('MS4 onInvalid: skip, and a function that decides', async t => {
   const rounds = async (onInvalid: MessageRouteOptions['onInvalid']): Promise<string[]> => {
     const { wire } = await room(t, { ...lines, messages: { in: In, maxLength: 20, onInvalid } }, echo)

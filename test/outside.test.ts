@@ -328,6 +328,45 @@ for (const [what, call] of Object.entries(tooLate)) {
   }), what === 'all of them' ? everyKind : ['upgrade'], ['tcp'])
 }
 
+onEachKind(t, 'Q36 what a handler of an accepted connection gives is warned of, once a route', guarded(async (t, kind: DuplexKind, transport: Way) => {
+  const { lines, fastify } = logged()
+  const { said, stop } = warnings(lines)
+  t.teardown(stop)
+  const given: unknown[] = [{ a: 1 }, { a: 2 }]
+  const server = await serveGuarded(t, { transport, fastify }, app => { take(app, async () => given.shift()) })
+  for (let times = 0; times < 2; times++) {
+    const wire = await server.connect()
+    await wire.send(ask(kind)).head()
+    wire.end(kind === 'body' ? LAST_CHUNK : '')
+    await wire.remains()
+  }
+  await turn()
+  t.equal(said().length, 1, said().join('\n'))
+  t.match(said()[0], /returns is sent to nobody/)
+  await server.baseline()
+}), everyKind, ['tcp'])
+
+t.test('Q36 nothing is warned of if a handler gives its connection, a stream, or how it ended', guarded(async t => {
+  const { lines, fastify } = logged()
+  const { said, stop } = warnings(lines)
+  t.teardown(stop)
+  const give: ((connection: DuplexConnection) => unknown)[] = [
+    async () => {}, async connection => connection, async ({ writable }) => writable.end(), async connection => await connection.close(),
+    async ({ readable }) => await readable.toArray(), ({ readable, writable }) => readable.pipe(writable)
+  ]
+  const times = give.length
+  const server = await serveGuarded(t, { fastify }, app => { take(app, connection => give.shift()?.(connection)) })
+  for (let time = 0; time < times; time++) {
+    const wire = await server.connect()
+    await wire.send(ask('hijack')).head()
+    wire.end()
+    await wire.remains()
+  }
+  await turn()
+  t.strictSame(said(), [])
+  await server.baseline()
+}))
+
 t.test('Q36 nothing is warned of where it is not too late', guarded(async t => {
   const { lines, fastify } = logged()
   const { said, stop } = warnings(lines)

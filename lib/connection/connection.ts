@@ -13,7 +13,7 @@ import { shutdownError, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { say, sayClosed } from '../observability/log.ts'
-import { warnOfLateHead, warnOfReader } from '../observability/warnings.ts'
+import { warnOfLateHead, warnOfReader, warnOfValue } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
@@ -262,7 +262,9 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
   }
 
-  [kHandlerDone] (): void {
+  /** @param value what the handler has given */
+  [kHandlerDone] (value?: unknown): void {
+    warnOfValue(this.#claim.route, value, this.#reply)
     if (this.#state === 'open') {
       warnOfReader(this.#claim.route, this.#carrier, this.#reply)
       this.#end()
@@ -272,10 +274,12 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     }
   }
 
-  [kHandlerReturned] (): void {
+  [kHandlerReturned] (value?: unknown): void {
     this.#handlerReturned = true
     // It may still accept.
-    if (this.accepted) this.#carrier.handlerReturned()
+    if (!this.accepted) return
+    this.#carrier.handlerReturned()
+    warnOfValue(this.#claim.route, value, this.#reply)
   }
 
   [kHandlerFailed] (error: unknown): void {

@@ -92,10 +92,10 @@ function notAccepted (claim: Claim, error: unknown): unknown {
 /** The handler's promise owns the connection. */
 function endWithPromise (connection: Connection, result: unknown): void {
   if (!isThenable(result)) {
-    connection[kHandlerReturned]()
+    connection[kHandlerReturned](result)
     return
   }
-  Promise.resolve(result).then(() => connection[kHandlerDone](), (error: unknown) => connection[kHandlerFailed](error))
+  Promise.resolve(result).then(value => connection[kHandlerDone](value), (error: unknown) => connection[kHandlerFailed](error))
 }
 
 function runManual (app: FastifyInstance, handler: Handler, connection: Connection, request: FastifyRequest, claim: Claim): unknown {
@@ -103,7 +103,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
     const deciding = connection[kDeciding]
     if (deciding !== undefined) return deciding.then(() => done(value))
     if (claim.accepted) {
-      connection[kHandlerDone]()
+      connection[kHandlerDone](value)
       return undefined
     }
     if (!claim.undecided) return value !== undefined && value !== connection && !claim.gone ? value : waitForOtherAnswer(claim)
@@ -129,7 +129,7 @@ function runManual (app: FastifyInstance, handler: Handler, connection: Connecti
     return failed(error)
   }
   if (isThenable(result)) return Promise.resolve(result).then(done, failed)
-  connection[kHandlerReturned]()
+  connection[kHandlerReturned](result)
   if (claim.accepted || connection[kDeciding] !== undefined) return undefined
   if (result !== undefined) claim.step('answer')
   return result

@@ -19,7 +19,7 @@ import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.
 import { kProgressed } from '../symbols.ts'
 import { closeBehindAnswers, closeUnlessRead, linger } from './lingering-close.ts'
 import type { Link, Waiting } from './link.ts'
-import { holdWrites, releaseWrites } from './one-write.ts'
+import { holdWrites, releaseAllWrites, releaseWrites } from './one-write.ts'
 import { discardBody, discardRefused } from './unread-body.ts'
 import type { Milliseconds } from '../../types/index.ts'
 
@@ -257,7 +257,8 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
     const isNext = res.socket != null || this.outputFlushed
     if (this.readable !== this.req) this.readable.destroy(error)
     if (!isNext) this.#cutInItsTurn()
-    releaseWrites(this.link.socket)
+    // What was written before the failure leaves before the connection does.
+    if (isNext) releaseAllWrites(res, this.link.socket)
     res.destroy(error)
     if (isNext) this.#closeCutResponse()
     this.closed = true

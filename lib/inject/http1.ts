@@ -1,5 +1,6 @@
 import type { IncomingMessage, Server as HttpServer } from 'node:http'
 import type { Server as HttpsServer } from 'node:https'
+import { Writable } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
 import { exchangeHttp1 } from '../client/http1.ts'
 import type { Answer, Exchange } from '../client/exchange.ts'
@@ -32,7 +33,17 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
     // The end of the server's side counts as complete, also if it does not wait for the client's end.
     return error === undefined || complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete: false, error }
   })
-  return { statusCode, headers, readable, writable, closed }
+  // What is written to a body that was not declared would go nowhere, and the test would not see why.
+  const cannotWrite = kind === 'body' && statusCode < 300 && exchange.body === undefined
+  return { statusCode, headers, readable, writable: cannotWrite ? noBody() : writable, closed }
+}
+
+function noBody (): Writable {
+  return new Writable({
+    write (_chunk, _encoding, done) {
+      done(invalid('the request has no body to write to. The header transfer-encoding: chunked, without a payload, declares one'))
+    }
+  })
 }
 
 function exchangeOn (client: MemorySocket, { method, target, headers, offer, payload, open, framed, early, signal }: Injection): Exchange {

@@ -8,9 +8,10 @@ interface Warned {
   readonly url: string
 }
 
-/** Routes that have had each of the two warnings. */
+/** Routes that have had each of the warnings. */
 const late = new WeakSet<Warned>()
 const unawaited = new WeakSet<Warned>()
+const unsent = new WeakSet<Warned>()
 
 type Setter = 'header' | 'headers' | 'code' | 'status' | 'type'
 
@@ -54,4 +55,24 @@ export function warnOfReader (route: Warned, { readable, writable, inputEnded }:
   unawaited.add(route)
   say(reply.log, 'warn', { route: route.url }, 'the promise of a duplex handler resolved, which ends its connection, while its readable is ' +
     'still being read. Await what reads it, for instance with pipeline() of node:stream/promises, or return no promise')
+}
+
+/**
+ * Warns if the handler of an accepted connection gives what a plain route would send: text or an object. Streams, lists and flags
+ * are left out, because a handler may give them only because the promise that it returns has them.
+ */
+export function warnOfValue (route: Warned, value: unknown, reply: FastifyReply): void {
+  if (unsent.has(route) || !(typeof value === 'string' || (isPlain(value) && !isResult(value)))) return
+  unsent.add(route)
+  say(reply.log, 'warn', { route: route.url }, 'what a duplex handler returns is sent to nobody, because its connection is accepted. Write it ' +
+    'to writable, or, in messages, pass it to send()')
+}
+
+function isPlain (value: unknown): value is object {
+  return typeof value === 'object' && value !== null && Object.getPrototypeOf(value) === Object.prototype
+}
+
+/** A handler may return the promise of `tunnel()`, `forward()`, `close()` or `closed`. */
+function isResult (value: object): boolean {
+  return 'bytesToUpstream' in value || 'bytesRead' in value
 }

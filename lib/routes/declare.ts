@@ -1,7 +1,7 @@
 import type { FastifyInstance, FastifyReply, FastifyRequest, RouteOptions } from 'fastify'
 import { invalidOption } from '../check-options.ts'
 import { runHandler, type Handler } from '../connection/run-handler.ts'
-import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
+import { FST_ERR_DUPLEX_BODY_SCHEMA, FST_ERR_DUPLEX_INVALID_OPTION, FST_ERR_DUPLEX_PLAIN_CONNECT } from '../errors.ts'
 import { RouteGovernance } from '../governance/route-governance.ts'
 import { Slots } from '../governance/slots.ts'
 import { addHooks } from '../handshake/hooks.ts'
@@ -22,6 +22,7 @@ export function declareRoute (
   const duplex = (options as { duplex?: unknown }).duplex
   const settings = forwarding(kindsForBody(routeSettings(duplex, plugin, name), options), duplex, hasBodySchema(options), name)
   assertReachable(settings, methods, name)
+  if (methods.includes('CONNECT')) assertPath(options.url)
   assertNoWebSocket(options, name)
   const handlerTimeout = options.handlerTimeout ?? (app.initialConfig as { handlerTimeout?: number }).handlerTimeout
   const route: DuplexRoute = {
@@ -66,6 +67,13 @@ function assertReachable ({ kinds, protocols, chooser }: RouteSettings, methods:
   if (!kinds.includes('upgrade') && (protocols ?? chooser) !== undefined) {
     throw invalidOption('protocols', 'left out where no upgrade is taken', protocols ?? chooser, { route })
   }
+}
+
+/** The router asserts this, too, but does not say how the target of a CONNECT is written. */
+function assertPath (url: string): void {
+  if (/^[/*]/.test(url)) return
+  throw new FST_ERR_DUPLEX_INVALID_OPTION(
+    `the url of a CONNECT route must begin with "/" or "*", got "${url}". The target host:port has the path "/${url.replace(/:(?=[^:]*$)/, '/')}"`)
 }
 
 /** @fastify/websocket and this plugin cannot share a handler. */
