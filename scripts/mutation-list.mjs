@@ -127,7 +127,7 @@ export const mutations = [
   { file: 'http1/pipelining.ts', find: "response.emit('drain')", replace: '{}', breaks: 'a large response before a takeover stands still', tests: ['hostile', 'pipelines'], by: 'hang' },
 
   // The life of a connection
-  { file: 'connection/run-handler.ts', find: 'Promise.resolve(result).then(() => connection[kHandlerDone](),', replace: 'Promise.resolve(result).then(() => {},', breaks: 'the end of a handler ends nothing', tests: ['lifetime'], by: 'hang' },
+  { file: 'connection/run-handler.ts', find: 'Promise.resolve(result).then(value => connection[kHandlerDone](value),', replace: 'Promise.resolve(result).then(() => {},', breaks: 'the end of a handler ends nothing', tests: ['lifetime'], by: 'hang' },
   { file: 'connection/connection.ts', find: '    this.#claim.route.slots.free()\n', replace: '', breaks: 'a slot is never free again', tests: ['limits'] },
   { file: 'governance/slots.ts', find: '  one.free()', replace: '', breaks: 'the slot of the route is lost when the plugin has none left', tests: ['limits'] },
   { file: 'governance/slots.ts', find: 'this.#taken >= this.#limit', replace: 'this.#taken > this.#limit', breaks: 'one connection too many', tests: ['limits'], ci: true },
