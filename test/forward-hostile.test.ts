@@ -367,7 +367,7 @@ onEachStream(t, 'FW3 a rate on the route holds for what is forwarded, with every
   t.equal(sha256(await wire.bytes(bytes.length)), sha256(bytes))
   // The first second's bytes may pass at once.
   t.ok(performance.now() - started > 200, 'it has taken its time')
-}, ['tcp'])
+}, ['tcp', 'h2'])
 
 t.test('FW3 a second request on the connection, whose answer has to wait for the first: its upstream stands still', async t => {
   const { connect, accepted } = await forwarding(t)

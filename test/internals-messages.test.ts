@@ -1,9 +1,10 @@
 import t from 'tap'
 import { once } from 'node:events'
 import diagnostics from 'node:diagnostics_channel'
+import { connect as connectHttp2, createServer as createHttp2Server, type ServerHttp2Stream } from 'node:http2'
 import { createServer, IncomingMessage, request, ServerResponse, type ClientRequest } from 'node:http'
 import { connect, createServer as createTcpServer, Socket, type AddressInfo } from 'node:net'
-import { PassThrough } from 'node:stream'
+import { PassThrough, type Readable } from 'node:stream'
 import type { Test } from 'tap'
 import {
   abortRequest, clearFields, closeResponse, destroyOnlyRequest, destroyOnlyResponse, endRequest, mutedStandIn,
@@ -562,4 +563,22 @@ t.test('beginReading leaves a request as Node does that reads it for the first t
   const other = new PassThrough()
   beginReading(other)
   t.notOk('_consuming' in other)
+})
+
+t.test('beginReading leaves a stream of HTTP/2 as Node does that reads it for the first time', async t => {
+  const server = createHttp2Server().listen(0, '127.0.0.1')
+  t.teardown(() => server.close())
+  await once(server, 'listening')
+  const client = connectHttp2(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
+  t.teardown(() => client.close())
+  const readsMore = ({ _readableState }: { _readableState?: { readingMore: boolean } }): boolean | undefined => _readableState?.readingMore
+  for (const begin of [beginReading, (stream: Readable) => stream._read(0)]) {
+    const request = client.request({ ':method': 'POST' })
+    const [stream] = await once(server, 'stream') as [ServerHttp2Stream]
+    t.equal(readsMore(stream as object), true)
+    begin(stream)
+    t.equal(readsMore(stream as object), false)
+    request.close()
+    await once(request, 'close')
+  }
 })

@@ -132,12 +132,11 @@ export function heldEnd (stream: Duplex): HeldEnd | undefined {
 }
 
 /**
- * What a request of Node's HTTP does when it is read for the first time. Until then its stream asks for nothing more after a
- * `push()`. Whoever replaces its `_read()` has to call this.
+ * What a request of Node's HTTP, and a stream of its HTTP/2, does when it is read for the first time. Until then the stream asks for
+ * nothing more after a `push()`. Whoever replaces its `_read()` has to call this at the first call.
  */
 export function beginReading (stream: Readable): void {
   const message = stream as unknown as { _consuming?: boolean, _readableState: { readingMore: boolean } }
-  if (message._consuming !== false) return
-  message._consuming = true
+  if (message._consuming !== undefined) message._consuming = true
   message._readableState.readingMore = false
 }

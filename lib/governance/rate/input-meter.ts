@@ -25,6 +25,7 @@ export class InputMeter implements Waiter {
   #full = false
   #running = false
   #over = false
+  #begun = false
 
   /** @param usual the `push()` that gives a chunk to the stream */
   constructor (stream: Readable, usual: Push, rate: number, wheel: Wheel) {
@@ -35,7 +36,8 @@ export class InputMeter implements Waiter {
     this.#bucket.owe(stream.readableLength)
     this.#wheel = wheel
     stream._read = () => {
-      beginReading(stream)
+      if (!this.#begun) beginReading(stream)
+      this.#begun = true
       this.#wanted = true
       this.#full = false
       if (this.slot === -1) this.resume()
