@@ -35,7 +35,7 @@ const words = process.argv.slice(2).filter(word => !word.startsWith('--') && wor
 const inCi = process.argv.includes('ci')
 const suite = readdirSync(join(root, '.build/test')).filter(name => name.endsWith('.test.js'))
   // These run the toolchain or other programs, and see the sources rather than the copy, or nothing of it.
-  .filter(name => !['declarations.test.js', 'packaging.test.js', 'types.test.js', 'setup.test.js', 'property.test.js', 'layers.test.js'].includes(name))
+  .filter(name => !['packaging.test.js', 'types.test.js', 'setup.test.js', 'property.test.js', 'layers.test.js'].includes(name))
   .map(name => name.replace('.test.js', ''))
 const { options } = ts.parseJsonConfigFileContent(
   ts.readConfigFile(join(root, 'tsconfig.all.json'), ts.sys.readFile).config, ts.sys, root)

@@ -16,7 +16,7 @@ const LAST_LINES = 30
  */
 const SLOWEST = [
   'lifetime', 'types', 'answers', 'readme', 'examples', 'body', 'inject', 'shutdown', 'closers', 'stream', 'hostile', 'http2-sessions', 'pipelines',
-  'stream-memory', 'refusal', 'graceful', 'governance-websocket', 'routing', 'limits-more', 'declarations', 'packaging', 'http2', 'connect', 'property'
+  'stream-memory', 'refusal', 'graceful', 'governance-websocket', 'routing', 'limits-more', 'packaging', 'http2', 'connect', 'property'
 ]
 /**
  * How many files run at once. Most tests wait for timers now and then, and half of the time of the suite is spent so: with
