@@ -300,6 +300,14 @@ const tooLate: Record<string, (connection: DuplexConnection) => unknown> = {
   'reply.type()': ({ reply }) => reply.type('text/plain'),
   'all of them': ({ reply }) => reply.code(201).type('text/plain').header('x-a', 'b')
 }
+/** A client that is accepted, ends its side, and hears the end of the other. */
+async function visit (server: { connect: () => Promise<Wire> }, kind: DuplexKind): Promise<void> {
+  const wire = await server.connect()
+  await wire.send(ask(kind)).head()
+  wire.end(kind === 'body' ? LAST_CHUNK : '')
+  await wire.remains()
+}
+
 for (const [what, call] of Object.entries(tooLate)) {
   onEachKind(t, `Q36 ${what} on a route that accepted by itself is warned of, once a route`, guarded(async (t, kind: DuplexKind, transport: Way) => {
     const { lines, fastify } = logged()
@@ -309,12 +317,7 @@ for (const [what, call] of Object.entries(tooLate)) {
       take(app, async connection => { await call(connection) })
       app.get('/other', { duplex: { kinds: ['hijack'] } }, async connection => { await call(connection as unknown as DuplexConnection) })
     })
-    for (let times = 0; times < 3; times++) {
-      const wire = await server.connect()
-      await wire.send(ask(kind)).head()
-      wire.end(kind === 'body' ? LAST_CHUNK : '')
-      await wire.remains()
-    }
+    for (let times = 0; times < 3; times++) await visit(server, kind)
     await turn()
     t.equal(said().length, 1, said().join('\n'))
     t.match(said()[0], /hook|headers|manual/)
@@ -334,12 +337,7 @@ onEachKind(t, 'Q36 what a handler of an accepted connection gives is warned of, 
   t.teardown(stop)
   const given: unknown[] = [{ a: 1 }, { a: 2 }]
   const server = await serveGuarded(t, { transport, fastify }, app => { take(app, async () => given.shift()) })
-  for (let times = 0; times < 2; times++) {
-    const wire = await server.connect()
-    await wire.send(ask(kind)).head()
-    wire.end(kind === 'body' ? LAST_CHUNK : '')
-    await wire.remains()
-  }
+  for (let times = 0; times < 2; times++) await visit(server, kind)
   await turn()
   t.equal(said().length, 1, said().join('\n'))
   t.match(said()[0], /returns is sent to nobody/)

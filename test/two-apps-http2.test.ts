@@ -1,6 +1,4 @@
 import http2, { type Http2Server } from 'node:http2'
-import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import duplex from '../lib/index.ts'
@@ -8,6 +6,7 @@ import { guarded, soon } from './fixtures/baseline.ts'
 import { connectHttp2, type Http2Wire } from './fixtures/http2-wire.ts'
 import { until } from './fixtures/patience.ts'
 import { codeOf, request, UPGRADE } from './fixtures/requests.ts'
+import { listenTogether } from './fixtures/several-apps.ts'
 import { echo, within } from './fixtures/shared-server.ts'
 
 interface Shared {
@@ -37,24 +36,7 @@ async function share (t: Test, names: string, plugins: string, prepare: (server:
     }
     apps.push(app)
   }
-  for (const app of apps) await app.ready()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const wires: Http2Wire[] = []
-  t.teardown(async () => {
-    for (const wire of wires) wire.destroy()
-    server.close()
-    await Promise.all(apps.map(app => app.close()))
-  })
-  return {
-    apps,
-    server,
-    connect: async () => {
-      const wire = await connectHttp2((server.address() as AddressInfo).port)
-      wires.push(wire)
-      return wire
-    }
-  }
+  return await listenTogether(t, apps, server, port => connectHttp2(port))
 }
 
 const kinds: Record<string, (name: string) => string> = {

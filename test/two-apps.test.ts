@@ -1,6 +1,5 @@
 import http, { type Server } from 'node:http'
 import { once } from 'node:events'
-import type { AddressInfo } from 'node:net'
 import Fastify, { type FastifyInstance } from 'fastify'
 import t, { type Test } from 'tap'
 import duplex, { type DuplexKind } from '../lib/index.ts'
@@ -8,6 +7,7 @@ import { guarded, serveGuarded, soon } from './fixtures/baseline.ts'
 import { ask, everyKind, hear, LAST_CHUNK, onEachKind, piece, take } from './fixtures/kinds.ts'
 import { until } from './fixtures/patience.ts'
 import { gate } from './fixtures/server.ts'
+import { listenTogether } from './fixtures/several-apps.ts'
 import { connectTcp, type Wire } from './fixtures/wire.ts'
 
 interface Shared {
@@ -37,24 +37,7 @@ async function share (t: Test): Promise<Shared> {
     app.get(`/${name}/plain`, async () => `plain${name}`)
     apps.push(app)
   }
-  for (const app of apps) await app.ready()
-  server.listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  const wires: Wire[] = []
-  t.teardown(async () => {
-    for (const wire of wires) wire.destroy()
-    server.close()
-    await Promise.all(apps.map(app => app.close()))
-  })
-  return {
-    apps,
-    server,
-    connect: async () => {
-      const wire = await connectTcp((server.address() as AddressInfo).port)
-      wires.push(wire)
-      return wire
-    }
-  }
+  return await listenTogether(t, apps, server, port => connectTcp(port))
 }
 
 function askOf (name: string, kind: DuplexKind): string {
