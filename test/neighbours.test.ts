@@ -391,9 +391,10 @@ for (const order of orders) {
 }
 
 t.test('Q15 an upgrade that somebody injects is of the owner who listens once, and of nobody else', async t => {
-  const { server } = await share(t, {}, app => { app.get('/it', { duplex: { kinds: ['upgrade'] } }, echo) })
   const heard: unknown[] = []
-  server.once('upgrade', ({ url }: IncomingMessage) => { heard.push(url) })
+  // It is the first to hear, and gone when the plugin does.
+  const before = (app: FastifyInstance): void => { app.server.once('upgrade', ({ url }: IncomingMessage) => { heard.push(url) }) }
+  const { server } = await share(t, { before }, app => { app.get('/it', { duplex: { kinds: ['upgrade'] } }, echo) })
   const socket = new PassThrough()
   const req = Object.assign(new http.IncomingMessage(socket as unknown as Socket), { url: '/theirs', method: 'GET', rawHeaders: [...UPGRADE] })
   server.emit('upgrade', req, socket, Buffer.alloc(0))
