@@ -319,7 +319,12 @@ export class StreamCarrier implements Carrier {
   #discardUnwanted (): void {
     if (!this.outputFlushed) return
     const unwanted = this.#accepted ? this.#handlerReturned && !this.#tunnel : this.inputEnded
-    if (unwanted || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
+    if (unwanted || (this.inputEnded && this.#nothingToRead)) this.discardInput()
+  }
+
+  /** Bytes that wait for their rate are still to be read. */
+  get #nothingToRead (): boolean {
+    return this.stream.readableLength === 0 && (this.inputMeter?.held ?? 0) === 0
   }
 
   readonly #onInputEnd = (): void => {
