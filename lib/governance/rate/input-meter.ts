@@ -21,8 +21,6 @@ export class InputMeter implements Waiter {
   #bytes = 0
   /** The stream wants more: its `_read()` was called. */
   #wanted = false
-  /** The stream has called `_read()` within our push. */
-  #askedWithin = false
   /** The stream has said that it wants no more for now. */
   #full = false
   #running = false
@@ -41,7 +39,6 @@ export class InputMeter implements Waiter {
       if (!this.#begun) beginReading(stream)
       this.#begun = true
       this.#wanted = true
-      this.#askedWithin = true
       this.#full = false
       if (this.slot === -1) this.resume()
     }
@@ -109,11 +106,10 @@ export class InputMeter implements Waiter {
         else this.#held[0] = chunk.subarray(may)
         const part = chunk === null || may === chunk.length ? chunk : chunk.subarray(0, may)
         this.#bytes -= part?.length ?? 0
+        // The stream may call _read() within this push, which says that it wants more.
         this.#wanted = false
-        this.#askedWithin = false
         more = this.#usual.call(stream, part)
-        // The stream may have called _read() within this push, and will not call it again before the next one.
-        if (!more && !this.#askedWithin) this.#full = true
+        if (!more && !this.#wanted) this.#full = true
       }
     } finally {
       // A listener of the app may have thrown.
