@@ -63,7 +63,9 @@ for (const [kind, headers] of Object.entries(requests)) {
       const { readable, writable } = connection
       writable.end()
       await until(() => readable.closed)
-      heard.open(await text(connection.web().readable as unknown as AsyncIterable<Uint8Array>))
+      const pair = connection.web()
+      await turn()
+      heard.open(await text(pair.readable as unknown as AsyncIterable<Uint8Array>).catch(String))
     }))
     const { stream } = await request(await session(), headers)
     stream.end('late')
