@@ -28,8 +28,14 @@ const malformed: Record<string, string> = {
 
 type ParseError = Error & { code?: string, reason?: string, bytesParsed?: number, rawPacket?: Buffer }
 
+interface Asked {
+  http?: object
+  /** The client half-closes behind the last piece. */
+  ends?: boolean
+}
+
 /** What a handler of client errors is told if these pieces arrive, each in a read of its own. */
-async function errorOf (t: Test, transport: Way, pieces: readonly string[], http: object = {}): Promise<unknown> {
+async function errorOf (t: Test, transport: Way, pieces: readonly string[], { http = {}, ends = false }: Asked = {}): Promise<unknown> {
   let tell!: (told: unknown) => void
   const told = new Promise(resolve => { tell = resolve })
   const fastify = {
@@ -44,6 +50,7 @@ async function errorOf (t: Test, transport: Way, pieces: readonly string[], http
   }, { fastify })
   const { wire, peer } = await link()
   await sendApart({ wire, peer }, pieces)
+  if (ends) wire.end()
   const error = await told
   wire.destroy()
   return error
@@ -53,10 +60,10 @@ const withoutFields = (error: unknown): unknown =>
   JSON.parse(JSON.stringify(error).replaceAll(ORDINARY.join('\\r\\n'), UPGRADE.join('\\r\\n')))
 
 /** The same with and without an Upgrade that is ignored. */
-async function same (t: Test, transport: Way, pieces: (first: string) => readonly string[], http?: object): Promise<void> {
+async function same (t: Test, transport: Way, pieces: (first: string) => readonly string[], asked?: Asked): Promise<void> {
   const [theirs, ours] = [
-    await errorOf(t, transport, pieces(request('GET /plain', ...ORDINARY)), http),
-    await errorOf(t, transport, pieces(request('GET /plain', ...UPGRADE)), http)
+    await errorOf(t, transport, pieces(request('GET /plain', ...ORDINARY)), asked),
+    await errorOf(t, transport, pieces(request('GET /plain', ...UPGRADE)), asked)
   ]
   t.match((theirs as ParseError).code, /^HPE_/)
   t.same(ours, withoutFields(theirs))
@@ -79,17 +86,48 @@ for (const [what, bytes] of Object.entries(malformed)) {
 t.test('Q71 many ignored Upgrades in one read are no head that is too long', async t => {
   const pieces = (first: string): string[] => [first.repeat(300) + 'no request at all\r\n\r\n']
   await same(t, 'tcp', pieces)
-  await same(t, 'tcp', pieces, { maxHeaderSize: 1000 })
+  await same(t, 'tcp', pieces, { http: { maxHeaderSize: 1000 } })
 })
 
 t.test('Q71 the limit of a head is the server\'s own behind an ignored Upgrade', async t => {
   const long = request('GET /plain', `X-Long: ${'x'.repeat(1000)}`)
-  await same(t, 'tcp', first => [first + long], { maxHeaderSize: 600 })
-  await same(t, 'tcp', first => [first + long.slice(0, 300), long.slice(300, 600), long.slice(600)], { maxHeaderSize: 600 })
+  await same(t, 'tcp', first => [first + long], { http: { maxHeaderSize: 600 } })
+  await same(t, 'tcp', first => [first + long.slice(0, 300), long.slice(300, 600), long.slice(600)], { http: { maxHeaderSize: 600 } })
 })
 
 t.test('Q71 white space without end behind an ignored Upgrade is not kept, and the error behind it is told', async t => {
   const blank = ' '.repeat(30_000)
   const error = await errorOf(t, 'tcp', [request('GET /plain', ...UPGRADE) + 'GET', blank, blank, '\u0001'])
   t.match((error as ParseError).code, /^HPE_/)
+})
+
+const halves: Record<string, string> = {
+  'a method': 'G',
+  'a head': request('GET /plain').slice(0, -2),
+  'a body': request('POST /plain', 'Content-Type: text/plain', 'Content-Length: 5') + 'ab'
+}
+
+for (const [what, bytes] of Object.entries(halves)) {
+  for (const transport of ['tcp', 'tls', 'injected'] as const) {
+    t.test(`Q71 a client that ends in the middle of ${what} is the same error behind an ignored Upgrade [${transport}]`, async t => {
+      await same(t, transport, first => [first + bytes], { ends: true })
+      await same(t, transport, first => [first, bytes], { ends: true })
+    })
+  }
+}
+
+t.test('Q71 a client that ends behind an ignored Upgrade, or behind an empty line, is no error', async t => {
+  const errors: unknown[] = []
+  const { link } = await serveLinks(t, 'tcp', app => {
+    app.server.on('clientError', error => { errors.push(error) })
+    app.get('/plain', async () => 'plain')
+  })
+  for (const bytes of ['', '\r\n', '\r']) {
+    const { wire, peer } = await link()
+    await sendApart({ wire, peer }, [request('GET /plain', ...UPGRADE)])
+    t.equal((await wire.response()).body, 'plain')
+    wire.end(bytes)
+    t.equal(await wire.remains(), '')
+  }
+  t.same(errors, [])
 })

@@ -19,7 +19,7 @@ interface ParserClass {
   readonly kOnExecute?: number
   readonly REQUEST?: number
   readonly kLenientAll?: number
-  readonly prototype: { execute?: (bytes: Buffer) => Result }
+  readonly prototype: { execute?: (bytes: Buffer) => Result, finish?: () => Error | undefined }
 }
 
 /** The part of Node's parser that is used here. A number is the place of a callback. */
@@ -29,6 +29,8 @@ interface Parser {
   _consumed?: boolean
   socket?: object | null
   execute?: (bytes: Buffer) => Result
+  /** Tells the parser that the input has ended. */
+  finish?: () => Error | undefined
   /** A copy of what it reads at the moment. */
   getCurrentBuffer?: () => Buffer
   initialize?: (type: number, resource: object, maxHeaderSize: number, lenient: number) => void
@@ -48,6 +50,8 @@ interface Unfinished {
 
 /** By its socket: what a silent parser has read of the next head. */
 const unfinished = new WeakMap<object, Unfinished>()
+/** Sockets whose parser has read on behind an ignored Upgrade. */
+const readOn = new WeakSet<object>()
 /** Sockets whose bytes come by 'data' events: those without a handle, and those on which bytes were put back, at first. */
 const byEvents = new WeakSet<object>()
 /** It has memory. The parser would take one without for the end of input. */
@@ -91,6 +95,8 @@ export function parseOnBehind (req: IncomingMessage): boolean {
   if (typeof callback !== 'function' || typeof parser.execute !== 'function' || typeof parser.getCurrentBuffer !== 'function') return false
   if (byEvents.has(socket) ? parser.execute !== execute : parser._consumed !== true) return false
   if (!ours.has(callback)) parser[place] = wrap(parser, callback)
+  readOn.add(socket)
+  parser.finish = finish
   parser[kStops] = parser[kIsSilent] = true
   ;(req as unknown as { upgrade: boolean }).upgrade = false
   return true
@@ -172,26 +178,47 @@ function keep (socket: object, bytes: Buffer): void {
 }
 
 /**
- * What the parser would have told. Another one reads the same head, and tells it.
+ * What the parser would have told.
  *
  * @param bytes what was read at once
  * @param behind the part of it that belongs to this head
  */
-function parseError ({ constructor: Parser }: Parser, socket: object, bytes: Buffer, behind: Buffer): Error {
-  const before = unfinished.get(socket)
-  unfinished.delete(socket)
-  if (before?.isTooLong !== true) {
-    const head = Buffer.concat([...before?.pieces ?? [], behind])
-    const isLenient = (socket as { server?: { insecureHTTPParser?: boolean } }).server?.insecureHTTPParser === true
-    const other = new Parser()
-    other.initialize?.(Parser.REQUEST ?? 1, {}, headLimit(socket), isLenient ? Parser.kLenientAll ?? 0 : 0)
-    const result = nodesExecute(other, head)
-    other.free?.()
-    other.close?.()
-    if (typeof result !== 'number') return countedFrom(result, bytes.length - head.length)
-  }
+function parseError (parser: Parser, socket: object, bytes: Buffer, behind: Buffer): Error {
+  const { error, length } = readAgain(parser, socket, behind, false)
+  if (error !== undefined) return countedFrom(error, bytes.length - length)
   const reason = 'Expected a request'
   return Object.assign(new Error(`Parse Error: ${reason}`), { code: 'HPE_INVALID_CONSTANT', reason, bytesParsed: bytes.length })
+}
+
+/** Stands for the method of a parser. */
+function finish (this: Parser): Error | undefined {
+  const { socket } = this
+  const error = this.constructor.prototype.finish?.call(this)
+  // Node has put the parser away, and has taken it for another connection.
+  if (socket == null || !readOn.has(socket)) {
+    delete this.finish
+    return error
+  }
+  const told = error ?? (this[kIsSilent] === true ? readAgain(this, socket, NOTHING, true).error : undefined)
+  // The parser would count from where it stopped last.
+  return told && Object.assign(told, { bytesParsed: 0 })
+}
+
+/** Another parser reads what the silent one has read of a head, and tells of its errors. */
+function readAgain ({ constructor: Parser }: Parser, socket: object, behind: Buffer, ends: boolean): { error: Error | undefined, length: number } {
+  const before = unfinished.get(socket)
+  unfinished.delete(socket)
+  const head = Buffer.concat([...before?.pieces ?? [], behind])
+  const isLenient = (socket as { server?: { insecureHTTPParser?: boolean } }).server?.insecureHTTPParser === true
+  const other = new Parser()
+  other.initialize?.(Parser.REQUEST ?? 1, {}, headLimit(socket), isLenient ? Parser.kLenientAll ?? 0 : 0)
+  let result: Result | undefined
+  // Of a head that is too long only the end is here.
+  if (before?.isTooLong !== true && head.length > 0) result = nodesExecute(other, head)
+  if (ends && typeof result === 'number') result = other.finish?.()
+  other.free?.()
+  other.close?.()
+  return { error: typeof result === 'number' ? undefined : result, length: head.length }
 }
 
 /** An error tells where it is. Node counts from the beginning of what was read at once. */
