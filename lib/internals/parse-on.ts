@@ -205,7 +205,9 @@ function finish (this: Parser): Error | undefined {
 }
 
 /** Another parser reads what the silent one has read of a head, and tells of its errors. */
-function readAgain ({ constructor: Parser }: Parser, socket: object, behind: Buffer, ends: boolean): { error: Error | undefined, length: number } {
+function readAgain (
+  { constructor: Parser }: Parser, socket: object, behind: Buffer, ends: boolean
+): { error: Error | undefined, length: number } {
   const before = unfinished.get(socket)
   unfinished.delete(socket)
   const head = Buffer.concat([...before?.pieces ?? [], behind])
