@@ -312,7 +312,7 @@ for (const server of [...Object.values(others), go, bun, deno, websocket, ...Obj
 console.log(`\n${barsTable(bars)}`)
 if (!quick) {
   const [major] = process.versions.node.split('.')
-  writeFileSync(join(sources, major === '20' ? 'RESULTS.md' : `RESULTS-node${major}.md`), markdown({ bars, sections, started, ended: { date: new Date(), load: loadavg() }, rounds, ms, go: go !== undefined }))
+  writeFileSync(join(sources, major === '20' ? 'RESULTS.md' : `RESULTS-node${major}.md`), markdown({ bars, sections, started, ended: new Date(), rounds, ms, go: go !== undefined }))
   if (major === '20') writeFileSync(join(sources, 'results.svg'), chart(sections, bars))
 }
 const missed = bars.filter(({ met }) => !met)

@@ -126,7 +126,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     }
   }
 
-  #hasOthers (event: TakeoverEvent): boolean {
+  readonly #hasOthers = (event: TakeoverEvent): boolean => {
     // Somebody may have kept an event from the interceptors.
     this.#expect(undefined)
     return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
@@ -193,7 +193,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     if (verdict.then !== 'ignore-upgrade' || (link.hasNext && isNobodys(verdict))) return verdict
     // Who has an `emit` of his own may wait for the event, to rewrite the URL.
     if (this.#isPreceded()) return verdict
-    const without = this.#routed(req, () => this.#gate.judgeWithoutUpgrade(req))
+    const without = this.#judge(req, undefined, true)
     if (without.then !== 'http' || !this.#secondParse.isNeedless(req)) return verdict
     link.before = unfinishedResponse(link.socket)
     return without
@@ -210,14 +210,13 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     return claim
   }
 
-  /** @param before the same request as it came, with the Upgrade that was ignored */
-  #judge (req: IncomingMessage, before: IncomingMessage | undefined): Verdict {
-    return this.#routed(req, () => this.#gate.judge(req, event => this.#hasOthers(event), before))
-  }
-
-  #routed (req: IncomingMessage, judge: () => Verdict): Verdict {
+  /**
+   * @param before the same request as it came, with the Upgrade that was ignored
+   * @param again its Upgrade is ignored now
+   */
+  #judge (req: IncomingMessage, before: IncomingMessage | undefined, again = false): Verdict {
     try {
-      return judge()
+      return again ? this.#gate.judgeWithoutUpgrade(req) : this.#gate.judge(req, this.#hasOthers, before)
     } catch (err) {
       // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
       say(this.#app.log, 'error', { err }, 'routing of a request head failed')
