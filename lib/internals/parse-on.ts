@@ -87,6 +87,8 @@ export function headIsRead (parser: object): void {
  * @returns false if the connection is not read in a way in which that can be done
  */
 export function parseOnBehind (req: IncomingMessage): boolean {
+  // Deno's parser has the same names, and does not go on.
+  if ('deno' in process.versions) return false
   const socket = req.socket as unknown as HttpSocket
   const parser = socket.parser as unknown as Parser | null | undefined
   const place = parser?.constructor.kOnExecute
