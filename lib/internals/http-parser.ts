@@ -1,7 +1,9 @@
 // The parser of Node's HTTP/1 server. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import http, { Server, type IncomingMessage } from 'node:http'
+import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
 import { headIsRead, prepareParser, readsPutBack } from './parse-on.ts'
+import { beginsToCount, countsRequests } from './request-count.ts'
 import type { HttpSocket } from './sockets.ts'
 
 /**
@@ -16,6 +18,9 @@ interface UpgradableRequest {
 export const TAKE_OVER = 2
 export const PARSE_BODY = 0
 
+/** Functions that run a hook. */
+const hooked = new WeakSet<object>()
+
 /**
  * Runs `hook` for every request head on this socket. The hook decides what happens to the bytes behind the head. If it returns
  * nothing, Node decides. There is no public way to see a head before Node decides.
@@ -25,10 +30,13 @@ export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) 
   const original = parser?.onIncoming
   if (parser == null || typeof original !== 'function') return false
   prepareParser(socket)
+  // Several apps may watch one connection.
+  const next = hooked.has(original) ? original : countsRequests(socket, original)
   parser.onIncoming = function (req, keepAlive) {
     headIsRead(parser)
-    return hook(req) ?? original.call(parser, req, keepAlive)
+    return hook(req) ?? next.call(parser, req, keepAlive)
   }
+  hooked.add(parser.onIncoming)
   return true
 }
 
@@ -109,7 +117,14 @@ interface ConnectionListener {
  */
 export function speakHttp (server: Server, socket: HttpSocket): void {
   readsPutBack(socket)
+  // The time for the next request may run, and would strike this one. Node sets another timeout only if the server has one.
+  if (timeoutOf(socket) > 0) (socket as unknown as Socket).setTimeout(server.timeout)
+  beginsToCount(socket)
   ;(http as unknown as ConnectionListener)._connectionListener.call(server, socket)
+}
+
+function timeoutOf (socket: HttpSocket): number {
+  return (socket as unknown as Socket).timeout ?? 0
 }
 
 /** Bun has a server of HTTP that is not made of sockets. */
