@@ -3,7 +3,7 @@ import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX
 import { isRead } from '../../streams/is-read.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
-import type { Incoming, Item } from '../inbox.ts'
+import { LAST_WORDS, type Incoming, type Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
@@ -23,9 +23,6 @@ const COST = 64
 
 /** If more bytes than this wait to be sent, a pong is delayed. Then only the latest ping is answered (RFC 6455 section 5.5.3). */
 const MOST_BEFORE_PONG = 64 * 1024
-
-/** The peer has sent a close frame. For this many milliseconds a handler may still answer the messages before it. */
-const LAST_WORDS = 2000
 
 /** How many milliseconds a peer may take to answer the close frame of a failure. */
 const AFTER_FAILURE = 2000
@@ -337,7 +334,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.#received !== undefined || this.#receiverBroken) return
     this.#peerError = new FST_ERR_DUPLEX_ABORTED()
     if (this.#closeSent || this.discarding) this.#endBytes()
-    else this.#add({ failure: this.#peerError })
+    else this.#add({ failure: this.#peerError, gone: true })
   }
 
   readonly #onError = (error: Error): void => {
@@ -345,7 +342,7 @@ export class WebSocketMessenger extends Messenger {
   }
 
   override failed (error: Error): void {
-    this.owner.failed(error === this.#peerError ? 'abort' : 'error', error)
+    if (!this.discarding) this.owner.failed(error === this.#peerError ? 'abort' : 'error', error)
     this.readable.destroy(error)
   }
 
