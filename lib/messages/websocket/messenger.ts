@@ -1,6 +1,7 @@
 import type { Duplex, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../streams/is-read.ts'
+import { takeChunksFrom, type ChunkTaker } from '../../internals/read-buffer.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
 import { LAST_WORDS, type Incoming, type Item } from '../inbox.ts'
@@ -59,7 +60,7 @@ export interface WebSocketOptions {
 }
 
 /** The messages of one WebSocket (RFC 6455). The frames are read and written by parts of `ws`. */
-export class WebSocketMessenger extends Messenger {
+export class WebSocketMessenger extends Messenger implements ChunkTaker {
   readonly #options: WebSocketOptions
   readonly #maxLength: number
   readonly #webSocketOwner: WebSocketOwner
@@ -156,8 +157,16 @@ export class WebSocketMessenger extends Messenger {
   #start (): void {
     if (this.#started || this.#whole !== undefined) return
     this.#started = true
-    this.bytes.readable.on('end', this.#onEnd)
-    this.bytes.readable.on('data', this.#onData)
+    const { readable } = this.bytes
+    readable.on('end', this.#onEnd)
+    readable.on('data', this.#onData)
+    takeChunksFrom(readable, this)
+  }
+
+  #stopReading (): void {
+    const { readable } = this.bytes
+    takeChunksFrom(readable, undefined)
+    readable.removeListener('data', this.#onData)
   }
 
   override wanted (): Item | undefined {
@@ -182,7 +191,9 @@ export class WebSocketMessenger extends Messenger {
   get #full (): boolean { return this.#cost > this.#maxLength && !this.discarding }
   get #isHeldUp (): boolean { return this.#paused || this.#chunks.length > 0 || this.#inflate !== undefined }
 
-  readonly #onData = (chunk: Buffer): void => {
+  readonly #onData = (chunk: Buffer): void => { this.takeChunk(chunk) }
+
+  takeChunk (chunk: Buffer): void {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
     const isUsual = chunk.length <= SLICE && this.#chunks.length === 0 && !this.#paused && !this.#receiverBusy && !this.#receiverIsDone
     if (!isUsual) this.#chunks.push(chunk)
@@ -228,11 +239,17 @@ export class WebSocketMessenger extends Messenger {
    */
   #pass (slice: Buffer): void {
     if (this.#deflate === undefined) {
-      this.#receiver.write(slice)
+      this.#receiver._write(slice, 'buffer', this.#onTaken)
       return
     }
     this.#receiver.write(slice, this.#onPassed)
     if (this.#receiver.writableLength > 0) this.#receiverBusy = true
+  }
+
+  readonly #onTaken = (error?: (Error & CodedClose) | null): void => {
+    if (error == null || this.#receiverBroken) return
+    this.#receiverBroken = true
+    process.nextTick(() => this.#onReceiveError(error))
   }
 
   readonly #onPassed = (): void => {
@@ -314,7 +331,7 @@ export class WebSocketMessenger extends Messenger {
   #onReceiveError (error: CodedClose): void {
     this.#receiverBroken = true
     this.#chunks = []
-    this.bytes.readable.removeListener('data', this.#onData)
+    this.#stopReading()
     if (this.#closeSent || this.discarding) {
       this.#endBytes()
       return
@@ -442,7 +459,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.#bytesEnded || this.closed) return
     this.#bytesEnded = true
     this.flush()
-    this.bytes.readable.removeListener('data', this.#onData)
+    this.#stopReading()
     this.bytes.readable.pause()
     this.bytes.end()
     this.bytes.discardInput()
@@ -515,7 +532,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.writable.writableLength > 0) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages wait to be sent')
     const { readable, writable } = this.bytes
     this.flush()
-    readable.removeListener('data', this.#onData)
+    this.#stopReading()
     readable.removeListener('end', this.#onEnd)
     writable.removeListener('drain', this.#onDrain)
     const { WebSocket } = loadedParts()
