@@ -1,6 +1,6 @@
 import t from 'tap'
-import { closeFrame, frame, nextClose, nextText, opening } from './fixtures/frames.ts'
-import { room } from './fixtures/messages.ts'
+import { closeFrame, frame, nextClose, nextText } from './fixtures/frames.ts'
+import { room, type MessageHandler } from './fixtures/messages.ts'
 import { request } from './fixtures/requests.ts'
 import { gate, type Transport } from './fixtures/server.ts'
 
@@ -20,6 +20,22 @@ const carried = [
   { name: 'SSE', head: request(...NDJSON, 'Accept: text/event-stream'), answer: `data: ${GOOD}\n\n` }
 ]
 
+const wrongFrames = [
+  { name: 'not of the schema', wrong: frame(WRONG), code: 1007, error: INVALID },
+  { name: 'too long', wrong: frame(JSON.stringify({ a: 1, b: 'x'.repeat(100) })), code: 1009, error: 'FST_ERR_DUPLEX_MESSAGE_TOO_LONG' },
+  { name: 'no UTF-8', wrong: frame(Buffer.of(0xff)), code: 1007, error: INVALID },
+  { name: 'a broken frame', wrong: frame(GOOD, { rsv: 4 }), code: 1002, error: 'FST_ERR_DUPLEX_WEBSOCKET_PROTOCOL' }
+]
+
+const chat = { messages: { in: In }, duplex: { protocols: ['chat'] }, head: request('GET /room', 'Connection: Upgrade', 'Upgrade: chat') }
+
+const answersLate: MessageHandler = async ({ readable, send }) => {
+  for await (const message of readable) {
+    for (let turns = 0; turns < 5; turns++) await turn()
+    await send(message)
+  }
+}
+
 for (const transport of ['tcp', 'tls', 'unix', 'h2'] satisfies Transport[]) {
   for (const { name, head, answer } of carried) {
     t.test(`MS4 a message is answered although a wrong one has come behind it, ${name} [${transport}]`, async t => {
@@ -37,23 +53,90 @@ for (const transport of ['tcp', 'tls', 'unix', 'h2'] satisfies Transport[]) {
         }
       })
       t.match(await failed.promise, { code: INVALID })
-      t.match((await wire.remains()), answer)
+      t.match(await wire.remains(), answer)
       t.match(await connection.closed, { reason: 'error', error: { code: INVALID } })
     })
   }
-  t.test(`MS4 a message is answered although a wrong one has come behind it, WebSocket [${transport}]`, async t => {
-    const { wire, connection } = await room(t, { transport, messages: { in: In } }, async ({ readable, send }) => {
-      for await (const message of readable) {
-        for (let turns = 0; turns < 5; turns++) await turn()
-        await send(message)
-      }
+
+  for (const { name, wrong, code, error } of wrongFrames) {
+    t.test(`MS4 a message is answered although a wrong one has come behind it, WebSocket, ${name} [${transport}]`, async t => {
+      const { wire, connection } = await room(t, { transport, messages: { in: In, maxLength: 100 } }, answersLate)
+      wire.send(Buffer.concat([frame(GOOD), wrong]))
+      t.equal(await nextText(wire), GOOD)
+      t.equal((await nextClose(wire)).code, code)
+      wire.send(closeFrame(code))
+      wire.end()
+      t.match(await connection.closed, { reason: 'error', error: { code: error } })
     })
-    wire.send(Buffer.concat([frame(GOOD), frame(WRONG)]))
-    t.equal(await nextText(wire), GOOD)
-    t.equal((await nextClose(wire)).code, 1007)
-    wire.send(closeFrame(1007))
-    wire.end()
-    t.match(await connection.closed, { reason: 'error', error: { code: INVALID } })
-  })
+  }
+
+  for (const { name, head, answer } of carried) {
+    t.test(`MS4 what a listener has sent before a wrong message leaves, and nothing after it, ${name} [${transport}]`, async t => {
+      const late = gate<unknown>()
+      const { wire, connection } = await room(t, {
+        transport, messages: { in: In }, duplex: { protocols: ['chat'] }, head: `${head}${GOOD}\n${WRONG}\n`
+      }, async ({ readable, send, writable }) => {
+        readable.on('data', message => {
+          void send(message)
+          writable.write(message)
+        })
+        await new Promise<void>(resolve => readable.once('close', resolve))
+        await send('too late').catch((error: unknown) => late.open(error))
+      })
+      t.match(await late.promise, { code: 'FST_ERR_DUPLEX_MESSAGE_NOT_SENT', cause: { code: INVALID } })
+      const heard = await wire.remains()
+      t.equal(heard.split(answer.trim()).length - 1, 2, heard)
+      t.notMatch(heard, 'too late')
+      t.match(await connection.closed, { reason: 'error', error: { code: INVALID } })
+    })
+  }
 }
-void opening
+
+t.test('MS4 a handler that does not come back for more: the connection ends with the error, and sends no longer', async t => {
+  const back = gate<unknown>()
+  const { wire, connection } = await room(t, { messages: { in: In } }, async ({ readable, send, closed }) => {
+    for await (const message of readable) {
+      await send(message)
+      await closed
+      await send(message).catch((error: unknown) => back.open(error))
+    }
+  })
+  wire.send(Buffer.concat([frame(GOOD), frame(Buffer.of(0xff))]))
+  t.equal(await nextText(wire), GOOD)
+  t.equal((await nextClose(wire)).code, 1007)
+  wire.send(closeFrame(1007))
+  wire.end()
+  t.match(await connection.closed, { reason: 'error', error: { code: INVALID } })
+  t.match(await back.promise, { code: 'FST_ERR_DUPLEX_MESSAGE_NOT_SENT', cause: { code: INVALID } })
+})
+
+t.test('MS4 a peer that is gone while a message before a wrong one is handled: the handler is told at once', async t => {
+  const told = gate<unknown>()
+  const { wire, connection } = await room(t, { ...chat, head: `${chat.head}${GOOD}\n${WRONG}\n` }, async ({ readable, closed }) => {
+    try {
+      for await (const message of readable) if (message !== undefined) await closed
+    } catch (error) {
+      told.open(error)
+    }
+  })
+  await wire.head()
+  wire.reset()
+  t.match(await connection.closed, { reason: 'abort' })
+  t.match(await told.promise, { code: INVALID })
+})
+
+t.test('MS4 a handler that leaves its loop and is done has not failed', async t => {
+  const { wire, connection } = await room(t, { messages: { in: In } }, async ({ readable, send }) => {
+    for await (const message of readable) {
+      await turn()
+      await send(message)
+      break
+    }
+  })
+  wire.send(Buffer.concat([frame(GOOD), frame(WRONG)]))
+  t.equal(await nextText(wire), GOOD)
+  t.equal((await nextClose(wire)).code, 1000)
+  wire.send(closeFrame(1000))
+  wire.end()
+  t.match(await connection.closed, { reason: 'end', websocket: { clean: true } })
+})

@@ -239,17 +239,11 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
    */
   #pass (slice: Buffer): void {
     if (this.#deflate === undefined) {
-      this.#receiver._write(slice, 'buffer', this.#onTaken)
+      this.#receiver.write(slice)
       return
     }
     this.#receiver.write(slice, this.#onPassed)
     if (this.#receiver.writableLength > 0) this.#receiverBusy = true
-  }
-
-  readonly #onTaken = (error?: (Error & CodedClose) | null): void => {
-    if (error == null || this.#receiverBroken) return
-    this.#receiverBroken = true
-    process.nextTick(() => this.#onReceiveError(error))
   }
 
   readonly #onPassed = (): void => {

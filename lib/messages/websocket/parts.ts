@@ -12,11 +12,6 @@ export interface Receiver {
   readonly _bufferedBytes?: number
   readonly writableLength: number
   write (chunk: Buffer, done?: () => void): boolean
-  /**
-   * What a stream calls by itself. Called directly it costs no further tick for each chunk. Without deflate it is done when it
-   * returns. An error is only told to `done` then, and is not emitted.
-   */
-  _write (chunk: Buffer, encoding: 'buffer', done: (error?: (Error & { code?: string }) | null) => void): void
   on (event: 'message', listener: (data: Buffer, isBinary: boolean) => void): this
   on (event: 'ping' | 'pong', listener: (data: Buffer) => void): this
   on (event: 'conclude', listener: (code: number, reason: Buffer) => void): this
