@@ -1,4 +1,4 @@
-import type { Duplex, Writable } from 'node:stream'
+import type { Duplex, Readable, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../streams/is-read.ts'
 import { takeChunksFrom, type ChunkTaker } from '../../internals/read-buffer.ts'
@@ -30,6 +30,11 @@ const AFTER_FAILURE = 2000
 
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
+
+/** On the streams and on the receiver of a messenger: the messenger. */
+const kMessenger = Symbol('fastify-duplex.messenger')
+
+type Of<Emitter> = Emitter & { [kMessenger]: WebSocketMessenger }
 
 type SendOptions = Parameters<Sender['send']>[1]
 
@@ -113,20 +118,34 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     this.#receiver = new Receiver({
       isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...RECEIVER_LIMITS
     })
-    this.#receiver.on('message', (data, isBinary) => this.#onMessage(data, !isBinary))
-    this.#receiver.on('ping', data => this.#onPing(data))
-    this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
-    this.#receiver.on('error', error => this.#onReceiveError(error))
+    for (const emitter of [this.#receiver, bytes.readable, bytes.writable]) Object.assign(emitter, { [kMessenger]: this })
+    this.#receiver.on('message', WebSocketMessenger.#onMessage)
+    this.#receiver.on('ping', WebSocketMessenger.#onPing)
+    this.#receiver.on('conclude', WebSocketMessenger.#onConclude)
+    this.#receiver.on('error', WebSocketMessenger.#onReceiveError)
     this.#stream = bytes.writable
     this.#output = new FrameOutput(this.#stream)
     this.#text = options.client === true ? MASKED_TEXT : TEXT
     this.#binary = options.client === true ? MASKED_BINARY : BINARY
     this.#sender = new Sender(this.#output, options.extensions)
-    bytes.writable.on('drain', this.#onDrain)
-    bytes.readable.on('error', this.#onError)
+    bytes.writable.on('drain', WebSocketMessenger.#onDrain)
+    bytes.readable.on('error', WebSocketMessenger.#onError)
     // No reader asks for pings and close frames. So input is read ahead, within limits, to find them.
     setImmediate(() => { if (!this.closed) this.#start() })
   }
+
+  // The same functions for all connections: closures for each would cost memory as long as the connection lives.
+  static #onMessage (this: Of<Receiver>, data: Buffer, isBinary: boolean): void { this[kMessenger].#receive(data, !isBinary) }
+  static #onPing (this: Of<Receiver>, data: Buffer): void { this[kMessenger].#answerPing(data) }
+  static #onConclude (this: Of<Receiver>, code: number, reason: Buffer): void {
+    this[kMessenger].#onClose({ code, reason: reason.toString('utf8') })
+  }
+
+  static #onReceiveError (this: Of<Receiver>, error: CodedClose): void { this[kMessenger].#failToReceive(error) }
+  static #onData (this: Of<Readable>, chunk: Buffer): void { this[kMessenger].takeChunk(chunk) }
+  static #onEnd (this: Of<Readable>): void { this[kMessenger].#endInput() }
+  static #onError (this: Of<Readable>, error: Error): void { this[kMessenger].over(error) }
+  static #onDrain (this: Of<Writable>): void { this[kMessenger].#drained() }
 
   get subprotocol (): string | undefined { return this.#options.subprotocol }
   override get paused (): boolean { return this.#paused }
@@ -158,15 +177,15 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     if (this.#started || this.#whole !== undefined) return
     this.#started = true
     const { readable } = this.bytes
-    readable.on('end', this.#onEnd)
-    readable.on('data', this.#onData)
+    readable.on('end', WebSocketMessenger.#onEnd)
+    readable.on('data', WebSocketMessenger.#onData)
     takeChunksFrom(readable, this)
   }
 
   #stopReading (): void {
     const { readable } = this.bytes
     takeChunksFrom(readable, undefined)
-    readable.removeListener('data', this.#onData)
+    readable.removeListener('data', WebSocketMessenger.#onData)
   }
 
   override wanted (): Item | undefined {
@@ -190,8 +209,6 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
 
   get #full (): boolean { return this.#cost > this.#maxLength && !this.discarding }
   get #isHeldUp (): boolean { return this.#paused || this.#chunks.length > 0 || this.#inflate !== undefined }
-
-  readonly #onData = (chunk: Buffer): void => { this.takeChunk(chunk) }
 
   takeChunk (chunk: Buffer): void {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
@@ -242,11 +259,11 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
       this.#receiver.write(slice)
       return
     }
-    this.#receiver.write(slice, this.#onPassed)
+    this.#receiver.write(slice, () => this.#passed())
     if (this.#receiver.writableLength > 0) this.#receiverBusy = true
   }
 
-  readonly #onPassed = (): void => {
+  #passed (): void {
     if (!this.#receiverBusy || this.#receiver.writableLength > 0) return
     this.#receiverBusy = false
     this.#feed()
@@ -263,7 +280,7 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     }
   }
 
-  #onMessage (payload: Buffer, isText: boolean): void {
+  #receive (payload: Buffer, isText: boolean): void {
     if (this.discarding || this.breaking !== undefined) return
     const item = { payload, isText }
     if (this.#backlog.length === 0 && this.readable.idle) {
@@ -274,7 +291,7 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     }
   }
 
-  #onPing (data: Buffer): void {
+  #answerPing (data: Buffer): void {
     if (this.#closeSent) return
     if (this.bytes.writable.writableLength + this.#output.size > MOST_BEFORE_PONG) this.#ping = data
     else this.#sender.pong(data, this.#mask)
@@ -322,7 +339,7 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     this.readable.receive(last)
   }
 
-  #onReceiveError (error: CodedClose): void {
+  #failToReceive (error: CodedClose): void {
     this.#receiverBroken = true
     this.#chunks = []
     this.#stopReading()
@@ -334,7 +351,7 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     this.#add({ failure: receiveError(error, this.#maxLength) })
   }
 
-  readonly #onEnd = (): void => {
+  #endInput (): void {
     this.#inputOver = true
     this.#feed()
   }
@@ -346,10 +363,6 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     this.#peerError = new FST_ERR_DUPLEX_ABORTED()
     if (this.#closeSent || this.discarding) this.#endBytes()
     else this.#add({ failure: this.#peerError, gone: true })
-  }
-
-  readonly #onError = (error: Error): void => {
-    this.over(error)
   }
 
   override failed (error: Error): void {
@@ -397,7 +410,7 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     else done()
   }
 
-  readonly #onDrain = (): void => {
+  #drained (): void {
     const done = this.#room
     this.#room = undefined
     const ping = this.#ping
@@ -527,8 +540,8 @@ export class WebSocketMessenger extends Messenger implements ChunkTaker {
     const { readable, writable } = this.bytes
     this.flush()
     this.#stopReading()
-    readable.removeListener('end', this.#onEnd)
-    writable.removeListener('drain', this.#onDrain)
+    readable.removeListener('end', WebSocketMessenger.#onEnd)
+    writable.removeListener('drain', WebSocketMessenger.#onDrain)
     const { WebSocket } = loadedParts()
     const whole = new WebSocket(null, undefined, { autoPong: true, closeTimeout: this.#options.closeTimeout, maxPendingAutoPongs: 60 })
     this.#whole = whole
