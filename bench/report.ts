@@ -23,7 +23,7 @@ export interface Run {
   bars: Bar[]
   sections: Section[]
   started: { date: Date, load: number[] }
-  ended: { date: Date, load: number[] }
+  ended: Date
   rounds: number
   ms: number
   go: boolean
@@ -120,19 +120,26 @@ export function barsTable (bars: Bar[]): string {
     [what, `${most ? '<=' : '>='} ${limit}`, number(value, 3), met ? 'met' : 'MISSED']))
 }
 
+/** @param load the average of the minute before the run */
+function shared (load: number): string {
+  return load > 0.5
+    ? `**The machine was shared.** Its load was ${load.toFixed(1)} before the run: rates and latencies are noisy, and lower than the machine's own. Ratios, and CPU time
+above all, say more than rates.`
+    : `Nothing else ran on the machine: its load was ${load.toFixed(1)} before the run. It is a virtual one, so that turns differ all the same; ratios, and CPU time above all, say
+more than rates.`
+}
+
 export function markdown ({ bars, sections, started, ended, rounds, ms, go }: Run): string {
-  const load = (values: number[]): string => values.map(value => value.toFixed(1)).join(', ')
   const share = (label: string): string => {
     const [first] = sections
     return number((first?.outcomes?.find(one => one.label === label)?.loadShare.median ?? NaN) * 100)
   }
   return `# Results
 
-Written by \`npm run bench\` on ${started.date.toISOString().slice(0, 16).replace('T', ' ')} UTC, in ${number((ended.date.getTime() - started.date.getTime()) / 60_000, 1)} minutes:
+Written by \`npm run bench\` on ${started.date.toISOString().slice(0, 16).replace('T', ' ')} UTC, in ${number((ended.getTime() - started.date.getTime()) / 60_000, 1)} minutes:
 Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim() ?? ''}), Linux, loopback.
 
-**The machine was shared.** Load average (1, 5, 15 minutes) at the start ${load(started.load)}, at the end ${load(ended.load)}, on ${cpus().length} cores: others
-were working on it, so that rates and latencies are noisy and lower than the machine's own. Ratios, and CPU time above all, say more than rates.
+${shared(started.load[0] as number)}
 
 ![Ratios](results.svg)
 

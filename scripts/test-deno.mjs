@@ -1,5 +1,6 @@
 // Runs on Deno what can run there of the built suite, file by file, and without the tests that are known to differ:
-// deno-differences.mjs has these, with the reason. A test that fails and is not listed makes this fail.
+// deno-differences.mjs has these, with the reason. A test that fails and is not listed makes this fail, if it fails once more when its
+// file runs alone.
 //
 //   npm run test:deno
 //   npm run test:deno -- body connect        those files whose names have one of these words
@@ -16,7 +17,10 @@ import { filesIn, JOBS, runAll, seconds } from './suite.mjs'
 const VERSION = '2.9.6'
 /** In milliseconds. */
 const LONGEST_DOWNLOAD = 300_000
-const LONGEST_FILE = 300_000
+/** Ten times what the slowest takes. */
+const LONGEST_FILE = 150_000
+/** In seconds: a test that hangs is named by tap, before its file is ended from here. */
+const LONGEST_TEST = 120
 
 const { values, positionals } = parseArgs({ allowPositionals: true, options: { all: { type: 'boolean', default: false }, jobs: { type: 'string' } } })
 const start = performance.now()
@@ -26,7 +30,7 @@ const args = ['run', '--allow-all', '--no-check', '--node-modules-dir=manual', '
 const files = filesIn('test', positionals).filter(({ name }) => values.all || !isNotRun(name)).map(file => {
   const known = values.all ? [] : differences.flatMap(({ tests }) => tests[file.name] ?? [])
   if (!values.all && onTcpAlone.includes(file.name)) known.push(/\[(?:tls|https|h2|http2 \+ allowHTTP1|injected)\]$/)
-  return { ...file, args, longest: LONGEST_FILE, env: { NO_COLOR: '1', ...known.length === 0 ? {} : { TAP_GREP: allBut(known) } } }
+  return { ...file, args, longest: LONGEST_FILE, env: { NO_COLOR: '1', TAP_TIMEOUT: String(LONGEST_TEST), ...known.length === 0 ? {} : { TAP_GREP: allBut(known) } } }
 })
 const totals = { ok: 0, skip: 0, FAIL: 0 }
 const failed = []
@@ -35,21 +39,26 @@ const count = result => {
   if (!result.fine) failed.push(result)
 }
 const again = []
-const report = result => { result.fine ? count(result) : again.push(result) }
-await runAll(deno, files, { jobs: Number(values.jobs ?? JOBS), title: `Deno ${VERSION} `, start, report })
-for (const { name } of values.all ? [] : again) {
-  await runAll(deno, files.filter(file => file.name === name), { jobs: 1, title: 'alone ', start, report: count })
+await runAll(deno, files, {
+  jobs: Number(values.jobs ?? JOBS),
+  title: `Deno ${VERSION} `,
+  start,
+  report: result => { result.fine || values.all ? count(result) : again.push(result) }
+})
+// Once more and alone, and said so: a limit of the machine is told from a fault this way.
+for (const first of again) {
+  console.log(`\n--- ${first.name}: ${first.how} beside other files\n${first.account}`)
+  await runAll(deno, files.filter(({ name }) => name === first.name), { jobs: 1, title: 'alone ', start, report: count })
 }
-if (values.all) again.forEach(count)
 
-for (const { name, how, tests } of failed) {
+for (const { name, how, tests, account } of failed) {
   const titles = tests.filter(({ state }) => state === 'FAIL').map(({ title }) => `  ${title}`)
-  console.log(`\n--- ${name}: ${how}\n${titles.join('\n')}`)
+  console.log(`\n--- ${name}: ${how}\n${values.all ? titles.join('\n') : account}`)
 }
 console.log(`\nnot run on Deno:\n${notRun.map(({ why, files }) => `  ${why}: ${files.join(', ')}`).join('\n')}\n  what starts processes`)
 console.log(`over TCP and Unix sockets alone:\n  ${onTcpAlone.join(', ')}`)
 console.log(`different on Deno:\n${differences.map(({ why }) => `  ${why}`).join('\n')}`)
-console.log(`${files.length} files in ${seconds(start)} on Deno ${VERSION}: ${totals.ok} passed, ${totals.skip} skipped, ${failed.length} files failed`)
+console.log(`${files.length} files in ${seconds(start)} on Deno ${VERSION}: ${totals.ok} passed, ${totals.skip} skipped, ${failed.length} files failed${again.length === 0 ? '' : `, run twice: ${again.map(({ name }) => name).join(', ')}`}`)
 process.exitCode = failed.length === 0 ? 0 : 1
 
 /** By itself, or because it starts other processes, by the path of the runtime and with arguments of Node. */

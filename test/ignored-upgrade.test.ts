@@ -298,6 +298,17 @@ onEach(t, 'U7 an Upgrade that names nothing is none, however it is spelt', async
   }
 })
 
+onEach(t, 'U7 a hijack whose Upgrade names nothing has its early bytes, behind a request that is ignored as well', async (t, transport) => {
+  const { connect } = await serve(t, { transport }, declare())
+  const wire = await connect()
+  const nothing = ['Connection: Upgrade', 'Upgrade: ,']
+  wire.send(request('GET /plain', ...nothing) + request('GET /it', ...nothing) + 'EARLY')
+  t.equal((await wire.response()).body, 'GET ')
+  t.equal((await wire.head()).status, 200)
+  wire.end(' AND MORE')
+  t.equal((await wire.rest()).toString(), 'EARLY AND MORE')
+})
+
 // The connection that was given back is as good as new.
 
 // On a socket without a handle Node itself leaves two listeners behind with each; an injected connection has one request.

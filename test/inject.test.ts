@@ -223,17 +223,23 @@ onBoth(t, 'I1 half-close: the client ends first and gets what is written late', 
   await nothingLeft(app)
 })
 
-t.test('I1 a write to a body that was not declared is an error with a code', async t => {
+onBothVersions(t, 'I1 a write to a body that was not declared is an error with a code', async (t, build) => {
   const app = await build(t, app => { app.put('/it', { duplex: { kinds: ['body'] } }, echo) })
   const { statusCode, writable, closed } = await app.injectDuplex({ method: 'PUT', url: '/it' })
   t.equal(statusCode, 200)
   const failed = once(writable, 'error')
   writable.write('lost')
   t.match(await failed, [{ code: 'FST_ERR_DUPLEX_INVALID_INJECTION', message: /transfer-encoding: chunked/ }])
-  await closed
+  t.same(await closed, { complete: true }, 'and is no end of the connection')
   const quiet = await app.injectDuplex({ method: 'PUT', url: '/it' })
   quiet.writable.end()
   t.equal(String(await quiet.body()), '', 'to end it is no error')
+  const whole = await app.injectDuplex({ method: 'PUT', url: '/it', payload: 'all of it' })
+  const behind = once(whole.writable, 'error')
+  whole.writable.write('more')
+  t.match(await behind, [{ code: 'FST_ERR_DUPLEX_INVALID_INJECTION' }], 'nor can anything follow a payload')
+  t.equal(String(await whole.body()), 'all of it')
+  await nothingLeft(app)
 })
 
 onBoth(t, 'I1 half-close: the server ends first and gets what is written late', async (t, kind, build) => {

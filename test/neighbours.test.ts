@@ -1,6 +1,7 @@
 import { once } from 'node:events'
 import http, { type IncomingMessage, type ServerResponse } from 'node:http'
 import type { AddressInfo, Socket } from 'node:net'
+import { PassThrough } from 'node:stream'
 import httpProxy from '@fastify/http-proxy'
 import websocket from '@fastify/websocket'
 import Fastify, { type FastifyInstance } from 'fastify'
@@ -388,3 +389,16 @@ for (const order of orders) {
     t.equal((await within('the end', wire.rest())).length, 0)
   })
 }
+
+t.test('Q15 an upgrade that somebody injects is of the owner who listens once, and of nobody else', async t => {
+  const heard: unknown[] = []
+  // It is the first to hear, and gone when the plugin does.
+  const before = (app: FastifyInstance): void => { app.server.once('upgrade', ({ url }: IncomingMessage) => { heard.push(url) }) }
+  const { server } = await share(t, { before }, app => { app.get('/it', { duplex: { kinds: ['upgrade'] } }, echo) })
+  const socket = new PassThrough()
+  const req = Object.assign(new http.IncomingMessage(socket as unknown as Socket), { url: '/theirs', method: 'GET', rawHeaders: [...UPGRADE] })
+  server.emit('upgrade', req, socket, Buffer.alloc(0))
+  t.same(heard, ['/theirs'])
+  t.equal(socket.listenerCount('error'), 0, 'nobody else has touched it')
+  t.equal(socket.readableLength, 0)
+})

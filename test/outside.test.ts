@@ -3,8 +3,8 @@ import { once } from 'node:events'
 import type { ServerResponse } from 'node:http'
 import { finished, pipeline } from 'node:stream/promises'
 import { setImmediate as turn } from 'node:timers/promises'
-import Fastify, { LogController } from 'fastify'
-import type { DuplexClosed, DuplexConnection, DuplexKind } from '../lib/index.ts'
+import Fastify, { LogController, type FastifyInstance } from 'fastify'
+import type { DuplexClosed, DuplexConnection, DuplexKind, DuplexReply } from '../lib/index.ts'
 import { guarded, serveGuarded, soon, until } from './fixtures/baseline.ts'
 import { chunkedBody } from './fixtures/chunked.ts'
 import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeManually } from './fixtures/kinds.ts'
@@ -343,6 +343,32 @@ onEachKind(t, 'Q36 what a handler of an accepted connection gives is warned of, 
   t.match(said()[0], /returns is sent to nobody/)
   await server.baseline()
 }), everyKind, ['tcp'])
+
+/** What an accepted connection is given through its reply, automatically accepted or by hand. */
+const replies: Record<string, (app: FastifyInstance, send: (reply: DuplexReply) => unknown) => void> = {
+  'accepted by itself': (app, send) => take(app, async ({ reply }) => { await send(reply) }),
+  'accepted by hand': (app, send) => takeManually(app, async pending => {
+    const { reply } = pending
+    await pending.accept()
+    await send(reply)
+  })
+}
+for (const [how, declare] of Object.entries(replies)) {
+  onEachKind(t, `Q36 reply.send() on a connection that was ${how} is warned of with a code, once a route`, guarded(async (t, kind: DuplexKind, transport: Way) => {
+    const { lines, fastify } = logged()
+    const { said, stop } = warnings(lines)
+    t.teardown(stop)
+    const payloads: unknown[] = ['text', { a: 1 }, new Error('not thrown')]
+    const server = await serveGuarded(t, { transport, fastify }, app => declare(app, reply => reply.send(payloads.shift())))
+    for (let times = 0; times < 3; times++) await visit(server, kind)
+    await turn()
+    t.equal(payloads.length, 0)
+    t.equal(said().length, 1, said().join('\n'))
+    t.match(said()[0], /reply\.send\(\) is sent to nobody.*writable/)
+    t.match(lines.filter(({ level }) => level === 40), [{ err: { code: 'FST_ERR_DUPLEX_ALREADY_ACCEPTED' } }])
+    await server.baseline()
+  }), everyKind, ['tcp'])
+}
 
 t.test('Q36 nothing is warned of if a handler gives its connection, a stream, or how it ended', guarded(async t => {
   const { lines, fastify } = logged()

@@ -13,7 +13,7 @@ import { shutdownError, type RefusalError } from '../handshake/refusal.ts'
 import { addRouteHeaders, runSendHooks } from '../handshake/send-hooks.ts'
 import type { HandshakeAction } from '../handshake/state.ts'
 import { say, sayClosed } from '../observability/log.ts'
-import { warnOfLateHead, warnOfReader, warnOfValue } from '../observability/warnings.ts'
+import { warnOfLateHead, warnOfReader, warnOfSend, warnOfValue } from '../observability/warnings.ts'
 import type { Registry } from '../shutdown/registry.ts'
 import { webPair } from '../streams/web-pair.ts'
 import {
@@ -95,9 +95,10 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   get readable (): Carrier['readable'] | undefined { return this.#isOpen || this.kind === 'body' ? this.#carrier.readable : undefined }
   get writable (): Carrier['writable'] | undefined { return this.#isOpen ? this.#carrier.writable : undefined }
 
-  /** A handler that uses the reply after automatic acceptance gets a warning if it sets something too late. */
+  /** A handler that uses the reply of an accepted connection gets a warning if it sets something too late, or sends something. */
   get reply (): FastifyReply {
     const { route } = this.#claim
+    if (route.settings.manual || this.accepted) warnOfSend(this.#claim, this.#reply)
     if (this.#state === 'open' && !route.settings.manual) warnOfLateHead(route, this.#reply)
     return this.#reply
   }

@@ -72,6 +72,11 @@ export class Http1Gate {
     return asksForUpgrade(req) && !hasBody(req) ? this.#upgrade(req, () => false) : this.#plain(req)
   }
 
+  /** Judges a request once more, of which only the Upgrade is ignored. */
+  judgeWithoutUpgrade (req: IncomingMessage): Verdict {
+    return this.#routes.knownAsPlain(req, req) ? ORDINARY : this.#plain(req)
+  }
+
   #connect (req: IncomingMessage, hasOthers: (event: 'connect') => boolean): Verdict {
     const authority = parseAuthority(req.url as string)
     const path = authority && authorityPath(authority)
@@ -243,7 +248,7 @@ function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage):
 const UPGRADE = /(?:^|,)[\t ]*upgrade[\t ]*(?:,|$)/i
 
 /** `Content-Length: 0` is no body. */
-function hasBody (req: IncomingMessage): boolean {
+export function hasBody (req: IncomingMessage): boolean {
   return req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0
 }
 

@@ -2,13 +2,11 @@ import type { IncomingMessage, Server, ServerResponse } from 'node:http'
 import type { Socket } from 'node:net'
 import { Server as TlsServer } from 'node:tls'
 import type { FastifyInstance } from 'fastify'
-import { FST_ERR_DUPLEX_NO_ROUTE, FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
+import { FST_ERR_DUPLEX_NOT_ADOPTED, FST_ERR_DUPLEX_ROUTING_FAILED } from '../errors.ts'
 import { Claim, claimOf, type ClaimFacts, type ClaimWatcher } from '../handshake/claim.ts'
-import { sendRefusal, writtenRefusal, type RefusalError } from '../handshake/refusal.ts'
-import { publishStart, responseClass, shareTexts, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
-import {
-  nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody, type NodesListeners
-} from '../internals/http-parser.ts'
+import { writtenRefusal } from '../handshake/refusal.ts'
+import { shareTexts, showAsItCame, tolerateHalfClose, unfinishedResponse } from '../internals/http-messages.ts'
+import { nodesListeners, onRequestHead, sawUpgrade, speakHttp, takeOver, takeOverAfterBody } from '../internals/http-parser.ts'
 import { intercept, override, type Interceptors } from '../internals/server-events.ts'
 import { socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { say } from '../observability/log.ts'
@@ -16,60 +14,14 @@ import type { Registry } from '../shutdown/registry.ts'
 import { UNREAD_FOR } from '../streams/unread-limits.ts'
 import { LiveSet } from '../tools/live-set.ts'
 import { BodyCarrier } from './body-carrier.ts'
+import { Entrance } from './entrance.ts'
 import type { Http1Gate, Verdict } from './gate.ts'
-import { headWithoutUpgrade, originalHead, waitToReturn } from './return-to-http.ts'
+import { ACTED_ON, isNobodys, Judgement, kJudgement, wasRewritten, type JudgedRequest } from './judgement.ts'
 import { Link, type LinkHost, type TakeoverEvent } from './link.ts'
-import { PerTurn } from './per-turn.ts'
 import { afterEarlierResponses, forwardDrain } from './pipelining.ts'
-import { leaveErrors, SocketCarrier, watchErrors } from './socket-carrier.ts'
-
-/** On a raw request: what the gate has decided for its URL. It is done when Node lets go of the connection. */
-const kJudgement = Symbol('fastify-duplex.judgement')
-
-/**
- * A class and no object literal: V8 soon allocates such literals in the old generation, where they keep a dead connection in
- * memory.
- */
-class Judgement {
-  /** The app that has decided it. */
-  readonly host: LinkHost | undefined
-  readonly verdict: Verdict
-  readonly claim: Claim | undefined
-  readonly nodes: NodesListeners | undefined
-  readonly url: string | undefined
-  /** Set when other owners got the request: how many bytes had been written to its connection by then. */
-  handed: number | undefined
-  /** The event is on its way to the listeners, and our hidden one has not heard it yet. */
-  passing = false
-
-  constructor (host: LinkHost | undefined, verdict: Verdict, claim?: Claim, nodes?: NodesListeners, url?: string) {
-    this.host = host
-    this.verdict = verdict
-    this.claim = claim
-    this.nodes = nodes
-    this.url = url
-  }
-}
-
-/** The decision was carried out. If somebody emits the event once more, nobody gets it. */
-const ACTED_ON = new Judgement(undefined, { then: 'http' })
-
-interface JudgedRequest extends IncomingMessage {
-  [kJudgement]?: Judgement | undefined
-}
-
-/** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
-const kIgnored = Symbol('fastify-duplex.ignored')
-
-interface Rereading extends Link {
-  [kIgnored]?: IncomingMessage | undefined
-}
-
-/**
- * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
- * parsed, all by ticks: without a bound, a client that sends many at once would let nobody else have a turn.
- */
-const REREADS = 32
+import { originalHead } from './return-to-http.ts'
+import { SecondParse } from './second-parse.ts'
+import { SocketCarrier, watchErrors } from './socket-carrier.ts'
 
 /**
  * Watches every connection of one HTTP server, and owns those that leave HTTP for a duplex route. What happens to a request is
@@ -80,7 +32,6 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** The second server of `localhost` passes 'upgrade' on to this one, the first. Other owners of 'upgrade' listen here alone. */
   readonly #main: Server
   readonly #app: FastifyInstance
-  readonly #responseClass: ReturnType<typeof responseClass>
   readonly #gate: Http1Gate
   readonly #registry: Registry
   readonly #links = new LiveSet<Link>({ get: link => link.placeInServer, set (link, place) { link.placeInServer = place } })
@@ -88,14 +39,12 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #tlsHandshakes = new LiveSet<HttpSocket>()
   readonly #expect: (event: string | undefined) => void
   readonly #pass: (event: string, ...args: unknown[]) => boolean
+  readonly #isPreceded: () => boolean
   readonly #undo: (() => void)[] = []
-
-  readonly #ignoredUpgrades: 'close' | 'keep'
-  readonly #rereading = new PerTurn(REREADS)
+  readonly #secondParse: SecondParse
+  readonly #entrance: Entrance
   /** Requests without a connection of this server, which were left to other owners. */
   readonly #others = new WeakSet<object>()
-  /** Connections on which nothing more is served. */
-  readonly #closing = new WeakSet<object>()
 
   /** @param others further interceptors for the events of this server */
   constructor (
@@ -104,16 +53,16 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     this.server = server
     this.#main = main
     this.#app = app
-    this.#responseClass = responseClass(server)
+    this.#entrance = new Entrance(server, app, registry)
     this.#gate = gate
     this.#registry = registry
-    this.#ignoredUpgrades = ignoredUpgrades
+    this.#secondParse = new SecondParse(server, ignoredUpgrades)
     const connection = server instanceof TlsServer ? 'secureConnection' : 'connection'
     const elsewhere = (event: TakeoverEvent) => (req: IncomingMessage, socket: HttpSocket, head: Buffer): void => {
       if (req.httpVersionMajor === 2) others.connect?.(req, socket, head)
       else this.#onHeard(event, req, socket, head)
     }
-    const { expect, pass, undo } = intercept(server, {
+    const { expect, pass, isPreceded, undo } = intercept(server, {
       ...others,
       request: (req, res, none) => this.#onRequest(req as IncomingMessage, res as ServerResponse) ?? others.request?.(req, res, none),
       upgrade: (req, socket, head) => this.#onTaken('upgrade', req as JudgedRequest, socket as HttpSocket, head as Buffer),
@@ -129,6 +78,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     ])
     this.#expect = expect
     this.#pass = pass
+    this.#isPreceded = isPreceded
     this.#undo.push(undo)
     if (typeof server.closeAllConnections === 'function') {
       this.#undo.push(override(server, 'closeAllConnections', usual => () => { registry.draining ? this.#endIdle(true) : usual.call(server) }))
@@ -144,7 +94,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   /** The drain is over. */
   cut (): void {
     for (const link of this.#links) {
-      const waits = (unfinishedResponse(link.socket) !== undefined && !link.parked) || link.liveElsewhere
+      const response = unfinishedResponse(link.socket)
+      const waits = (response !== undefined && !link.parked && response !== link.before) || link.liveElsewhere
       if (link.live || !(waits || isOthers(link))) link.socket.destroy()
     }
   }
@@ -175,7 +126,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     }
   }
 
-  #hasOthers (event: TakeoverEvent): boolean {
+  readonly #hasOthers = (event: TakeoverEvent): boolean => {
     // Somebody may have kept an event from the interceptors.
     this.#expect(undefined)
     return (event === 'upgrade' ? this.#main : this.server).listenerCount(event) > 0
@@ -207,13 +158,10 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   }
 
   #decide (link: Link, req: IncomingMessage): number | undefined {
-    const { [kIgnored]: original } = link as Rereading
+    const original = SecondParse.original(link)
     if (sawUpgrade(req)) shareTexts(req)
-    const verdict = this.#judge(req, original)
-    if (original !== undefined) {
-      (link as Rereading)[kIgnored] = undefined
-      showAsItCame(req, original)
-    }
+    const verdict = this.#readOn(link, req, this.#judge(req, original))
+    if (original !== undefined) showAsItCame(req, original)
     const { socket } = link
     if (verdict.then === 'http') {
       if (verdict.facts === undefined) return undefined
@@ -240,6 +188,17 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     return takeOver(req)
   }
 
+  /** If an Upgrade is ignored, the same parser reads on where it can. */
+  #readOn (link: Link, req: IncomingMessage, verdict: Verdict): Verdict {
+    if (verdict.then !== 'ignore-upgrade' || (link.hasNext && isNobodys(verdict))) return verdict
+    // Who has an `emit` of his own may wait for the event, to rewrite the URL.
+    if (this.#isPreceded()) return verdict
+    const without = this.#judge(req, undefined, true)
+    if (without.then !== 'http' || !this.#secondParse.isNeedless(req)) return verdict
+    link.before = unfinishedResponse(link.socket)
+    return without
+  }
+
   #claim (facts: ClaimFacts, carrier: SocketCarrier | BodyCarrier): Claim {
     return new Claim(facts, carrier, this)
   }
@@ -251,10 +210,13 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     return claim
   }
 
-  /** @param before the same request as it came, with the Upgrade that was ignored */
-  #judge (req: IncomingMessage, before: IncomingMessage | undefined): Verdict {
+  /**
+   * @param before the same request as it came, with the Upgrade that was ignored
+   * @param again its Upgrade is ignored now
+   */
+  #judge (req: IncomingMessage, before: IncomingMessage | undefined, again = false): Verdict {
     try {
-      return this.#gate.judge(req, event => this.#hasOthers(event), before)
+      return again ? this.#gate.judgeWithoutUpgrade(req) : this.#gate.judge(req, this.#hasOthers, before)
     } catch (err) {
       // A constraint or the rewriteUrl of the app threw. An ordinary request gets the same error in its routing.
       say(this.#app.log, 'error', { err }, 'routing of a request head failed')
@@ -295,7 +257,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     const link = Link.at(socket, this)
     if (link === undefined) return undefined
     // Bytes after the last request are no error here. Fastify would answer them in the middle of the response.
-    if (this.#closing.has(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
+    if (this.#secondParse.closes(socket) && (error as { code?: string }).code === 'HPE_CLOSED_CONNECTION') return true
     const answered = claimOf(unfinishedResponse(socket)?.req ?? {})
     const received = claimOf(link.latestBody?.req ?? {})
     if (answered?.accepted !== true && !(received?.accepted === true && !received.req.complete)) return undefined
@@ -416,7 +378,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
         carrier.take(head)
         afterEarlierResponses(link, nodes, false, () => {
           ;(socket as unknown as Socket).setTimeout?.(0)
-          this.#enter(link, claim as Claim)
+          this.#entrance.enter(claim as Claim)
         })
         carrier.holdEnd()
         return true
@@ -424,7 +386,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
       case 'take-after-body':
         if (claim === undefined) {
           // The body is for the parser of Node, which is gone.
-          this.#parseAgain(link, [head, originalHead(req)], undefined, false, nodes)
+          this.#secondParse.asItCame(link, req, head, nodes)
           return true
         }
         link.onReleased?.()
@@ -435,97 +397,15 @@ export class Http1Server implements ClaimWatcher, LinkHost {
         this.#registry.addLink(link)
         const carrier = new SocketCarrier(link, req, UNREAD_FOR)
         carrier.take(head)
-        afterEarlierResponses(link, nodes, false, () => this.#refuse(carrier, verdict.then === 'refuse' ? verdict.error : undefined))
+        afterEarlierResponses(link, nodes, false, () => this.#entrance.refuse(carrier, verdict.then === 'refuse' ? verdict.error : undefined))
         carrier.holdEnd()
         return true
       }
       case 'ignore-upgrade':
-        this.#ignoreUpgrade(link, req, verdict.isBody, head, nodes)
+        this.#secondParse.withoutUpgrade(link, req, verdict.isBody, head, nodes)
         return true
     }
     return undefined
-  }
-
-  /** The earlier responses are sent, and it is the turn of a request that left HTTP. */
-  #enter (link: Link, claim: Claim): void {
-    const carrier = claim.carrier as SocketCarrier
-    const res = carrier.respond(this.#responseClass)
-    publishStart(res, this.server)
-    if (claim.refusal !== undefined) {
-      sendRefusal(res, claim.refusal)
-      return
-    }
-    if (!this.#lifecycle(claim.req, res)) claim.refuseBare(new FST_ERR_DUPLEX_ROUTING_FAILED())
-    claim.routed()
-  }
-
-  /** Hands the request to Fastify, by the event that tracers and the app listen to. */
-  #lifecycle (req: IncomingMessage, res: ServerResponse): boolean {
-    try {
-      this.server.emit('request', req, res)
-      return true
-    } catch (err) {
-      say(this.#app.log, 'error', { err }, 'routing of a takeover failed')
-      return res.headersSent || res.socket?.destroyed !== false
-    }
-  }
-
-  /** Refuses a request without a route. The plugin answers, or the app's router if no route can have the URL. */
-  #refuse (carrier: SocketCarrier, error: RefusalError | undefined): void {
-    const { req } = carrier
-    carrier.releaseEnd()
-    const res = carrier.respond(this.#responseClass)
-    publishStart(res, this.server)
-    carrier.listener = {
-      answerBegins () {},
-      answerEnds: () => { this.#registry.refusedUnclaimed(req, res.statusCode) },
-      carrierEnds () {}
-    }
-    if (error !== undefined) {
-      sendRefusal(res, error)
-      say(this.#app.log, 'info', { req, res, err: error }, 'duplex request refused')
-    } else if (!this.#lifecycle(req, res)) {
-      sendRefusal(res, new FST_ERR_DUPLEX_ROUTING_FAILED())
-    }
-  }
-
-  /** The request is Node's. Its head and what follows are put back, and Node parses them again. */
-  #ignoreUpgrade (link: Link, req: IncomingMessage, isBody: boolean, head: Buffer, nodes: NodesListeners | undefined): void {
-    const close = this.#ignoredUpgrades === 'close'
-    if (close) this.#closing.add(link.socket)
-    this.#parseAgain(link, [head, headWithoutUpgrade(req, close)], req, isBody, nodes)
-  }
-
-  /**
-   * @param bytes the last first. They are several, because joining them would copy everything after the head, for each of many
-   * requests
-   */
-  #parseAgain (
-    link: Link, bytes: readonly Buffer[], ignored: IncomingMessage | undefined, isBody: boolean, nodes: NodesListeners | undefined
-  ): void {
-    const { socket } = link
-    leaveErrors(socket)
-    for (const piece of bytes) if (piece.length > 0) socket.unshift(piece)
-    const again = (): void => {
-      (link as Rereading)[kIgnored] = ignored
-      speakHttp(this.server, socket)
-      link.watchAgain()
-    }
-    const isNext = unfinishedResponse(socket) === undefined
-    if (isNext && this.#rereading.take()) {
-      again()
-      return
-    }
-    const stopWaiting = waitToReturn(link)
-    const waiting = { takes: isBody, linkClosed () {} }
-    if (isBody) link.add(waiting)
-    const goOn = (): void => {
-      stopWaiting()
-      link.remove(waiting)
-      if (!socket.destroyed && !socket.writableEnded) again()
-    }
-    if (isNext) setImmediate(goOn)
-    else afterEarlierResponses(link, nodes, true, () => { this.#rereading.take() ? goOn() : setImmediate(goOn) })
   }
 
   /** An upgrade with a body: Fastify starts with it now, and Node goes on to parse until the body ends. */
@@ -539,7 +419,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
       const { socket } = link
       // Node takes the connection for idle, and has set the timeout for that.
       ;(socket as unknown as Socket).setTimeout?.((claim.carrier as SocketCarrier).leftHttp ? 0 : this.server.timeout)
-      this.#enter(link, claim)
+      this.#entrance.enter(claim)
     })
     return code
   }
@@ -584,25 +464,11 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   }
 }
 
-/** Whether somebody has rewritten the URL since it was judged. If the body of an upgrade has come, the app knows it already. */
-function wasRewritten ({ url }: IncomingMessage, judgement: Judgement): boolean {
-  return url !== judgement.url && judgement.verdict.then !== 'take-after-body'
-}
-
 /** What an owner of a connection changes first. */
 function traces (socket: Socket): string {
   const { bytesWritten, destroyed, writableLength, writableEnded, readableLength, readableFlowing, timeout } = socket
   const listeners = socket.eventNames().reduce((count, event) => count + socket.listenerCount(event), 0)
   return [listeners, bytesWritten, writableLength, destroyed, writableEnded, readableLength, readableFlowing, timeout].join()
-}
-
-/** Whether the app has no route for the request. Another app of the server may have one. */
-function isNobodys (verdict: Verdict): boolean {
-  switch (verdict.then) {
-    case 'ignore-upgrade': return !verdict.isBody
-    case 'refuse': return verdict.error instanceof FST_ERR_DUPLEX_NO_ROUTE
-    default: return verdict.then === 'hand-over' || verdict.then === 'unroutable'
-  }
 }
 
 /** A connection that never sent anything. */

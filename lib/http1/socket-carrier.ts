@@ -52,6 +52,8 @@ export class SocketCarrier implements Carrier, Watched {
   closed = false
   /** How many milliseconds a client may take nothing of a refusal. */
   readonly #unreadFor: Milliseconds
+  /** How many listeners for the end of input the socket had when it left HTTP. */
+  #endListeners = 0
   #readBefore = 0
   #writtenBefore = 0
   #breaking: { error: Error | undefined } | undefined
@@ -94,6 +96,7 @@ export class SocketCarrier implements Carrier, Watched {
     const { socket } = this
     this.#leftHttp = true
     listen(this.link)
+    this.#endListeners = socket.listenerCount('end')
     this.head = head.length === 0 ? NOTHING : head
     if (head.length > 0) socket.unshift(head)
     // TLS sockets are not half-open in Node, and a late write would be lost.
@@ -146,6 +149,7 @@ export class SocketCarrier implements Carrier, Watched {
   holdEnd (): void {
     const { socket } = this
     if (heldEnd(socket) !== undefined || this.#givenAway || socket.readableFlowing !== null || socket.listenerCount('readable') > 0) return
+    if (socket.listenerCount('end') > this.#endListeners) return
     holdEnd(socket, onHeldEnd)
   }
 
@@ -204,7 +208,9 @@ export class SocketCarrier implements Carrier, Watched {
 
   /** If both sides have ended and no byte is left to read, the end of input need not wait for a reader. */
   #releaseWhatIsOver (): void {
-    if (this.inputEnded && this.outputFlushed && this.socket.readableLength === 0) this.releaseEnd()
+    if (!this.inputEnded || !this.outputFlushed) return
+    // Bytes that wait for their rate are still to be read.
+    if (this.socket.readableLength === 0 && (this.inputMeter?.held ?? 0) === 0) this.releaseEnd()
   }
 
   discardInput (): void {

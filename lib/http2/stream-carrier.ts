@@ -10,7 +10,7 @@ import { kindsOverHttp2, type KindHead } from '../handshake/kinds.ts'
 import { muteResponse } from '../internals/http-messages.ts'
 import { isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
+import { beginReading, hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { countOutput } from '../streams/count-output.ts'
 import { isRead } from '../streams/is-read.ts'
 import { MOST_DISCARDED } from '../streams/unread-limits.ts'
@@ -174,7 +174,8 @@ export class StreamCarrier implements Carrier {
     // If the input has ended and is empty, a read would emit 'end' before anybody listens.
     if (!this.inputEnded || stream.readableLength > 0) {
       stream.read(0)
-      if (this.inputEnded) stream._read(0)
+      // That reads nothing if the buffer is full, or if a rate has to be waited for.
+      beginReading(stream)
     }
     this.#session.takeover(stream, this.#unreadFor)
   }
@@ -319,7 +320,12 @@ export class StreamCarrier implements Carrier {
   #discardUnwanted (): void {
     if (!this.outputFlushed) return
     const unwanted = this.#accepted ? this.#handlerReturned && !this.#tunnel : this.inputEnded
-    if (unwanted || (this.inputEnded && this.stream.readableLength === 0)) this.discardInput()
+    if (unwanted || (this.inputEnded && this.#nothingToRead)) this.discardInput()
+  }
+
+  /** Bytes that wait for their rate are still to be read. */
+  get #nothingToRead (): boolean {
+    return this.stream.readableLength === 0 && (this.inputMeter?.held ?? 0) === 0
   }
 
   readonly #onInputEnd = (): void => {

@@ -1,6 +1,5 @@
 import type { IncomingMessage, Server as HttpServer } from 'node:http'
 import type { Server as HttpsServer } from 'node:https'
-import { Writable } from 'node:stream'
 import { Server as TlsServer } from 'node:tls'
 import { exchangeHttp1 } from '../client/http1.ts'
 import type { Answer, Exchange } from '../client/exchange.ts'
@@ -8,6 +7,7 @@ import { onWhole } from '../internals/http-messages.ts'
 import type { InjectedClients } from './injected-clients.ts'
 import { invalid, type Injected, type Injection } from './options.ts'
 import { MemorySocket } from './memory-socket.ts'
+import { noBody } from './no-body.ts'
 
 /** A request of the client's to a server of HTTP/1, on a connection in memory. */
 export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Injection, clients: InjectedClients): Promise<Injected> {
@@ -33,17 +33,8 @@ export async function injectHttp1 (server: HttpServer | HttpsServer, wanted: Inj
     // The end of the server's side counts as complete, also if it does not wait for the client's end.
     return error === undefined || complete || (kind !== 'body' && client.peerEnded) ? { complete: true } : { complete: false, error }
   })
-  // What is written to a body that was not declared would go nowhere, and the test would not see why.
   const cannotWrite = kind === 'body' && statusCode < 300 && exchange.body === undefined
   return { statusCode, headers, readable, writable: cannotWrite ? noBody() : writable, closed }
-}
-
-function noBody (): Writable {
-  return new Writable({
-    write (_chunk, _encoding, done) {
-      done(invalid('the request has no body to write to. The header transfer-encoding: chunked, without a payload, declares one'))
-    }
-  })
 }
 
 function exchangeOn (client: MemorySocket, { method, target, headers, offer, payload, open, framed, early, signal }: Injection): Exchange {

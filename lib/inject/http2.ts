@@ -8,6 +8,7 @@ import type { InjectedClients } from './injected-clients.ts'
 import { ClientStream } from '../client/client-stream.ts'
 import { invalid, type Injected, type Injection } from './options.ts'
 import { MemorySocket } from './memory-socket.ts'
+import { noBody } from './no-body.ts'
 import { lendAddress } from '../internals/http2.ts'
 
 /** Characters that Node's HTTP/1 client refuses in a target. */
@@ -42,7 +43,8 @@ export async function injectHttp2 (
       const statusCode = Number(head[':status'])
       own.onEnd = clients.add(own.over, () => { if (own.complete && !own.writableEnded) own.end() })
       if (statusCode >= 300) own.refuse()
-      resolve({ statusCode, headers: fieldsOf(head), readable: own, writable: own, closed: own.over })
+      const cannotWrite = statusCode < 300 && !request.open
+      resolve({ statusCode, headers: fieldsOf(head), readable: own, writable: cannotWrite ? noBody() : own, closed: own.over })
     })
     if (wanted.signal !== undefined) goAwayWith(own, wanted.signal)
     dispatch(own, request, wanted)

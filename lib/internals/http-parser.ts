@@ -1,6 +1,7 @@
 // The parser of Node's HTTP/1 server. Checked on Node 20.20, 22.23, 24.21 and 26.12.
 import http, { Server, type IncomingMessage } from 'node:http'
 import { Readable } from 'node:stream'
+import { headIsRead, prepareParser, readsPutBack } from './parse-on.ts'
 import type { HttpSocket } from './sockets.ts'
 
 /**
@@ -23,7 +24,9 @@ export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) 
   const parser = socket.parser
   const original = parser?.onIncoming
   if (parser == null || typeof original !== 'function') return false
+  prepareParser(socket)
   parser.onIncoming = function (req, keepAlive) {
+    headIsRead(parser)
     return hook(req) ?? original.call(parser, req, keepAlive)
   }
   return true
@@ -105,7 +108,8 @@ interface ConnectionListener {
  * everybody who listens, and they know this connection. Node exports this function without documenting it.
  */
 export function speakHttp (server: Server, socket: HttpSocket): void {
-  (http as unknown as ConnectionListener)._connectionListener.call(server, socket)
+  readsPutBack(socket)
+  ;(http as unknown as ConnectionListener)._connectionListener.call(server, socket)
 }
 
 /** Bun has a server of HTTP that is not made of sockets. */

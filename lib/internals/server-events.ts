@@ -18,6 +18,8 @@ export interface Interception {
   expect (event: string | undefined): void
   /** Emits past the interceptors. */
   pass (event: string, ...args: unknown[]): boolean
+  /** Whether somebody has put his own `emit` before ours, and hears of events that have no listener. */
+  isPreceded (): boolean
   undo (): void
 }
 
@@ -93,6 +95,7 @@ class Hub {
   readonly #server: EventEmitter
   readonly #undo: (() => void)[] = []
   readonly #emitBefore: Method | undefined
+  #emit: Method | undefined
   readonly #prototype: { emit: Method }
 
   constructor (server: EventEmitter) {
@@ -107,6 +110,10 @@ class Hub {
   /** Emits past the interceptors. */
   pass (args: ArrayLike<unknown>): boolean {
     return Reflect.apply(this.#emitBefore ?? this.#prototype.emit, this.#server, args) as boolean
+  }
+
+  isPreceded (): boolean {
+    return (this.#server.emit as unknown as Method) !== this.#emit
   }
 
   leave (): void {
@@ -130,6 +137,7 @@ class Hub {
       }
       return (emitBefore ?? prototype.emit).apply(this, arguments as unknown as unknown[])
     }
+    this.#emit = emit as Method
     Object.defineProperty(server, 'emit', { value: emit, configurable: true, writable: true, enumerable: false })
     this.#undo.push(() => {
       if (Object.getOwnPropertyDescriptor(server, 'emit')?.value !== emit) return
@@ -206,6 +214,7 @@ export function intercept (server: EventEmitter, interceptors: Interceptors, hid
   return {
     expect (event) { hub.expected = event },
     pass: (...args) => hub.pass(args),
+    isPreceded: () => hub.isPreceded(),
     undo () {
       const at = hub.tables.indexOf(table)
       if (at < 0) return

@@ -1,5 +1,6 @@
 import type { Readable, Writable } from 'node:stream'
 import type { FastifyReply } from 'fastify'
+import { FST_ERR_DUPLEX_ALREADY_ACCEPTED } from '../errors.ts'
 import { isRead } from '../streams/is-read.ts'
 import { say } from './log.ts'
 
@@ -12,6 +13,7 @@ interface Warned {
 const late = new WeakSet<Warned>()
 const unawaited = new WeakSet<Warned>()
 const unsent = new WeakSet<Warned>()
+const replied = new WeakSet<Warned>()
 
 type Setter = 'header' | 'headers' | 'code' | 'status' | 'type'
 
@@ -42,6 +44,35 @@ const TRAPS = Object.fromEntries(SETTERS.map(name => [name, function (this: Late
   for (const own of SETTERS) Reflect.deleteProperty(this, own)
   return Reflect.apply(this[name] as (...all: unknown[]) => FastifyReply, this, args)
 }]))
+
+interface Acceptable {
+  readonly route: Warned
+  readonly accepted: boolean
+}
+
+const kSend = Symbol('fastify-duplex.send')
+
+/**
+ * After acceptance `reply.send()` reaches nobody. Fastify only says that the reply was sent already, and asks whether a `return` was
+ * forgotten. This says what to do in its place.
+ */
+export function warnOfSend (claim: Acceptable, reply: FastifyReply): void {
+  if (Object.hasOwn(reply, kSend)) return
+  const { send } = reply
+  const own = function (this: FastifyReply, ...payload: unknown[]): FastifyReply {
+    // The onError hooks of an accepted connection run on a stand-in that does not count as sent.
+    if (!claim.accepted || !this.sent) return Reflect.apply(send as (...all: unknown[]) => FastifyReply, this, payload)
+    const { route } = claim
+    if (!replied.has(route)) {
+      replied.add(route)
+      say(this.log, 'warn', { err: new FST_ERR_DUPLEX_ALREADY_ACCEPTED(), route: route.url }, 'what is passed to reply.send() is sent to nobody, ' +
+        'because the connection is accepted. Write it to writable, or, in messages, pass it to the send() of the connection. Throw an error, ' +
+        'or destroy() the connection with it. To answer in place of accepting, use duplex: { accept: \'manual\' }')
+    }
+    return this
+  }
+  Object.assign(reply, { send: own, [kSend]: true })
+}
 
 interface Pair {
   readonly readable: Readable

@@ -1,4 +1,4 @@
-import { finished, type Readable, type Writable } from 'node:stream'
+import { finished, type FinishedOptions, type Readable, type Writable } from 'node:stream'
 import { errorOf } from '../tools/thrown.ts'
 import type { DuplexWebPair } from '../../types/index.ts'
 
@@ -13,12 +13,21 @@ export function webPair (readable: Readable, writable: Writable, chunkOf: ChunkO
   return { readable: webReadable(readable, chunkOf), writable: webWritable(writable) }
 }
 
+/**
+ * An HTTP/2 stream may be over on the wire while bytes of it are still to be read. `finished()` would take that for a premature
+ * close. So it asks when the stream is really closed.
+ */
+function whenOver (stream: Readable | Writable, sides: FinishedOptions, over: (error?: Error | null) => void): void {
+  if (stream.closed && !stream.destroyed) stream.once('close', () => finished(stream, sides, over))
+  else finished(stream, sides, over)
+}
+
 /** Reads only when asked to. Cancelling it destroys the stream. */
 function webReadable (readable: Readable, chunkOf: ChunkOf): DuplexWebPair['readable'] {
   const chunks = readable.iterator({ destroyOnReturn: false }) as AsyncIterator<never>
   return new ReadableStream({
     start (controller) {
-      finished(readable, { writable: false }, error => { if (error != null) controller.error(error) })
+      whenOver(readable, { writable: false }, error => { if (error != null) controller.error(error) })
     },
     async pull (controller) {
       const { done, value } = await chunks.next()
@@ -38,7 +47,7 @@ function bytesOf (chunk: Buffer<ArrayBuffer> | string): Uint8Array<ArrayBuffer> 
 /** A write is done when the kernel has it, and `close()` when the end has left. Aborting it destroys the stream. */
 function webWritable (writable: Writable): DuplexWebPair['writable'] {
   const ended = new Promise<void>((resolve, reject) => {
-    finished(writable, { readable: false }, error => error == null ? resolve() : reject(error))
+    whenOver(writable, { readable: false }, error => error == null ? resolve() : reject(error))
   })
   return new WritableStream({
     start (controller) { ended.catch(error => controller.error(error)) },
