@@ -1,6 +1,6 @@
 // Reading into a buffer of our own, in the way of the public option `onread` of net.connect(). Checked on Node 20.20, 22.23,
 // 24.21 and 26.12.
-import { Duplex } from 'node:stream'
+import { Duplex, type Readable } from 'node:stream'
 import { Socket } from 'node:net'
 import { EachSecond } from '../tools/each-second.ts'
 import { LiveSet } from '../tools/live-set.ts'
@@ -25,7 +25,13 @@ export interface Receiver {
   timesLeft: number
 }
 
+/** Takes each chunk directly from a socket, without the socket's own stream. To get no more it pauses that stream. */
+export interface ChunkTaker {
+  takeChunk (chunk: Buffer): void
+}
+
 const kReceiver = Symbol('fastify-duplex.receiver')
+const kTaker = Symbol('fastify-duplex.taker')
 
 interface Handle {
   reading?: boolean
@@ -35,6 +41,7 @@ interface Handle {
 
 interface ReadInto extends Socket {
   [kReceiver]?: Receiver | undefined
+  [kTaker]?: ChunkTaker | undefined
   _handle?: Handle | null
 }
 
@@ -146,6 +153,14 @@ export function receiveNoMore (socket: HttpSocket): void {
   giveBack(buffer)
 }
 
+/**
+ * From now on the taker gets the chunks. The stream still gets them if it has unread bytes, is paused, is metered, or has another
+ * reader. The taker is undefined: the stream gets them again.
+ */
+export function takeChunksFrom (stream: Readable, taker: ChunkTaker | undefined): void {
+  if (stream instanceof Socket) (stream as ReadInto)[kTaker] = taker
+}
+
 /** Passes the next buffer from onBytes() to nextBuffer(). Node calls nextBuffer() right after onBytes(), without `this`. */
 let next: Buffer | undefined
 
@@ -157,24 +172,36 @@ function nextBuffer (): Buffer | undefined {
 
 function onBytes (this: ReadInto, count: number, buffer: Buffer): boolean {
   const receiver = this[kReceiver]
-  if (receiver !== undefined && this.readableFlowing === true && this.readableLength === 0 && this.listenerCount('data') === 1) {
+  if (receiver !== undefined && hasOneReader(this)) {
     countChunk(this as unknown as HttpSocket)
     return relay(this, receiver, count, buffer)
   }
   if (buffer === shared) {
     const chunk = copyOf(buffer, count)
-    const more = this.push(chunk)
+    const more = give(this, chunk)
     if (count === buffer.length) next = Buffer.allocUnsafeSlow(WINDOW)
     return more
   }
   if (count < LARGE) {
-    const more = this.push(copyOf(buffer, count))
+    const more = give(this, copyOf(buffer, count))
     next = shared
     return more
   }
-  const more = this.push(count === buffer.length ? buffer : buffer.subarray(0, count))
+  const more = give(this, count === buffer.length ? buffer : buffer.subarray(0, count))
   next = Buffer.allocUnsafeSlow(WINDOW)
   return more
+}
+
+function hasOneReader (socket: ReadInto): boolean {
+  return socket.readableFlowing === true && socket.readableLength === 0 && socket.listenerCount('data') === 1
+}
+
+function give (socket: ReadInto, chunk: Buffer): boolean {
+  const taker = socket[kTaker]
+  if (taker === undefined || !hasOneReader(socket) || replacedPush(socket as unknown as HttpSocket) !== undefined) return socket.push(chunk)
+  countChunk(socket as unknown as HttpSocket)
+  taker.takeChunk(chunk)
+  return true
 }
 
 function relay (socket: ReadInto, receiver: Receiver, count: number, buffer: Buffer): boolean {

@@ -1,7 +1,7 @@
 import type { MessageDecoder, MessageFraming } from '../../types/index.ts'
 import { asError, codeOf } from '../tools/thrown.ts'
 import { checked, invalid, unserialisable } from './codec.ts'
-import type { Incoming, Item } from './inbox.ts'
+import { LAST_WORDS, type Incoming, type Item } from './inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from './messenger.ts'
 import type { Outgoing } from './outbox.ts'
 
@@ -12,6 +12,8 @@ export interface Framings {
   /** Messages that were read before acceptance. */
   readonly before?: readonly unknown[] | undefined
 }
+
+const NOTHING = Buffer.alloc(0)
 
 /** Messages in a stream of bytes or in a body: every framing but WebSocket. */
 export class FramedMessenger extends Messenger {
@@ -26,6 +28,9 @@ export class FramedMessenger extends Messenger {
   /** The input has ended. `#left` has what its end has given. */
   #ended = false
   #room: ((error?: Error) => void) | undefined
+  /** A wrong message has come. What was sent before it leaves first. */
+  #saysLast = false
+  #closesSoon = false
 
   constructor (bytes: Bytes, owner: MessengerOwner, settings: MessengerSettings, framings: Framings) {
     super(bytes, owner, settings)
@@ -37,6 +42,7 @@ export class FramedMessenger extends Messenger {
     bytes.writable.on('drain', this.#onDrain)
   }
 
+  override get closesSoon (): boolean { return this.#closesSoon }
   override get paused (): boolean { return this.#paused || !this.#reading }
 
   override wanted (): Item | undefined {
@@ -144,6 +150,31 @@ export class FramedMessenger extends Messenger {
     if (this.#reading) readable.pause()
     if (!this.readable.over) this.readable.destroy()
     this.bytes.discardInput()
+  }
+
+  override failed (error: Error): void {
+    this.#saysLast = true
+    super.failed(error)
+  }
+
+  /** Over TLS and HTTP/2 a reset overtakes what was sent before it. So it waits until that has left. */
+  protected override breakBytes (error: Error | undefined, failed: boolean): void {
+    const { bytes } = this
+    const { readable, writable } = bytes
+    const waits = writable.writableLength > 0 || this.writable.held > 0
+    if (!this.#saysLast || !waits || writable.destroyed || writable.writableEnded) {
+      bytes.breakOff(error, failed)
+      return
+    }
+    this.#closesSoon = true
+    this.discarding = true
+    if (this.#reading) readable.pause()
+    const timer = setTimeout(() => bytes.breakOff(error, failed), LAST_WORDS)
+    for (const { payload } of this.writable.takeQueue()) writable.write(payload)
+    writable.write(NOTHING, () => {
+      clearTimeout(timer)
+      bytes.breakOff(error, failed)
+    })
   }
 
   override beat (): void {

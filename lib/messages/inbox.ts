@@ -15,7 +15,16 @@ export interface Incoming {
 }
 
 /** What comes next: a payload, a message that cannot be read, a value, the end, or an error that ends the stream. */
-export type Item = Incoming | { readonly unreadable: Error } | { readonly failure: Error } | { readonly value: unknown } | 'end'
+export type Item = Incoming | { readonly unreadable: Error } | Failure | { readonly value: unknown } | 'end'
+
+export interface Failure {
+  readonly failure: Error
+  /** The peer is gone, so nobody waits for an answer. */
+  readonly gone?: boolean
+}
+
+/** A close frame, or a message that cannot be read, has come. For this many milliseconds a handler may still answer what came before. */
+export const LAST_WORDS = 2000
 
 export interface InboxOwner {
   /** Called when a reader wants more. Returns the next item, or undefined if there is none yet. */
@@ -39,6 +48,10 @@ export class Inbox extends Readable {
   /** An asynchronous validator, or an asynchronous function of the app, is at work. */
   #busy = false
   #failure: Error | undefined
+  /** Tells the failure if the reader does not ask for more. */
+  #failing: NodeJS.Timeout | undefined
+  /** The latest `read()` has given a message, and the reader has not come back for more. */
+  #inHand = false
   /** Somebody has begun to read. */
   begun = false
   /** No further message will come. */
@@ -90,6 +103,7 @@ export class Inbox extends Readable {
   /** The loop was left. */
   leave (loop: Loop): void {
     if (this.#waiting === loop) this.#answer({ done: true, value: undefined })
+    if (this.#failure !== undefined && !this.#hasReader) setImmediate(() => this.#fail())
   }
 
   #give (message: unknown): void {
@@ -116,12 +130,20 @@ export class Inbox extends Readable {
     this.pump()
   }
 
-  /** An error waits until all messages before it were read. */
+  /** An error waits until all messages before it were read, and until the reader comes back for more. */
   override read (size?: number): unknown {
     const message: unknown = super.read(size)
-    if (this.#failure !== undefined && this.readableLength === 0) process.nextTick(() => this.#fail())
+    // Node asks with 0, whether anybody wants a message or not.
+    if (size !== 0) this.#inHand = message !== null
+    if (this.#failure !== undefined && this.readableLength === 0) {
+      if (this.#inHand && this.#hasReader) this.#failLater()
+      else process.nextTick(() => this.#fail())
+    }
     return message
   }
+
+  /** Whether a reader takes one message after the other, and asks for each. */
+  get #hasReader (): boolean { return this.loops > 0 || this.listenerCount('readable') > 0 }
 
   /** Something has arrived. */
   pump (): void {
@@ -144,7 +166,7 @@ export class Inbox extends Readable {
       this.push(null)
       this.#release()
     } else if ('failure' in item) {
-      this.#end(item.failure)
+      this.#end(item.failure, item.gone)
     } else if ('unreadable' in item) {
       this.#leaveOut(item.unreadable)
     } else if ('value' in item) {
@@ -191,18 +213,33 @@ export class Inbox extends Readable {
     promise.then(value => go(() => then(value)), (error: unknown) => go(() => otherwise(error)))
   }
 
-  #end (thrown: unknown): void {
+  #end (thrown: unknown, gone = false): void {
     this.over = true
     this.#failure = asError(thrown)
-    // A loop that has just got a message may still answer it.
-    if (this.loops > 0 && this.#waiting === undefined && this.readableLength === 0) setImmediate(() => this.#fail())
-    else if (this.readableLength === 0 || !this.begun) this.#fail()
+    if (this.readableLength === 0 || !this.begun) {
+      if (this.#waiting !== undefined || !this.begun || !this.#isAtWork) this.#fail()
+      else if (gone) setImmediate(() => this.#fail())
+      else this.#failLater()
+    }
     this.#release()
+  }
+
+  /** A reader has a message in hand, and may still answer it. */
+  get #isAtWork (): boolean { return this.loops > 0 || (this.#inHand && this.#hasReader) }
+
+  #failLater (): void {
+    this.#failing ??= setTimeout(() => this.#fail(), LAST_WORDS).unref()
+  }
+
+  /** Nobody can be answered any more. So a failure does not wait for a reader that is still at work. */
+  hurry (): void {
+    if (this.#failing !== undefined) this.#fail()
   }
 
   #fail (): void {
     const error = this.#failure
     if (error === undefined) return
+    clearTimeout(this.#failing)
     this.#failure = undefined
     this.#owner.failed(error)
   }
@@ -211,6 +248,7 @@ export class Inbox extends Readable {
     const early = !this.readableEnded && !this.over
     this.over = true
     if (early) this.#owner.destroyed(error ?? undefined)
+    else this.hurry()
     done(error)
     this.#release()
   }

@@ -12,9 +12,9 @@ import type { Bytes, Messenger } from './messenger.ts'
 export interface MessageCarrierSettings {
   readonly heartbeat: Milliseconds
   /** Called when the connection is accepted. */
-  readonly makeMessenger: (bytes: Bytes) => Messenger
+  makeMessenger (bytes: Bytes): Messenger
   /** Called when the peer has missed two heartbeats in a row. */
-  readonly heartbeatMissed: () => void
+  heartbeatMissed (): void
 }
 
 /** A carrier whose pair carries messages. It wraps the carrier of the bytes. */

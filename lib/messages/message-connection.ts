@@ -9,9 +9,9 @@ import {
 import type { Claim } from '../handshake/claim.ts'
 import { say } from '../observability/log.ts'
 import type { Registry } from '../shutdown/registry.ts'
-import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding } from '../../types/index.ts'
+import type { DuplexAcceptOptions, DuplexClosed, DuplexWebPair, MessageEncoding, Milliseconds } from '../../types/index.ts'
 import { invalid, type Codec } from './codec.ts'
-import { MessageCarrier } from './message-carrier.ts'
+import { MessageCarrier, type MessageCarrierSettings } from './message-carrier.ts'
 import { FramedMessenger } from './framed-messenger.ts'
 import { single } from './framing.ts'
 import type { Bytes, Messenger } from './messenger.ts'
@@ -32,6 +32,7 @@ export class MessageConnection extends Connection {
   readonly #transfer: Transfer
   readonly #request: FastifyRequest
   readonly #messages: MessageCarrier
+  readonly #owner: WebSocketOwner
   readonly #closeTimeout: number
   /** Set at acceptance. */
   #codec: Codec | undefined
@@ -43,14 +44,30 @@ export class MessageConnection extends Connection {
   /** The error that ended the messages. */
   #failure: Error | undefined
 
+  /** What the carrier and the messenger call. As closures these would cost memory for each connection. */
+  static readonly #Owner = class implements MessageCarrierSettings, WebSocketOwner {
+    readonly heartbeat: Milliseconds
+    connection: MessageConnection | undefined
+
+    constructor (heartbeat: Milliseconds) {
+      this.heartbeat = heartbeat
+    }
+
+    makeMessenger (bytes: Bytes): Messenger { return this.#its.#makeMessenger(bytes) }
+    heartbeatMissed (): void { this.#its[kEndBecause]('idle', new FST_ERR_DUPLEX_HEARTBEAT(this.heartbeat)) }
+    onInvalid (error: Error): unknown { return this.#its.#onInvalid(error) }
+    failed (reason: 'error' | 'destroyed' | 'abort' | 'fin', error?: Error): void { this.#its.#failed(reason, error) }
+    closing (): CloseFrame { return this.#its.#closeFrame() }
+
+    get #its (): MessageConnection { return this.connection as MessageConnection }
+  }
+
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, plan: MessagePlan, transfer: Transfer) {
-    const { heartbeat } = plan.settings
-    const carrier = new MessageCarrier(claim.carrier, {
-      heartbeat,
-      makeMessenger: bytes => this.#makeMessenger(bytes),
-      heartbeatMissed: () => this[kEndBecause]('idle', new FST_ERR_DUPLEX_HEARTBEAT(heartbeat))
-    })
+    const owner = new MessageConnection.#Owner(plan.settings.heartbeat)
+    const carrier = new MessageCarrier(claim.carrier, owner)
     super(claim, reply, registry, carrier)
+    owner.connection = this
+    this.#owner = owner
     this.#plan = plan
     this.#transfer = transfer
     this.#request = reply.request
@@ -138,18 +155,13 @@ export class MessageConnection extends Connection {
 
   #makeMessenger (bytes: Bytes): Messenger {
     const { maxLength, highWaterMark } = this.#plan.settings
-    const owner: WebSocketOwner = {
-      onInvalid: error => this.#onInvalid(error),
-      failed: (reason, error) => this.#failed(reason, error),
-      closing: () => this.#closeFrame()
-    }
     const settings = { codec: this.#codec as Codec, maxLength, highWaterMark }
     if (this.#transfer.by === 'websocket') {
       const { opening } = this.#transfer
-      return new WebSocketMessenger(bytes, owner, settings, { ...opening, closeTimeout: this.#closeTimeout })
+      return new WebSocketMessenger(bytes, this.#owner, settings, { ...opening, closeTimeout: this.#closeTimeout })
     }
     const { in: into, out } = this.#transfer.choice
-    return new FramedMessenger(bytes, owner, settings, { in: into === single ? undefined : into, out, before: this.#before })
+    return new FramedMessenger(bytes, this.#owner, settings, { in: into === single ? undefined : into, out, before: this.#before })
   }
 
   #onInvalid (error: Error): unknown {

@@ -79,7 +79,7 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
   onInvalid (error: Error): unknown { return this.owner.onInvalid(error) }
 
   failed (error: Error): void {
-    this.owner.failed('error', error)
+    if (!this.discarding) this.owner.failed('error', error)
     this.readable.destroy(error)
   }
 
@@ -121,7 +121,8 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
 
   protected destroyStreams (error: Error | undefined): void {
     // If all input has arrived, the reader may still read it to its end.
-    if (!this.readable.over) this.readable.destroy(error)
+    if (this.readable.over) this.readable.hurry()
+    else this.readable.destroy(error)
     this.readable.over = true
     if (!this.writable.destroyed && !this.writable.writableFinished) this.writable.destroy(error)
   }

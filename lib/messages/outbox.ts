@@ -36,7 +36,7 @@ export class Outbox extends Writable {
   readonly #owner: OutboxOwner
   #waiting: { resolve: () => void, reject: (error: Error) => void }[] = []
   /** The messages that wait in this stream. */
-  readonly #queue = new Set<Outgoing>()
+  #queue: Set<Outgoing> | undefined
   /** How many bytes these have. */
   held = 0
 
@@ -81,6 +81,7 @@ export class Outbox extends Writable {
     }
     if (outgoing instanceof Outgoing && !this.writableEnded) {
       this.held += outgoing.size
+      this.#queue ??= new Set()
       this.#queue.add(outgoing)
     }
     return super.write(outgoing, encoding as BufferEncoding, callback as Done)
@@ -90,7 +91,7 @@ export class Outbox extends Writable {
     let outgoing: unknown = message
     if (outgoing instanceof Outgoing) {
       this.held -= outgoing.size
-      this.#queue.delete(outgoing)
+      this.#queue?.delete(outgoing)
     } else if (!(outgoing instanceof Error)) {
       // `end(message)` comes here without passing `write()`.
       try {
@@ -106,9 +107,9 @@ export class Outbox extends Writable {
   /** Takes the messages that wait, because the stream is about to be destroyed. */
   takeQueue (): Outgoing[] {
     this.held = 0
-    const queue = [...this.#queue]
-    this.#queue.clear()
-    return queue
+    const queue = this.#queue ?? []
+    this.#queue = undefined
+    return [...queue]
   }
 
   override _final (done: Done): void {

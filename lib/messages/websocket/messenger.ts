@@ -1,9 +1,10 @@
-import type { Duplex, Writable } from 'node:stream'
+import type { Duplex, Readable, Writable } from 'node:stream'
 import { FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_CANNOT_HAND_OVER, FST_ERR_DUPLEX_FIN_TIMEOUT } from '../../errors.ts'
 import { isRead } from '../../streams/is-read.ts'
+import { takeChunksFrom, type ChunkTaker } from '../../internals/read-buffer.ts'
 import { isPiped } from '../../internals/streams.ts'
 import type { WebSocketClosed } from '../../../types/index.ts'
-import type { Incoming, Item } from '../inbox.ts'
+import { LAST_WORDS, type Incoming, type Item } from '../inbox.ts'
 import { Messenger, type Bytes, type MessengerOwner, type MessengerSettings } from '../messenger.ts'
 import type { Outgoing } from '../outbox.ts'
 import { ABNORMAL, closeCodeOf, NO_STATUS, reasonOf, type CodedClose } from '../../syntax/close-codes.ts'
@@ -24,14 +25,16 @@ const COST = 64
 /** If more bytes than this wait to be sent, a pong is delayed. Then only the latest ping is answered (RFC 6455 section 5.5.3). */
 const MOST_BEFORE_PONG = 64 * 1024
 
-/** The peer has sent a close frame. For this many milliseconds a handler may still answer the messages before it. */
-const LAST_WORDS = 2000
-
 /** How many milliseconds a peer may take to answer the close frame of a failure. */
 const AFTER_FAILURE = 2000
 
 /** How many bytes of input are kept, in addition to one message, for a library that may take the connection over. */
 const MOST_KEPT = 128 * 1024
+
+/** On the streams and on the receiver of a messenger: the messenger. */
+const kMessenger = Symbol('fastify-duplex.messenger')
+
+type Of<Emitter> = Emitter & { [kMessenger]: WebSocketMessenger }
 
 type SendOptions = Parameters<Sender['send']>[1]
 
@@ -62,7 +65,7 @@ export interface WebSocketOptions {
 }
 
 /** The messages of one WebSocket (RFC 6455). The frames are read and written by parts of `ws`. */
-export class WebSocketMessenger extends Messenger {
+export class WebSocketMessenger extends Messenger implements ChunkTaker {
   readonly #options: WebSocketOptions
   readonly #maxLength: number
   readonly #webSocketOwner: WebSocketOwner
@@ -115,20 +118,34 @@ export class WebSocketMessenger extends Messenger {
     this.#receiver = new Receiver({
       isServer: options.client !== true, maxPayload: settings.maxLength, extensions: options.extensions, ...RECEIVER_LIMITS
     })
-    this.#receiver.on('message', (data, isBinary) => this.#onMessage(data, !isBinary))
-    this.#receiver.on('ping', data => this.#onPing(data))
-    this.#receiver.on('conclude', (code, reason) => this.#onClose({ code, reason: reason.toString('utf8') }))
-    this.#receiver.on('error', error => this.#onReceiveError(error))
+    for (const emitter of [this.#receiver, bytes.readable, bytes.writable]) Object.assign(emitter, { [kMessenger]: this })
+    this.#receiver.on('message', WebSocketMessenger.#onMessage)
+    this.#receiver.on('ping', WebSocketMessenger.#onPing)
+    this.#receiver.on('conclude', WebSocketMessenger.#onConclude)
+    this.#receiver.on('error', WebSocketMessenger.#onReceiveError)
     this.#stream = bytes.writable
     this.#output = new FrameOutput(this.#stream)
     this.#text = options.client === true ? MASKED_TEXT : TEXT
     this.#binary = options.client === true ? MASKED_BINARY : BINARY
     this.#sender = new Sender(this.#output, options.extensions)
-    bytes.writable.on('drain', this.#onDrain)
-    bytes.readable.on('error', this.#onError)
+    bytes.writable.on('drain', WebSocketMessenger.#onDrain)
+    bytes.readable.on('error', WebSocketMessenger.#onError)
     // No reader asks for pings and close frames. So input is read ahead, within limits, to find them.
     setImmediate(() => { if (!this.closed) this.#start() })
   }
+
+  // The same functions for all connections: closures for each would cost memory as long as the connection lives.
+  static #onMessage (this: Of<Receiver>, data: Buffer, isBinary: boolean): void { this[kMessenger].#receive(data, !isBinary) }
+  static #onPing (this: Of<Receiver>, data: Buffer): void { this[kMessenger].#answerPing(data) }
+  static #onConclude (this: Of<Receiver>, code: number, reason: Buffer): void {
+    this[kMessenger].#onClose({ code, reason: reason.toString('utf8') })
+  }
+
+  static #onReceiveError (this: Of<Receiver>, error: CodedClose): void { this[kMessenger].#failToReceive(error) }
+  static #onData (this: Of<Readable>, chunk: Buffer): void { this[kMessenger].takeChunk(chunk) }
+  static #onEnd (this: Of<Readable>): void { this[kMessenger].#endInput() }
+  static #onError (this: Of<Readable>, error: Error): void { this[kMessenger].over(error) }
+  static #onDrain (this: Of<Writable>): void { this[kMessenger].#drained() }
 
   get subprotocol (): string | undefined { return this.#options.subprotocol }
   override get paused (): boolean { return this.#paused }
@@ -159,8 +176,16 @@ export class WebSocketMessenger extends Messenger {
   #start (): void {
     if (this.#started || this.#whole !== undefined) return
     this.#started = true
-    this.bytes.readable.on('end', this.#onEnd)
-    this.bytes.readable.on('data', this.#onData)
+    const { readable } = this.bytes
+    readable.on('end', WebSocketMessenger.#onEnd)
+    readable.on('data', WebSocketMessenger.#onData)
+    takeChunksFrom(readable, this)
+  }
+
+  #stopReading (): void {
+    const { readable } = this.bytes
+    takeChunksFrom(readable, undefined)
+    readable.removeListener('data', WebSocketMessenger.#onData)
   }
 
   override wanted (): Item | undefined {
@@ -185,7 +210,7 @@ export class WebSocketMessenger extends Messenger {
   get #full (): boolean { return this.#cost > this.#maxLength && !this.discarding }
   get #isHeldUp (): boolean { return this.#paused || this.#chunks.length > 0 || this.#inflate !== undefined }
 
-  readonly #onData = (chunk: Buffer): void => {
+  takeChunk (chunk: Buffer): void {
     if (this.#raw !== undefined) this.#keepRaw(chunk)
     const isUsual = chunk.length <= SLICE && this.#chunks.length === 0 && !this.#paused && !this.#receiverBusy && !this.#receiverIsDone
     if (!isUsual) this.#chunks.push(chunk)
@@ -234,11 +259,11 @@ export class WebSocketMessenger extends Messenger {
       this.#receiver.write(slice)
       return
     }
-    this.#receiver.write(slice, this.#onPassed)
+    this.#receiver.write(slice, () => this.#passed())
     if (this.#receiver.writableLength > 0) this.#receiverBusy = true
   }
 
-  readonly #onPassed = (): void => {
+  #passed (): void {
     if (!this.#receiverBusy || this.#receiver.writableLength > 0) return
     this.#receiverBusy = false
     this.#feed()
@@ -255,7 +280,7 @@ export class WebSocketMessenger extends Messenger {
     }
   }
 
-  #onMessage (payload: Buffer, isText: boolean): void {
+  #receive (payload: Buffer, isText: boolean): void {
     if (this.discarding || this.breaking !== undefined) return
     const item = { payload, isText }
     if (this.#backlog.length === 0 && this.readable.idle) {
@@ -266,7 +291,7 @@ export class WebSocketMessenger extends Messenger {
     }
   }
 
-  #onPing (data: Buffer): void {
+  #answerPing (data: Buffer): void {
     if (this.#closeSent) return
     if (this.bytes.writable.writableLength + this.#output.size > MOST_BEFORE_PONG) this.#ping = data
     else this.#sender.pong(data, this.#mask)
@@ -314,10 +339,10 @@ export class WebSocketMessenger extends Messenger {
     this.readable.receive(last)
   }
 
-  #onReceiveError (error: CodedClose): void {
+  #failToReceive (error: CodedClose): void {
     this.#receiverBroken = true
     this.#chunks = []
-    this.bytes.readable.removeListener('data', this.#onData)
+    this.#stopReading()
     if (this.#closeSent || this.discarding) {
       this.#endBytes()
       return
@@ -326,7 +351,7 @@ export class WebSocketMessenger extends Messenger {
     this.#add({ failure: receiveError(error, this.#maxLength) })
   }
 
-  readonly #onEnd = (): void => {
+  #endInput (): void {
     this.#inputOver = true
     this.#feed()
   }
@@ -337,15 +362,11 @@ export class WebSocketMessenger extends Messenger {
     if (this.#received !== undefined || this.#receiverBroken) return
     this.#peerError = new FST_ERR_DUPLEX_ABORTED()
     if (this.#closeSent || this.discarding) this.#endBytes()
-    else this.#add({ failure: this.#peerError })
-  }
-
-  readonly #onError = (error: Error): void => {
-    this.over(error)
+    else this.#add({ failure: this.#peerError, gone: true })
   }
 
   override failed (error: Error): void {
-    this.owner.failed(error === this.#peerError ? 'abort' : 'error', error)
+    if (!this.discarding) this.owner.failed(error === this.#peerError ? 'abort' : 'error', error)
     this.readable.destroy(error)
   }
 
@@ -389,7 +410,7 @@ export class WebSocketMessenger extends Messenger {
     else done()
   }
 
-  readonly #onDrain = (): void => {
+  #drained (): void {
     const done = this.#room
     this.#room = undefined
     const ping = this.#ping
@@ -445,7 +466,7 @@ export class WebSocketMessenger extends Messenger {
     if (this.#bytesEnded || this.closed) return
     this.#bytesEnded = true
     this.flush()
-    this.bytes.readable.removeListener('data', this.#onData)
+    this.#stopReading()
     this.bytes.readable.pause()
     this.bytes.end()
     this.bytes.discardInput()
@@ -518,9 +539,9 @@ export class WebSocketMessenger extends Messenger {
     if (this.writable.writableLength > 0) throw new FST_ERR_DUPLEX_CANNOT_HAND_OVER('messages wait to be sent')
     const { readable, writable } = this.bytes
     this.flush()
-    readable.removeListener('data', this.#onData)
-    readable.removeListener('end', this.#onEnd)
-    writable.removeListener('drain', this.#onDrain)
+    this.#stopReading()
+    readable.removeListener('end', WebSocketMessenger.#onEnd)
+    writable.removeListener('drain', WebSocketMessenger.#onDrain)
     const { WebSocket } = loadedParts()
     const whole = new WebSocket(null, undefined, { autoPong: true, closeTimeout: this.#options.closeTimeout, maxPendingAutoPongs: 60 })
     this.#whole = whole
