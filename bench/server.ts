@@ -101,8 +101,12 @@ async function duplexServer (options: FastifyDuplexOptions): Promise<Listening> 
   const app = Fastify()
   await app.register((await plugin()).default, options)
   if (tracking) app.server.on('connection', (socket: { parser?: object }) => track({ HTTPParser: socket.parser }))
-  app.get('/echo', { duplex: { kinds: ['upgrade'] } }, ({ readable, writable, reply }, request) => {
-    track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
+  app.get('/echo', { duplex: { kinds: ['upgrade'] } }, (connection, request) => {
+    if (tracking) {
+      const { reply } = connection
+      track({ IncomingMessage: request.raw, FastifyRequest: request, FastifyReply: reply, ServerResponse: reply.raw })
+    }
+    const { readable, writable } = connection
     readable.pipe(writable)
   })
   app.get('/graceful', { duplex: { kinds: ['upgrade'] } }, connection => {

@@ -47,6 +47,17 @@ interface Cause {
   code?: number | undefined
 }
 
+/** What few connections have. To make a field costs time and memory for each connection, even if it stays undefined. */
+class Rare {
+  signal: AbortController | undefined
+  endListeners: EndListener[] | undefined
+  draining: AbortController | undefined
+  closed: Promise<DuplexClosed> | undefined
+  resolveClosed: ((result: DuplexClosed) => void) | undefined
+  /** Why the connection was told to end. Set once the drain has begun. */
+  drainReason: Error | undefined
+}
+
 /** One connection, from when its handler is entered. Handlers know it as `DuplexConnection` and `PendingDuplex`. */
 export class Connection implements ProgressListener, Pending, Expirable, Revocable, KeepAliveTarget {
   readonly kind: DuplexKind
@@ -61,21 +72,16 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   #state: State = 'pending'
   #cause: Cause | undefined
   #result: DuplexClosed | undefined
-  #signal: AbortController | undefined
-  #endListeners: EndListener[] | undefined
-  #draining: AbortController | undefined
-  #closed: Promise<DuplexClosed> | undefined
-  #resolveClosed: ((result: DuplexClosed) => void) | undefined
-  /** Why the connection was told to end. Set once the drain has begun. */
-  #drainReason: Error | undefined
+  #rare: Rare | undefined
   #governance: ConnectionGovernance | undefined
   /** It holds a slot of its route and one of the plugin. */
   #holdsSlots = true
   /** The handler has returned, without a promise. */
-  #handlerReturned = false;
-  [kDeciding]: Promise<void> | undefined;
-  [kPlace]: number | undefined;
-  [kAgingPlace]: number | undefined
+  #handlerReturned = false
+  // Not made with the object, because each field costs time and memory, and most connections never have the first.
+  declare [kDeciding]: Promise<void> | undefined
+  declare [kPlace]: number | undefined
+  declare [kAgingPlace]: number | undefined
 
   /** @param carrier the carrier of the pair, if it is not that of the claim */
   constructor (claim: Claim, reply: FastifyReply, registry: Registry, carrier: Carrier = claim.carrier) {
@@ -115,26 +121,29 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   get raw (): unknown { return this.#claim.req }
 
   get signal (): AbortSignal {
-    if (this.#signal === undefined) {
-      this.#signal = new AbortController()
-      if (this.#cause !== undefined) this.#signal.abort(this.#cause.error)
+    const rare = this.#made
+    if (rare.signal === undefined) {
+      rare.signal = new AbortController()
+      if (this.#cause !== undefined) rare.signal.abort(this.#cause.error)
     }
-    return this.#signal.signal
+    return rare.signal.signal
   }
 
   get draining (): AbortSignal {
-    if (this.#draining === undefined) {
-      this.#draining = new AbortController()
-      if (this.#drainReason !== undefined) this.#draining.abort(this.#drainReason)
+    const rare = this.#made
+    if (rare.draining === undefined) {
+      rare.draining = new AbortController()
+      if (rare.drainReason !== undefined) rare.draining.abort(rare.drainReason)
     }
-    return this.#draining.signal
+    return rare.draining.signal
   }
 
   get closed (): Promise<DuplexClosed> {
-    this.#closed ??= this.#result !== undefined
+    const rare = this.#made
+    rare.closed ??= this.#result !== undefined
       ? Promise.resolve(this.#result)
-      : new Promise(resolve => { this.#resolveClosed = resolve })
-    return this.#closed
+      : new Promise(resolve => { rare.resolveClosed = resolve })
+    return rare.closed
   }
 
   get labels (): DuplexLabels { return this[kGovernance].labels }
@@ -212,14 +221,16 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
 
   /** @param _code the close code of a WebSocket */
   [kDrain] (reason: Error, _code?: number): void {
-    this.#drainReason ??= reason
-    this.#draining?.abort(reason)
+    const rare = this.#made
+    rare.drainReason ??= reason
+    rare.draining?.abort(reason)
   }
 
   [kUndrain] (reason: Error): void {
-    if (this.#drainReason !== reason || this.#registry.draining) return
-    this.#drainReason = undefined
-    this.#draining = undefined
+    const rare = this.#rare
+    if (rare === undefined || rare.drainReason !== reason || this.#registry.draining) return
+    rare.drainReason = undefined
+    rare.draining = undefined
   }
 
   [kEndByGovernance] (reason: GovernanceReason, error: Error, code: number | undefined): void {
@@ -249,12 +260,13 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
 
   [kHearEnd] (listener: EndListener): void {
     if (this.#cause !== undefined) listener(this.#cause.error)
-    else (this.#endListeners ??= []).push(listener)
+    else (this.#made.endListeners ??= []).push(listener)
   }
 
   [kUnhearEnd] (listener: EndListener): void {
-    const at = this.#endListeners?.indexOf(listener) ?? -1
-    if (at >= 0) this.#endListeners?.splice(at, 1)
+    const listeners = this.#rare?.endListeners
+    const at = listeners?.indexOf(listener) ?? -1
+    if (at >= 0) listeners?.splice(at, 1)
   }
 
   get [kIsDraining] (): boolean { return this.#registry.draining }
@@ -300,6 +312,11 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     } catch (err) {
       say(log, 'error', { err }, 'onError hooks of a duplex handler failed')
     }
+  }
+
+  get #made (): Rare {
+    this.#rare ??= new Rare()
+    return this.#rare
   }
 
   get #isOpen (): boolean { return this.accepted && this.#state !== 'detached' }
@@ -409,9 +426,11 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   }
 
   #tellAbort (error: Error): void {
-    this.#signal?.abort(error)
-    const listeners = this.#endListeners
-    this.#endListeners = undefined
+    const rare = this.#rare
+    if (rare === undefined) return
+    rare.signal?.abort(error)
+    const listeners = rare.endListeners
+    rare.endListeners = undefined
     if (listeners !== undefined) for (const listener of listeners) listener(error)
   }
 
@@ -449,7 +468,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
       if (claim.accepted) this.#tellEnd(result)
     } finally {
       // A logger, or a listener on the response, may have thrown. `closed` resolves before the drain does.
-      this.#resolveClosed?.(result)
+      this.#rare?.resolveClosed?.(result)
       this.#registry.closed(this, result)
     }
   }

@@ -120,7 +120,8 @@ function refusedUpgrade ({ route, offered, req }: Claim, reply: FastifyReply): E
 
 /** A reply that was sent may wait for slow hooks, and nothing shows that. So `send()` and `hijack()` tell the claim. */
 function watchReplies (reply: FastifyReply): void {
-  Object.assign(reply, { send, hijack })
+  reply.send = send
+  reply.hijack = hijack
 }
 
 // The same functions for all replies.

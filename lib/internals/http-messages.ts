@@ -267,7 +267,9 @@ export function shareTexts (req: IncomingMessage): void {
 /** Closes a response, as Node does after every response that it has sent. */
 export function closeResponse (res: ServerResponse): void {
   if (res.closed) return
-  Object.assign(res, { destroyed: true, _closed: true })
+  const closing = res as unknown as { destroyed: boolean, _closed: boolean }
+  closing.destroyed = true
+  closing._closed = true
   res.emit('close')
 }
 

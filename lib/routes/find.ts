@@ -15,6 +15,8 @@ export interface Claimed {
   readonly route: DuplexRoute
 }
 
+type Known = IncomingMessage & Record<symbol, string | undefined>
+
 /** The app of each route. Several apps may have the same constraint strategy, which asks for it. */
 const appOf = new WeakMap<DuplexRoute, DuplexRoutes>()
 
@@ -26,10 +28,10 @@ export class DuplexRoutes {
   readonly #routes = new Map<DuplexRoute, DuplexConstraint>()
   readonly #constraints = new Map<string, Constraint>()
   readonly #findRoute: FastifyInstance['findRoute']
-  /** Requests that no duplex route takes, with the URL that was looked up. Somebody may rewrite the URL afterwards. */
-  readonly #plain = new WeakMap<object, string>()
-  /** The same for requests that a duplex route takes. */
-  readonly #taken = new WeakMap<object, string>()
+  /** On a request that no duplex route takes: the URL that was looked up. Somebody may rewrite the URL afterwards. */
+  readonly #kPlain = Symbol('fastify-duplex.plain')
+  /** The same on a request that a duplex route takes. Each app has symbols of its own: several may see a request. */
+  readonly #kTaken = Symbol('fastify-duplex.taken')
   readonly #rewrite: ((app: FastifyInstance, req: object) => unknown) | undefined
   #mayMatch: RegExp | undefined
   #takeConnects = false
@@ -82,7 +84,7 @@ export class DuplexRoutes {
   #visitorFor (req: IncomingMessage): NodeVisitor | undefined {
     const claim = this.#claimAtItsRoute(req)
     if (claim !== undefined) return new ClaimedVisitor(req, claim.route)
-    if (this.#plain.get(req) === req.url) return undefined
+    if ((req as Known)[this.#kPlain] === req.url) return undefined
     const found = this.#lookUp(req, req.method as string, req.url as string, () => Rank.UNLESS_PLAIN)
     return typeof found === 'object' ? this.#routes.get(found) : undefined
   }
@@ -91,15 +93,15 @@ export class DuplexRoutes {
   #claimAtItsRoute (req: IncomingMessage): Claimed | undefined {
     const claim = this.#claimOf(req)
     const { url } = req as { url: string }
-    if (claim === undefined || this.#taken.get(req) === url) return claim
-    if (this.#plain.get(req) === url) return undefined
+    if (claim === undefined || (req as Known)[this.#kTaken] === url) return claim
+    if ((req as Known)[this.#kPlain] === url) return undefined
     showVersion(req.headers)
     const found = this.#lookUp(req, req.method as string, url, route => route === claim.route ? Rank.AT_ANY_RATE : Rank.UNLESS_PLAIN)
     if (found === claim.route) {
-      this.#taken.set(req, url)
+      ;(req as Known)[this.#kTaken] = url
       return claim
     }
-    if (typeof found !== 'object') this.#plain.set(req, url)
+    if (typeof found !== 'object') (req as Known)[this.#kPlain] = url
     return undefined
   }
 
@@ -169,10 +171,10 @@ export class DuplexRoutes {
     const path = this.#rewritten(req, url)
     const found = this.#lookUp(req, method, path, ranking)
     if (typeof found !== 'object') {
-      this.#plain.set(req, path)
+      ;(req as Known)[this.#kPlain] = path
     } else {
-      this.#plain.delete(req)
-      this.#taken.set(req, path)
+      if ((req as Known)[this.#kPlain] !== undefined) (req as Known)[this.#kPlain] = undefined
+      ;(req as Known)[this.#kTaken] = path
       if (this.#plainVersions) hideVersion(req)
     }
     return found
@@ -185,9 +187,9 @@ export class DuplexRoutes {
    */
   knownAsPlain (req: IncomingMessage, before: IncomingMessage): boolean {
     passAnswers(before, req)
-    const path = this.#plain.get(before)
+    const path = (before as Known)[this.#kPlain]
     if (path === undefined) return false
-    this.#plain.set(req, path)
+    ;(req as Known)[this.#kPlain] = path
     return true
   }
 
