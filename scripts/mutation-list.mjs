@@ -56,7 +56,7 @@ export const mutations = [
   { file: 'streams/unread-limits.ts', find: 'export const MOST_DISCARDED = 1024 * 1024', replace: 'export const MOST_DISCARDED = Infinity', breaks: 'a body that nobody wants is read without bound', tests: ['body', 'hostile'] },
   { file: 'http1/body-carrier.ts', find: '    linger(this.#socket)', replace: '    this.#socket.destroy()', breaks: 'a client that still sends loses the response', tests: ['body'] },
   { file: 'connection/connection.ts', find: "this.#breakOff({ reason: 'error', error: asError(error) })", replace: 'this.#end()', breaks: 'the stream of a handler that failed ends in order', tests: ['stream', 'body'] },
-  { file: 'connection/connection.ts', find: 'this.#signal?.abort(error)', replace: '', everywhere: true, breaks: 'signal is not aborted', tests: ['stream'], by: 'hang' },
+  { file: 'connection/connection.ts', find: 'rare.signal?.abort(error)', replace: '', everywhere: true, breaks: 'signal is not aborted', tests: ['stream'], by: 'hang' },
   { file: 'connection/connection.ts', find: 'runErrorHooks(this.#reply, error)', replace: '', breaks: 'the onError hooks do not run for a handler that fails', tests: ['stream', 'observability'] },
   { file: 'internals/sockets.ts', find: "return typeof handle?.getpeername === 'function' && handle.getpeername(ADDRESS) !== 0", replace: 'return false', breaks: 'nobody is ever found to be gone', tests: ['internals-sockets', 'stream'], by: 'hang' },
   { file: 'internals/sockets.ts', find: 'return handle !== executionAsyncId() && socket.errored !== error', replace: 'return false', breaks: 'an error passed on from elsewhere is taken for the peer\'s', tests: ['internals-sockets', 'stream'] },
@@ -134,7 +134,7 @@ export const mutations = [
   { file: 'connection/run-handler.ts', find: '  if (claim.gone) {', replace: '  if (false) {', breaks: 'the handler is entered for a client that is gone', tests: ['stream', 'accept-manual'], survives: 'claim.undecided, which is asked next, says so as well' },
   { file: 'connection/run-handler.ts', find: 'if (!claim.undecided || claim.entered) return undefined', replace: 'if (claim.entered) return undefined', breaks: 'the handler is entered while a timeout is answered', tests: ['limits'], survives: 'accept() refuses for the same reason, and a manual handler is told by its signal' },
   { file: 'connection/run-handler.ts', find: 'if (!claim.undecided || claim.entered) return undefined', replace: 'if (!claim.undecided) return undefined', breaks: 'L6 a hook that calls back twice enters the handler twice', tests: ['accept-races /L6/'], by: 'hang' },
-  { file: 'connection/connection.ts', find: 'this.#resolveClosed?.(result)', replace: '', breaks: 'closed does not settle', tests: ['lifetime'], by: 'hang' },
+  { file: 'connection/connection.ts', find: 'this.#rare?.resolveClosed?.(result)', replace: '', breaks: 'closed does not settle', tests: ['lifetime'], by: 'hang' },
   { file: 'http1/takeover-response.ts', find: '      this.emit(\'finish\')\n', replace: '', breaks: 'onResponse never runs', tests: ['observability'] },
   { file: 'http1/body-carrier.ts', find: 'if (!this.outputFlushed) tellFinish(this.res, this.#nodes)', replace: '', breaks: 'onResponse does not run for a message that was cut', tests: ['observability', 'body'] },
   { file: 'connection/connection.ts', find: 'this.#scope.runInAsyncScope(this.#settle, this)', replace: 'this.#settle()', breaks: 'the end has the async context of whatever event brought it', tests: ['observability'] },
@@ -360,7 +360,7 @@ export const mutations = [
   { file: 'http1/server.ts', find: 'without.then !== \'http\' || !this.#secondParse', replace: '!this.#secondParse', breaks: 'Q71 a hijack beside an ignored Upgrade is none', tests: ['ignored-upgrade /names nothing/'], by: 'hang' },
   { file: 'http1/second-parse.ts', find: 'if (close) this.#closing.add(link.socket)', replace: '', breaks: 'ignoredUpgrades: what follows is answered as an error of its client', tests: ['offers /Q72/'] },
   { file: 'http1/second-parse.ts', find: 'headWithoutUpgrade(req, close)', replace: 'headWithoutUpgrade(req, false)', breaks: "ignoredUpgrades: 'close' closes nothing", tests: ['offers /Q72/'], by: 'hang', ci: true },
-  { file: 'routes/find.ts', find: 'if (this.#plain.get(req) === req.url) return undefined', replace: '', breaks: 'Q26 a request of a plain route is looked up twice', tests: ['route-choice /Q26/'] },
+  { file: 'routes/find.ts', find: 'if ((req as Known)[this.#kPlain] === req.url) return undefined', replace: '', breaks: 'Q26 a request of a plain route is looked up twice', tests: ['route-choice /Q26/'] },
 
   // Seen from outside
   { file: 'http1/takeover-response.ts', find: '      publishFinish(this)\n      closeResponse(this)\n', replace: '      publishFinish(this)\n', breaks: 'Q30 reply.raw of a takeover never closes', tests: ['outside /Q30/'], by: 'hang', ci: true },
