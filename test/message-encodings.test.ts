@@ -2,7 +2,6 @@ import { deepStrictEqual } from 'node:assert'
 import { deserialize, serialize } from 'node:v8'
 import { deflateRawSync, inflateRawSync } from 'node:zlib'
 import t from 'tap'
-import * as cbor from 'cbor-x'
 import fc from 'fast-check'
 import { lengthPrefixed, type MessageEncoding, type MessageFraming } from '../lib/index.ts'
 import { frame, nextFrame, opening } from './fixtures/frames.ts'
@@ -55,7 +54,6 @@ const encodings: { name: string, encoding: MessageEncoding, message: fc.Arbitrar
     },
     message: jsonMessage
   },
-  { name: 'cbor-x', encoding: { contentType: 'application/cbor', encode: cbor.encode, decode: payload => cbor.decode(payload) }, message: jsonMessage },
   {
     name: 'structured',
     encoding: { encode: serialize, decode: deserialize },
