@@ -10,7 +10,7 @@ export const notRun = [
     why: 'about connections in memory, where a second request, and the half-close of a body, is not heard',
     files: ['inject', 'property']
   },
-  { why: 'about Node\'s parser, which reads on behind an ignored Upgrade: on Deno what follows is parsed anew', files: ['parse-on'] },
+  { why: 'about Node\'s parser, which reads on behind an ignored Upgrade: on Deno what follows is parsed anew', files: ['parse-on', 'internals-parse-on'] },
   { why: 'about the buffer that all sockets of Node may share', files: ['internals-read-buffer', 'tunnel-past-streams'] }
 ]
 
