@@ -15,8 +15,8 @@ interface UpgradableRequest {
 }
 
 /** What a hook may return: stop behind the head, or parse the body. */
-export const TAKE_OVER = 2
-export const PARSE_BODY = 0
+const TAKE_OVER = 2
+const PARSE_BODY = 0
 
 /** Functions that run a hook. */
 const hooked = new WeakSet<object>()
