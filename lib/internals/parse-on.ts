@@ -60,7 +60,7 @@ const NOTHING = Buffer.alloc(1).subarray(1)
 const ours = new WeakSet<Executed>()
 
 /** Told of a socket before a new parser gets bytes that were put back on it. */
-export function readsPutBack (socket: HttpSocket): void {
+export function bytesArePutBack (socket: HttpSocket): void {
   byEvents.add(socket)
 }
 

@@ -15,13 +15,13 @@ interface Count {
 const counts = new WeakMap<object, Count>()
 
 /** Node is given the socket once more. */
-export function beginsToCount (socket: object): void {
+export function nodeCountsAnew (socket: object): void {
   const count = counts.get(socket)
   if (count !== undefined) count.nodes = 0
 }
 
-/** Node's function for each request head, which is told of the requests that it has not counted. */
-export function countsRequests (socket: HttpSocket, original: OnIncoming): OnIncoming {
+/** Wraps Node's function for each request head, and makes up for the requests that Node has not counted. */
+export function countingRequests (socket: HttpSocket, original: OnIncoming): OnIncoming {
   return function (this: unknown, req: IncomingMessage, keepAlive: boolean): number {
     const { server } = socket as unknown as { server?: Server }
     const limit = server?.maxRequestsPerSocket ?? 0
