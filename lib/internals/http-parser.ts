@@ -117,7 +117,7 @@ interface ConnectionListener {
  */
 export function speakHttp (server: Server, socket: HttpSocket): void {
   bytesArePutBack(socket)
-  // The time for the next request may run, and would strike this one. Node sets another timeout only if the server has one.
+  // The timeout of an idle connection may run, and would strike this request. Node replaces it only if the server has a timeout.
   if (timeoutOf(socket) > 0) (socket as unknown as Socket).setTimeout(server.timeout)
   nodeCountsAnew(socket)
   ;(http as unknown as ConnectionListener)._connectionListener.call(server, socket)
