@@ -87,6 +87,24 @@ t.test('Q53 each request counts once for maxRequestsPerSocket with several apps 
   t.equal(app.server.maxRequestsPerSocket, 3)
 })
 
+t.test('Q53 a limit that a handler sets is kept, also while its request reaches the one before', async t => {
+  const { app, connect } = await serve(t, { fastify: { maxRequestsPerSocket: 2 } }, app => {
+    declare(app)
+    // It runs while Node begins the request.
+    app.addHook('onRequest', (_request, _reply, done) => {
+      app.server.maxRequestsPerSocket = 7
+      done()
+    })
+  })
+  const wire = await connect()
+  for (let n = 0; n < 2; n++) {
+    app.server.maxRequestsPerSocket = 2
+    wire.send(request('POST /plain', ...UPGRADE, ...BODY) + 'BODY')
+    t.equal((await wire.response()).status, 200)
+    t.equal(app.server.maxRequestsPerSocket, 7)
+  }
+})
+
 for (const together of [true, false]) {
   const how = together ? 'in the same write' : 'in a write of its own'
   onEach(t, `Q53 a head that never ends behind an ignored Upgrade is 408 by headersTimeout, ${how}`, async (t, transport) => {

@@ -32,11 +32,13 @@ export function countingRequests (socket: HttpSocket, original: OnIncoming): OnI
     count.nodes++
     if (count.all === count.nodes || count.all < limit) return original.call(this as never, req, keepAlive)
     // The last request is the one that reaches the limit, and those above it are dropped.
-    server.maxRequestsPerSocket = count.all === limit ? count.nodes : count.nodes - 0.5
+    const told = count.all === limit ? count.nodes : count.nodes - 0.5
+    server.maxRequestsPerSocket = told
     try {
       return original.call(this as never, req, keepAlive)
     } finally {
-      server.maxRequestsPerSocket = limit
+      // A handler may have set another limit.
+      if (server.maxRequestsPerSocket === told) server.maxRequestsPerSocket = limit
     }
   }
 }
