@@ -81,6 +81,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   // The drain only starts here. A hook that waited could exceed the plugin timeout, and close() would
   // reject. To close the server waits until all connections have ended.
   app.addHook('preClose', function (done) {
+    servers.appCloses()
     registry.shutDown()
     done()
   })
