@@ -246,7 +246,7 @@ t.test('Q13 the first server of localhost listens again at once, while the secon
 })
 
 t.test('Q13 an app that has closed hears nothing of its server any more', async t => {
-  const { app, server, close } = await share(t, {}, app => take(app, echo))
+  const { server, close } = await share(t, {}, app => take(app, echo))
   const address = server.address() as AddressInfo
   await stop(server)
   await close()
