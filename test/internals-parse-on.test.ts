@@ -5,7 +5,7 @@ import type { AddressInfo } from 'node:net'
 import { MemorySocket } from '../lib/inject/memory-socket.ts'
 import { onRequestHead, sawUpgrade, speakHttp } from '../lib/internals/http-parser.ts'
 import { headIsRead, parseOnBehind, prepareParser, readsPutBack } from '../lib/internals/parse-on.ts'
-import { beginsToCount, countsRequests } from '../lib/internals/request-count.ts'
+import { nodeCountsAnew, countingRequests } from '../lib/internals/request-count.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { connectionEvent, listen, onBoth, turn } from './fixtures/bare.ts'
 import { request, UPGRADE } from './fixtures/requests.ts'
@@ -73,17 +73,17 @@ t.test('headIsRead: an error is told behind an ignored Upgrade, and behind the h
   t.same(told, ['HPE_INVALID_METHOD', 'HPE_INVALID_METHOD'])
 })
 
-t.test('countsRequests, beginsToCount: a connection that Node gets once more keeps its count', async t => {
+t.test('countingRequests, nodeCountsAnew: a connection that Node gets once more keeps its count', async t => {
   const limits: number[] = []
   const server = { maxRequestsPerSocket: 3 }
   const socket = { server } as unknown as HttpSocket
-  const head = countsRequests(socket, () => {
+  const head = countingRequests(socket, () => {
     limits.push(server.maxRequestsPerSocket)
     return 0
   })
   for (let n = 1; n <= 4; n++) {
     head({} as never, true)
-    if (n === 1) beginsToCount(socket)
+    if (n === 1) nodeCountsAnew(socket)
   }
   // Node has counted one, and then two and three: the third request of the connection is its second, and the fourth is above it.
   t.same(limits, [3, 3, 2, 2.5])
