@@ -4,7 +4,7 @@ import { once } from 'node:events'
 import type { AddressInfo } from 'node:net'
 import { MemorySocket } from '../lib/inject/memory-socket.ts'
 import { onRequestHead, sawUpgrade, speakHttp } from '../lib/internals/http-parser.ts'
-import { headIsRead, parseOnBehind, prepareParser, readsPutBack } from '../lib/internals/parse-on.ts'
+import { headIsRead, parseOnBehind, prepareParser, bytesArePutBack } from '../lib/internals/parse-on.ts'
 import { nodeCountsAnew, countingRequests } from '../lib/internals/request-count.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { connectionEvent, listen, onBoth, turn } from './fixtures/bare.ts'
@@ -28,10 +28,10 @@ onBoth('parseOnBehind: the parser reads on behind an Upgrade that nobody takes',
   t.same(read, [true, true])
 })
 
-t.test('readsPutBack, prepareParser: a parser that is fed by events reads on as well, from the first bytes on', async t => {
+t.test('bytesArePutBack, prepareParser: a parser that is fed by events reads on as well, from the first bytes on', async t => {
   const server = createServer((req, res) => res.end(req.url))
   const { client, server: socket } = MemorySocket.pair(true)
-  readsPutBack(socket as unknown as HttpSocket)
+  bytesArePutBack(socket as unknown as HttpSocket)
   speakHttp(server, socket as unknown as HttpSocket)
   prepareParser(socket as unknown as HttpSocket)
   const read: boolean[] = []
