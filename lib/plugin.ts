@@ -8,7 +8,7 @@ import { showLikePlainRoutes } from './routes/show-like-plain.ts'
 import {
   FST_ERR_DUPLEX_ALREADY_REGISTERED, FST_ERR_DUPLEX_LATE_REGISTRATION, FST_ERR_DUPLEX_UNSAFE_SERVER, FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME
 } from './errors.ts'
-import { allowConnect, markRegistered, markSeen, missingParts, onSecondaryServer, routingOptions } from './internals/fastify.ts'
+import { allowConnect, markRegistered, markSeen, missingParts, onHijack, onSecondaryServer, routingOptions } from './internals/fastify.ts'
 import { Http1Gate } from './http1/gate.ts'
 import { Http2Gate } from './http2/gate.ts'
 import { speaksHttp2 } from './http2/server.ts'
@@ -45,6 +45,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   if (settings.extendedConnect && !speaksHttp2(app.server)) throw invalidOption('extendedConnect', 'used with http2: true', true)
   if (!allowConnect(app)) throw new FST_ERR_DUPLEX_UNSUPPORTED_RUNTIME('this Fastify does not show which methods it takes')
 
+  onHijack(app, req => claimOf(req)?.step('hijack'))
   const registry = new Registry(settings)
   const routes = new DuplexRoutes(app, routing, req => claimOf(req))
   const wantsHost = (app.server as Server & { requireHostHeader?: boolean }).requireHostHeader !== false
@@ -81,6 +82,7 @@ function setUp (app: FastifyInstance, options: FastifyDuplexOptions): void {
   // The drain only starts here. A hook that waited could exceed the plugin timeout, and close() would
   // reject. To close the server waits until all connections have ended.
   app.addHook('preClose', function (done) {
+    servers.appCloses()
     registry.shutDown()
     done()
   })

@@ -27,7 +27,7 @@ export const mutations = [
   { file: 'connection/connection.ts', find: 'if (protocol === undefined) throw new FST_ERR_DUPLEX_PROTOCOL_NOT_OFFERED(options.protocol)', replace: '', breaks: 'a protocol that nobody offered can be accepted', tests: ['accept-manual', 'hostile'] },
   { file: 'handshake/state.ts', find: "accept: ['deciding', 'already-accepted']", replace: "accept: ['deciding', 'proceed']", breaks: 'a second accept() while the hooks of the first one run', tests: ['handshake-state', 'accept-manual'], ci: true },
   { file: 'connection/connection.ts', find: 'this.#reply.hijack()', replace: '', breaks: 'Fastify still answers after acceptance', tests: ['acceptance', 'accept-manual'], by: 'crash' },
-  { file: 'connection/connection.ts', find: 'if (this.#registry.draining && !whileDraining) {', replace: 'if (false) {', breaks: 'accept() works while the server goes away', tests: ['shutdown'] },
+  { file: 'connection/connection.ts', find: 'if (this[kIsDraining] && !whileDraining) {', replace: 'if (false) {', breaks: 'accept() works while the server goes away', tests: ['shutdown'] },
 
   // The bytes that came with the head, and the end of input
   { file: 'http1/socket-carrier.ts', find: 'if (head.length > 0) socket.unshift(head)', replace: '', breaks: 'the bytes that came with the head are dropped', tests: ['head-bytes'], ci: true },
@@ -168,12 +168,12 @@ export const mutations = [
   // Shutdown
   { file: 'plugin.ts', find: '    registry.shutDown()', replace: '', breaks: 'close() tells no connection', tests: ['shutdown'], by: 'hang' },
   { file: 'plugin.ts', find: '    onSecondaryServer(app, server => servers.watch(server))\n', replace: '', breaks: 'the second server of localhost is not watched', tests: ['routing'], by: 'hang' },
-  { file: 'shutdown/registry.ts', find: '    this.draining = true', replace: '', breaks: 'a drain refuses nobody', tests: ['shutdown'], by: 'hang' },
-  { file: 'shutdown/registry.ts', find: 'for (const connection of this.connections) connection[kDrain](reason)', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'], ci: true },
-  { file: 'shutdown/registry.ts', find: 'const claim = connection[kShutDown]()', replace: 'const claim = undefined', breaks: 'connections at the end of a drain are not told why', tests: ['shutdown'] },
-  { file: 'shutdown/registry.ts', find: 'for (const claim of claims) claim.carrier.cut()', replace: '', breaks: 'requests that wait at the end of a drain are left', tests: ['shutdown'], by: 'hang' },
-  { file: 'shutdown/registry.ts', find: 'void this.drained.then(() => timer.unref())', replace: 'timer.unref()', breaks: 'a process ends before close() does', tests: ['shutdown'] },
-  { file: 'watch-server.ts', find: 'void registry.drained.then(() => {', replace: 'void Promise.resolve().then(() => {', breaks: 'close() resolves before closed of the last connections', tests: ['graceful', 'shutdown'] },
+  { file: 'shutdown/registry.ts', find: 'return this.#drain !== undefined', replace: 'return false', breaks: 'a drain refuses nobody', tests: ['shutdown'], by: 'hang' },
+  { file: 'shutdown/drain.ts', find: 'for (const connection of this.#alive.connections) connection[kDrain](reason)', replace: '', breaks: 'draining is not aborted', tests: ['shutdown'], ci: true },
+  { file: 'shutdown/drain.ts', find: 'const claim = connection[kShutDown]()', replace: 'const claim = undefined', breaks: 'connections at the end of a drain are not told why', tests: ['shutdown'] },
+  { file: 'shutdown/drain.ts', find: 'for (const claim of claims) claim.carrier.cut()', replace: '', breaks: 'requests that wait at the end of a drain are left', tests: ['shutdown'], by: 'hang' },
+  { file: 'shutdown/drain.ts', find: 'void this.over.then(() => timer.unref())', replace: 'timer.unref()', breaks: 'a process ends before close() does', tests: ['shutdown'] },
+  { file: 'watch-server.ts', find: 'void drained.then(() => {', replace: 'void Promise.resolve().then(() => {', breaks: 'close() resolves before closed of the last connections', tests: ['graceful', 'shutdown'] },
   { file: 'http1/server.ts', find: 'if (unfinishedResponse(socket) === undefined) (socket as unknown as Socket).destroySoon?.()', replace: '', breaks: 'close() waits for the keep-alive of a message', tests: ['shutdown'], by: 'hang' },
 
   // tunnel() and web()
@@ -331,10 +331,10 @@ export const mutations = [
   { file: 'internals/http-parser.ts', find: 'return rawHeaders.length > limit || rawHeaders.length % BATCH === 0', replace: 'return true', breaks: 'Q54 a head with as many fields as there may be has lost some', tests: ['offers /Q54/'], nodes: [20] },
 
   // The end of a server
-  { file: 'watch-server.ts', find: '    registry.shutDown()\n', replace: '', breaks: 'Q11 the drain begins with the app alone, whoever closes the server', tests: ['closers /Q11/'], border: ['closing', 0.3], by: 'hang', ci: true },
+  { file: 'watch-server.ts', find: 'if (server === app.server || !app.server.listening) registry.shutDown()\n', replace: '', breaks: 'Q11 the drain begins with the app alone, whoever closes the server', tests: ['closers /Q11/'], border: ['closing', 0.3], by: 'hang', ci: true },
   { file: 'watch-server.ts', find: '    connections.close()\n', replace: '', breaks: 'Q12 a closing server waits for connections that carry nothing', tests: ['closers /Q12/'], by: 'hang' },
   { file: 'http1/server.ts', find: 'registry.draining ? this.#endIdle(true) : usual.call(server)', replace: 'usual.call(server)', breaks: 'Q12 forceCloseConnections cuts what is live', tests: ['closers /Q12 forceClose/'] },
-  { file: 'watch-server.ts', find: '        undo()\n        server.emit', replace: '        server.emit', breaks: 'Q13 a server that has closed keeps what was put on it', tests: ['restart /Q13/'], by: 'hang', ci: true },
+  { file: 'watch-server.ts', find: '      watching.takeOff()\n', replace: '', breaks: 'Q13 a server that has closed keeps what was put on it', tests: ['restart /Q13/'], by: 'hang', ci: true },
   { file: 'internals/fastify.ts', find: '  entry.registered = true\n', replace: '', breaks: 'the plugin may be registered twice', tests: ['boot', 'routing'], by: 'hang' },
   { file: 'http2/sessions.ts', find: '      this.#watchTaking()\n', replace: '', breaks: 'Q65 a client that stops reading keeps its connection when its streams are over', tests: ['http2-sessions /Q65/'], by: 'hang' },
   { file: 'http2/sessions.ts', find: 'if (this.#cut || this.socket.destroyed) return', replace: 'return', breaks: 'Q65 the end of a drain ends no session', tests: ['http2-sessions /Q65/', 'http2-sessions /Q66/'], border: ['h2-deaf', 0.4], by: 'hang' },
@@ -406,8 +406,8 @@ export const mutations = [
   { file: 'governance/expiries.ts', find: 'parent.until <= one.until) return', replace: 'parent.until > one.until) return', breaks: 'the soonest is not the first', tests: ['governance-expiry /at its moment/'] },
   { file: 'governance/expiries.ts', find: 'Math.min(LONGEST_SLEEP, ', replace: 'Math.min(2 ** 31 - 1, ', breaks: 'a clock that is set is not looked at', tests: ['governance-expiry /of a live server/'], by: 'hang' },
   { file: 'governance/shared-delays.ts', find: 'if (batch === undefined || now - batch.from > slack) {', replace: 'if (batch === undefined) {', breaks: 'a grace is over with the one before it', tests: ['governance-expiry /share a timer/'] },
-  { file: 'shutdown/registry.ts', find: 'else if (left.length > 0) this.#after(this.#timePerConnection, () => end(left))', replace: '', breaks: 'drainTimeout counts from the last one that is told', tests: ['governance-spread /500 tunnels/'] },
-  { file: 'shutdown/registry.ts', find: 'this.#timePerConnection = Math.min(this.#timePerConnection, timeout)', replace: '', breaks: 'a drain within a drain shortens nothing', tests: ['governance-spread /within a drain/'], by: 'hang' },
+  { file: 'shutdown/drain.ts', find: 'else if (left.length > 0) this.#after(this.#timePerConnection, () => end(left))', replace: '', breaks: 'drainTimeout counts from the last one that is told', tests: ['governance-spread /500 tunnels/'] },
+  { file: 'shutdown/drain.ts', find: 'this.#timePerConnection = Math.min(this.#timePerConnection, timeout)', replace: '', breaks: 'a drain within a drain shortens nothing', tests: ['governance-spread /within a drain/'], by: 'hang' },
   { file: 'shutdown/drain-spread.ts', find: 'Math.min(3 * this.#step, ', replace: 'Math.min(Infinity, ', breaks: 'all are told at once behind a standstill', tests: ['governance-spread /stood still/'] },
   { file: 'governance/rate/input-meter.ts', find: 'chunk === null ? 0 : this.#bucket.take(chunk.length)', replace: 'chunk === null ? 0 : chunk.length', breaks: 'bytesIn slows nothing', tests: ['governance-rate /what the peer sends.*upgrade.*tcp/'] },
   { file: 'governance/rate/input-meter.ts', find: 'if (chunk === null && this.#held.length === 0) return', replace: 'if (chunk === null) return', breaks: 'the end of input overtakes what waits', tests: ['governance-rate /what the peer sends.*h2/', 'governance-rate /what the peer sends.*body/'] },

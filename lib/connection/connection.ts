@@ -228,7 +228,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
 
   [kUndrain] (reason: Error): void {
     const rare = this.#rare
-    if (rare === undefined || rare.drainReason !== reason || this.#registry.draining) return
+    if (rare === undefined || rare.drainReason !== reason || this[kIsDraining]) return
     rare.drainReason = undefined
     rare.draining = undefined
   }
@@ -269,7 +269,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     if (at >= 0) listeners?.splice(at, 1)
   }
 
-  get [kIsDraining] (): boolean { return this.#registry.draining }
+  get [kIsDraining] (): boolean { return this.#registry.isDraining(this) }
 
   [kSetKeepAlive] (): void {
     this.#carrier.keepAlive(this.#claim.route.settings.tcpKeepAlive)
@@ -332,7 +332,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
         throw this.#cause?.error ?? new FST_ERR_DUPLEX_ABORTED()
     }
     if (this.#cause !== undefined) throw this.#cause.error
-    if (this.#registry.draining && !whileDraining) {
+    if (this[kIsDraining] && !whileDraining) {
       throw shutdownError(this.#reply)
     }
   }

@@ -81,6 +81,8 @@ export class Claim implements CarrierListener {
   readonly governance: RequestGovernance | undefined
   /** Set while the onSend hooks of the accept head run. */
   hooks: AcceptHooks | undefined
+  /** Those that have failed, while the onError hooks run for that. */
+  failing: AcceptHooks | undefined
   /** The handler of the route has been called. */
   entered = false
   /** The onError hooks have run for an answer, and the error handler is called next. */
@@ -261,7 +263,7 @@ export class Claim implements CarrierListener {
 
   /** Answers in place of an answer whose hooks are still running. They cannot run again, and their result is dropped. */
   interrupt (error: RefusalError): void {
-    this.hooks?.fail(error)
+    ;(this.hooks ?? this.failing)?.fail(error)
     this.refuseBare(error)
   }
 

@@ -35,7 +35,9 @@ export function addHooks (options: RouteOptions, route: DuplexRoute, app: { read
     const claim = claimOf(request.raw)
     // After acceptance nothing is sent here. Fastify only runs the hooks.
     if (claim?.accepted === true) return
-    if (claim?.hooks !== undefined) {
+    const failing = claim?.hooks ?? claim?.failing
+    // An earlier hook may have hijacked the reply.
+    if (claim !== undefined && failing !== undefined && !reply.sent) {
       if (codeOf(error) === 'FST_ERR_HANDLER_TIMEOUT') {
         claim.interrupt(error)
         return
@@ -45,8 +47,8 @@ export function addHooks (options: RouteOptions, route: DuplexRoute, app: { read
         claim.interrupt(asError(error) as RefusalError)
         return
       }
-      claim.hooks.fail(error)
     }
+    failing?.fail(error)
     if (claim !== undefined) claim.failed = true
     done()
   })

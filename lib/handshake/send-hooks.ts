@@ -1,7 +1,7 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
-import { FST_ERR_DUPLEX_ALREADY_ACCEPTED } from '../errors.ts'
-import { sendHooks } from '../internals/fastify.ts'
+import { FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT } from '../errors.ts'
+import { sendHooks, watchErrorHooks } from '../internals/fastify.ts'
 import { appFields, type HeadFields } from './accept-head.ts'
 import type { AcceptHooks, Claim } from './claim.ts'
 import type { DuplexHeaders } from '../../types/index.ts'
@@ -62,13 +62,24 @@ function runThem (claim: Claim, reply: FastifyReply, res: ServerResponse, status
     claim.hooks = undefined
     Object.assign(res, usual, { statusCode })
   }
-  const fail = (error: Error): void => {
+  const failing = (): void => {
+    if (claim.hooks !== hooks) return
     restore()
-    failure = error
+    claim.failing = hooks
     claim.step('fail')
+  }
+  const fail = (error: Error): void => {
+    failing()
+    claim.failing = undefined
+    failure ??= error
     settle?.()
   }
   const hooks: AcceptHooks = claim.hooks = { begun: false, done: false, fail }
+  // The onError hooks of the app may answer, or throw. Then the plugin's own, which is the last, does not run.
+  watchErrorHooks(reply, running => {
+    if (running) failing()
+    else if (claim.failing === hooks) fail(new FST_ERR_DUPLEX_ALREADY_SENT())
+  })
   // What Fastify writes here, a payload and trailers, is dropped, because an accept head has no body of its own.
   const drop = (): void => {
     if (hooks.done || warned) return

@@ -70,6 +70,10 @@ export class Http2Streams {
     this.#sessions.cut()
   }
 
+  reopen (): () => void {
+    return this.#sessions.reopen()
+  }
+
   /** Takes all off the server that was put on it. */
   undo (): void {
     appsOf.set(this.#server, (appsOf.get(this.#server) ?? []).filter(app => app !== this))

@@ -289,6 +289,14 @@ export class Http2Sessions {
     for (const { socket } of this.#shakingHands) socket.destroy()
   }
 
+  /** The server listens again. The sessions from before close. @returns cuts these */
+  reopen (): () => void {
+    this.#closing = false
+    this.#cut = false
+    const before = [...this.#sessions.values()]
+    return () => { for (const session of before) session.cut() }
+  }
+
   /** Takes the listeners off: the server has closed, and another app may use it. */
   unwatch (): void {
     const server = this.#server

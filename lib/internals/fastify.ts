@@ -240,6 +240,65 @@ export function missingParts (app: FastifyInstance): string | undefined {
   return missing === undefined ? undefined : `its replies have no ${missing}`
 }
 
+/**
+ * Tells of every reply that is hijacked. The hooks of the app run before those of the route, and have a reply that the plugin has
+ * not seen yet.
+ *
+ * @param hijacked called with the request of the reply
+ */
+export function onHijack (app: FastifyInstance, hijacked: (req: object) => void): void {
+  const { prototype } = valueNamed(app, 'fastify.Reply') as { prototype: FastifyReply }
+  const { hijack } = prototype
+  // Fastify uses the reply class of an app only if it was decorated.
+  app.decorateReply('hijack', function (this: FastifyReply) {
+    if (!this.sent) hijacked(this.request.raw)
+    return hijack.call(this)
+  })
+}
+
+const kRunning = Symbol('fastify-duplex.runningErrorHooks')
+const kTold = Symbol('fastify-duplex.toldOfErrorHooks')
+
+interface ReplyInError {
+  [kRunning]?: boolean
+  [kTold]?: (running: boolean) => void
+}
+
+/** Fastify marks a reply while its onError hooks run. The same functions for all replies. */
+const ERROR_MARK: PropertyDescriptor & ThisType<ReplyInError> = {
+  configurable: true,
+  get () { return this[kRunning] },
+  set (running: boolean) {
+    this[kRunning] = running
+    this[kTold]?.(running)
+  }
+}
+
+let errorMark: symbol | false | undefined
+
+/** A reply has this mark only once an error was sent with it. But its `send()` looks for it before anything else. */
+function findErrorMark (reply: FastifyReply): symbol | false {
+  let found: symbol | false = false
+  const spy = new Proxy({}, {
+    get (_target, name) {
+      if (typeof name === 'symbol' && name.description === 'fastify.reply.isRunningOnErrorHook') found = name
+      throw new Error('seen')
+    }
+  })
+  try {
+    (Object.getPrototypeOf(reply) as FastifyReply).send.call(spy as FastifyReply)
+  } catch {}
+  return found
+}
+
+/** Tells when the onError hooks of a reply begin, and when they are over. */
+export function watchErrorHooks (reply: FastifyReply, told: (running: boolean) => void): void {
+  errorMark ??= findErrorMark(reply)
+  if (errorMark === false) return
+  ;(reply as ReplyInError)[kTold] = told
+  Object.defineProperty(reply, errorMark, ERROR_MARK)
+}
+
 /** Another reply to the same request, in the same state. What is set on one from now on is not set on the other. */
 export function copyReply (reply: FastifyReply): FastifyReply {
   const copy = Object.create(Object.getPrototypeOf(reply) as object, Object.getOwnPropertyDescriptors(reply)) as FastifyReply

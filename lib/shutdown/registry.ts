@@ -1,14 +1,13 @@
 import type { IncomingMessage } from 'node:http'
 import type { Connection } from '../connection/connection.ts'
-import { FST_ERR_DUPLEX_SHUTDOWN } from '../errors.ts'
 import { AppGovernance } from '../governance/app-governance.ts'
 import { Slots } from '../governance/slots.ts'
 import type { Claim, ClaimWatcher } from '../handshake/claim.ts'
 import { channels } from '../observability/channels.ts'
 import type { PluginSettings } from '../options.ts'
-import { kDrain, kPlace, kShutDown } from '../symbols.ts'
+import { kPlace } from '../symbols.ts'
 import { LiveSet } from '../tools/live-set.ts'
-import { DrainSpread } from './drain-spread.ts'
+import { Drain } from './drain.ts'
 import type { DuplexClosed, Milliseconds } from '../../types/index.ts'
 
 /** One server, for the shutdown. */
@@ -17,6 +16,12 @@ export interface Closing {
   drain? (): void
   /** The drain is over: ends what is left, except requests of plain routes. */
   cut (): void
+  /**
+   * The server listens again.
+   *
+   * @returns ends what is left of the connections from before
+   */
+  reopen? (): () => void
 }
 
 /** A connection that left HTTP. */
@@ -25,26 +30,23 @@ export interface LeftHttp {
   placeInRegistry: number | undefined
 }
 
+const NO_DRAIN = Promise.resolve()
+
 /** Everything of one app that is alive: its connections, and requests that may become one or are being refused. */
 export class Registry implements ClaimWatcher {
   readonly connections = new LiveSet<Connection>({ get: one => one[kPlace], set (one, place) { one[kPlace] = place } })
   readonly slots: Slots
   readonly governance: AppGovernance
-  draining = false
   /** Sockets that left HTTP, from the claim to their end, also those of refused requests. */
   readonly #links = new LiveSet<LeftHttp>({ get: link => link.placeInRegistry, set (link, place) { link.placeInRegistry = place } })
   /** Claimed requests that stay with their server, until request and response have ended. */
   readonly #claims = new LiveSet<Claim>()
   readonly #drainTimeout: Milliseconds
   readonly #drainSpread: Milliseconds
-  #spread: DrainSpread<Connection> | undefined
-  /** Connections that were not accepted yet when the drain began. They are told at once. */
-  #pending: readonly Connection[] = []
-  /** How long a connection that is told from now on may take to end. */
-  #timePerConnection: Milliseconds = 0
-  #drained: Promise<void> | undefined
-  #idle: (() => void) | undefined
-  readonly #servers: Closing[] = []
+  #drain: Drain | undefined
+  /** Drains that go on although their server listens again. */
+  readonly #earlier = new Set<Drain>()
+  readonly #servers = new Set<Closing>()
   #shutDown = false
 
   constructor (settings: PluginSettings) {
@@ -55,10 +57,12 @@ export class Registry implements ClaimWatcher {
   }
 
   /** Resolves when the drain is over. */
-  get drained (): Promise<void> { return this.#drained ?? Promise.resolve() }
+  get drained (): Promise<void> { return this.#drain?.over ?? NO_DRAIN }
+
+  get draining (): boolean { return this.#drain !== undefined }
 
   addServer (server: Closing): void {
-    this.#servers.push(server)
+    this.#servers.add(server)
     if (this.#shutDown) server.drain?.()
   }
 
@@ -70,12 +74,29 @@ export class Registry implements ClaimWatcher {
     for (const server of this.#servers) server.drain?.()
   }
 
+  /** The server has closed. */
+  removeServer (server: Closing): void {
+    this.#servers.delete(server)
+  }
+
+  /** The server has been closed, and listens again. New connections are taken, and those from before drain to their end. */
+  reopen (): void {
+    if (!this.#shutDown) return
+    this.#shutDown = false
+    const drain = this.#drain as Drain
+    this.#drain = undefined
+    this.#earlier.add(drain)
+    void drain.over.then(() => this.#earlier.delete(drain))
+    const cuts = [...this.#servers].map(server => server.reopen?.())
+    drain.leave(() => { for (const cut of cuts) cut?.() })
+  }
+
   addLink (link: LeftHttp): void {
     this.#links.add(link)
   }
 
   removeLink (link: LeftHttp): void {
-    if (this.#links.delete(link)) this.#checkIdle()
+    if (this.#links.delete(link)) this.#over(link)
   }
 
   addClaim (claim: Claim): void {
@@ -83,7 +104,7 @@ export class Registry implements ClaimWatcher {
   }
 
   ended (claim: Claim): void {
-    if (this.#claims.delete(claim)) this.#checkIdle()
+    if (this.#claims.delete(claim)) this.#over(claim)
   }
 
   add (connection: Connection): void {
@@ -92,7 +113,7 @@ export class Registry implements ClaimWatcher {
 
   /** The connection will not be accepted. Its request is still a claim. */
   remove (connection: Connection): void {
-    if (this.connections.delete(connection)) this.#checkIdle()
+    if (this.connections.delete(connection)) this.#over(connection)
   }
 
   accepted (connection: Connection): void {
@@ -115,7 +136,7 @@ export class Registry implements ClaimWatcher {
 
   closed (connection: Connection, result: DuplexClosed): void {
     this.connections.delete(connection)
-    this.#checkIdle()
+    this.#over(connection)
     // Only accepted connections are told here. Refusals have a channel of their own.
     if (connection.accepted && channels.close.hasSubscribers) {
       channels.close.publish({ connection: connection as never, request: connection.reply.request, closed: result })
@@ -124,76 +145,23 @@ export class Registry implements ClaimWatcher {
 
   /** Refuses new connections, tells the live ones, waits, and breaks off what is left. */
   drain (timeout: Milliseconds = this.#drainTimeout): Promise<void> {
-    this.draining = true
-    // One error for all, because to make an error costs more than everything else here.
-    const reason = new FST_ERR_DUPLEX_SHUTDOWN()
-    const evenly = this.#drainSpread > 0 && this.#spread?.over !== true
-    if (!evenly) for (const connection of this.connections) connection[kDrain](reason)
-    this.#drained ??= new Promise<void>(resolve => {
-      this.#idle = resolve
-      this.#checkIdle()
-    })
-    if (evenly) this.#drainEvenly(reason, timeout)
-    else this.#after(timeout, () => this.#cut())
-    return this.#drained
-  }
-
-  #after (timeout: Milliseconds, act: () => void): void {
-    const timer = setTimeout(act, timeout)
-    // A half-closed socket that nobody reads does not keep the process alive. This timer has to, or the process could end
-    // before close() has run the hooks of other plugins. When everything is over, the timer still runs, because a refusal may
-    // still linger. Then it no longer keeps the process alive.
-    void this.drained.then(() => timer.unref())
-  }
-
-  /** Tells one connection after the other, and gives each the same time to end. */
-  #drainEvenly (reason: Error, timeout: Milliseconds): void {
-    const end = (connections: readonly Connection[]): void => { for (const connection of connections) connection[kShutDown]() }
-    if (this.#spread !== undefined) {
-      this.#timePerConnection = Math.min(this.#timePerConnection, timeout)
-      const told = [...this.#pending, ...this.#spread.told]
-      this.#after(timeout, () => end(told))
-      return
-    }
-    this.#timePerConnection = timeout
-    const open: Connection[] = []
-    const pending: Connection[] = []
-    for (const connection of this.connections) (connection.accepted ? open : pending).push(connection)
-    this.#pending = pending
-    for (const connection of pending) connection[kDrain](reason)
-    if (pending.length > 0) this.#after(timeout, () => end(pending))
-    const spread = new DrainSpread(open, this.#drainSpread, (turn, last) => {
-      const left = turn.filter(connection => this.connections.has(connection))
-      for (const connection of left) connection[kDrain](reason)
-      if (last) this.#after(this.#timePerConnection, () => this.#cut())
-      else if (left.length > 0) this.#after(this.#timePerConnection, () => end(left))
-    })
-    this.#spread = spread
-    void this.drained.then(() => spread.stop())
-  }
-
-  #cut (): void {
-    // Breaking off a pipelined request ends only its claim. The socket stays open for earlier responses, so it is destroyed below.
-    const claims = new Set(this.#claims)
-    const closing: Promise<unknown>[] = []
-    for (const connection of this.connections) {
-      const claim = connection[kShutDown]()
-      if (claim === undefined) continue
-      claims.delete(claim)
-      closing.push(connection.closed)
-    }
-    for (const claim of claims) claim.carrier.cut()
-    const rest = (): void => {
-      for (const { socket } of this.#links) socket.destroy()
+    this.#drain ??= new Drain({ connections: this.connections, claims: this.#claims, links: this.#links }, this.#drainSpread, () => {
       for (const server of this.#servers) server.cut()
-      this.#checkIdle()
-    }
-    // Last words have to leave, and the answer to a close frame has to be read: a socket that is closed with unread input is reset.
-    if (closing.length === 0) rest()
-    else void Promise.all(closing).then(rest)
+    })
+    this.#drain.begin(timeout)
+    return this.#drain.over
   }
 
-  #checkIdle (): void {
-    if (this.connections.size === 0 && this.#links.size === 0 && this.#claims.size === 0) this.#idle?.()
+  /** Whether this connection is told to end. An earlier drain may have told it. */
+  isDraining (connection: Connection): boolean {
+    if (this.draining) return true
+    for (const drain of this.#earlier) if (drain.has(connection)) return true
+    return false
+  }
+
+  /** A connection, claim or link is over. */
+  #over (member: object): void {
+    for (const drain of this.#earlier) drain.ended(member)
+    this.#drain?.check()
   }
 }
