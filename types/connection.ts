@@ -131,7 +131,7 @@ export interface DetachedSocket {
 export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply> extends GovernedDuplex {
   /**
    * The reply of the request. Before acceptance it answers as on any route, and its headers are sent with the
-   * accept head. After acceptance nothing that is sent through it reaches the wire.
+   * accept head. After acceptance nothing that is sent through it reaches the wire, and the log says so once.
    */
   readonly reply: Reply
   /** How the client opened the connection. Narrowing `kind` narrows `protocol` and `authority`. */

@@ -2,8 +2,8 @@
 import http, { Server, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
-import { headIsRead, prepareParser, bytesArePutBack } from './parse-on.ts'
-import { nodeCountsAnew, countingRequests } from './request-count.ts'
+import { bytesArePutBack, headIsRead, prepareParser } from './parse-on.ts'
+import { countingRequests, nodeCountsAnew } from './request-count.ts'
 import type { HttpSocket } from './sockets.ts'
 
 /**
