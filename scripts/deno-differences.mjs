@@ -5,12 +5,18 @@
  */
 export const notRun = [
   { why: 'not of the runtime', files: ['documents', 'types'] },
-  { why: 'about what is malformed in HTTP/2, which nothing resets, and clients of it that stop reading, whose session stays', files: ['http2', 'http2-sessions'] },
+  {
+    why: 'about what is malformed in HTTP/2, which nothing resets, and clients of it that stop reading, whose session stays',
+    files: ['http2', 'http2-borders', 'http2-sessions']
+  },
   {
     why: 'about connections in memory, where a second request, and the half-close of a body, is not heard',
     files: ['inject', 'property']
   },
-  { why: 'about Node\'s parser, which reads on behind an ignored Upgrade: on Deno what follows is parsed anew', files: ['parse-on'] },
+  {
+    why: 'about Node\'s parser, which reads on behind an ignored Upgrade: on Deno what follows is parsed anew',
+    files: ['parse-on', 'parse-on-errors', 'internals-parse-on']
+  },
   { why: 'about the buffer that all sockets of Node may share', files: ['internals-read-buffer', 'tunnel-past-streams'] }
 ]
 
@@ -79,6 +85,8 @@ export const differences = [
     why: 'HTTP/2: an answer in place of an acceptance, or the last frames of a stream, may be lost',
     tests: {
       'http2-ends': [/L8 a stream that is read only when its client takes bytes again, behind its GOAWAY/],
+      'late-reading': [/GV5 what waits for its rate .*\[h2\]/],
+      'message-last-words': [/MS4 .*\[h2\]/],
       'http2-interop': [/a request that came with the first bytes of its connection, whole/],
       'forward-body': [/FW7 trailers, both ways, of a client of HTTP\/2/, /FW9 a body to an upstream of HTTP\/2/],
       'governance-websocket': [/WS3 L8 the end of the drain/],
@@ -115,6 +123,10 @@ export const differences = [
   {
     why: 'an error that a listener of the server throws is no uncaughtException: it is lost without a word, and the process goes on',
     tests: { 'passed-on': [/Q4 a listener of \w+ that throws/] }
+  },
+  {
+    why: 'a second request of a connection in memory is not heard',
+    tests: { 'ignored-upgrade-limits': [/\[injected\]/] }
   },
   {
     why: 'not of the runtime',

@@ -86,3 +86,36 @@ t.test('Q53 each request counts once for maxRequestsPerSocket with several apps 
   t.same(statuses, [200, 200, 200, 503])
   t.equal(app.server.maxRequestsPerSocket, 3)
 })
+
+t.test('Q53 a limit that a handler sets is kept, also while its request reaches the one before', async t => {
+  const { app, connect } = await serve(t, { fastify: { maxRequestsPerSocket: 2 } }, app => {
+    declare(app)
+    // It runs while Node begins the request.
+    app.addHook('onRequest', (_request, _reply, done) => {
+      app.server.maxRequestsPerSocket = 7
+      done()
+    })
+  })
+  const wire = await connect()
+  for (let n = 0; n < 2; n++) {
+    app.server.maxRequestsPerSocket = 2
+    wire.send(request('POST /plain', ...UPGRADE, ...BODY) + 'BODY')
+    t.equal((await wire.response()).status, 200)
+    t.equal(app.server.maxRequestsPerSocket, 7)
+  }
+})
+
+for (const together of [true, false]) {
+  const how = together ? 'in the same write' : 'in a write of its own'
+  onEach(t, `Q53 a head that never ends behind an ignored Upgrade is 408 by headersTimeout, ${how}`, async (t, transport) => {
+    const fastify = { keepAliveTimeout: 60_000, http: { headersTimeout: 50, connectionsCheckingInterval: 50 } }
+    const { connect } = await serve(t, { transport, fastify }, declare)
+    const wire = await connect()
+    const half = request('GET /plain').slice(0, -2)
+    wire.send(request('GET /plain', ...UPGRADE) + (together ? half : ''))
+    t.equal((await wire.response()).status, 200)
+    if (!together) wire.send(half)
+    t.equal((await wire.head()).status, 408)
+    await wire.remains()
+  }, ['tcp', 'unix'])
+}

@@ -11,6 +11,7 @@ import {
   muteResponse, onTurnOfDestroyed, onWhole, outliveResponse, publishFinish, publishStart, responseClass, shareTexts,
   shedWeight, showAsItCame, tellFinish, tolerateHalfClose, unfinishedResponse
 } from '../lib/internals/http-messages.ts'
+import { countAsRead } from '../lib/internals/http2.ts'
 import type { HttpSocket } from '../lib/internals/sockets.ts'
 import { beginReading } from '../lib/internals/streams.ts'
 import { listen, listenAndTake, onBoth, requests, takeOne, turn } from './fixtures/bare.ts'
@@ -565,19 +566,24 @@ t.test('beginReading leaves a request as Node does that reads it for the first t
   t.notOk('_consuming' in other)
 })
 
-t.test('beginReading leaves a stream of HTTP/2 as Node does that reads it for the first time', async t => {
+t.test('beginReading and countAsRead leave a stream of HTTP/2 as Node does that reads it for the first time', async t => {
+  // A symbol of somebody else may have the same name as Node's.
+  beginReading(Object.assign(new PassThrough(), { [Symbol('state')]: {} }))
   const server = createHttp2Server().listen(0, '127.0.0.1')
   t.teardown(() => server.close())
   await once(server, 'listening')
   const client = connectHttp2(`http://127.0.0.1:${(server.address() as AddressInfo).port}`)
   t.teardown(() => client.close())
   const readsMore = ({ _readableState }: { _readableState?: { readingMore: boolean } }): boolean | undefined => _readableState?.readingMore
-  for (const begin of [beginReading, (stream: Readable) => stream._read(0)]) {
+  const isRead = (stream: ServerHttp2Stream): boolean => Object.getOwnPropertySymbols(stream).some(symbol =>
+    (stream as unknown as Record<symbol, { didRead?: boolean } | undefined>)[symbol]?.didRead === true)
+  for (const begin of [beginReading, countAsRead, (stream: Readable) => stream._read(0)]) {
     const request = client.request({ ':method': 'POST' })
     const [stream] = await once(server, 'stream') as [ServerHttp2Stream]
     t.equal(readsMore(stream as object), true)
     begin(stream)
     t.equal(readsMore(stream as object), false)
+    t.equal(isRead(stream), begin !== beginReading)
     request.close()
     await once(request, 'close')
   }

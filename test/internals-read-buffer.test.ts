@@ -5,7 +5,7 @@ import { connect, type AddressInfo, type Socket } from 'node:net'
 import { PassThrough } from 'node:stream'
 import { setTimeout as sleep } from 'node:timers/promises'
 import { TLSSocket } from 'node:tls'
-import { readThroughShared, readThroughSharedLater, receiveFrom, receiveNoMore, type Receiver } from '../lib/internals/read-buffer.ts'
+import { readThroughShared, readThroughSharedLater, receiveFrom, receiveNoMore, takeChunksFrom, type Receiver } from '../lib/internals/read-buffer.ts'
 import { startReading, watchReset, type HttpSocket } from '../lib/internals/sockets.ts'
 import { listen, takeOne, turn } from './fixtures/bare.ts'
 import { cert, key } from './fixtures/certificate.ts'
@@ -27,6 +27,27 @@ t.test('readThroughShared: a socket of TCP reads through it, TLS and a stream in
   await shared(t)
   t.equal(readThroughShared((await takeOne(t, 'tls')).socket), false)
   t.equal(readThroughShared(new PassThrough() as unknown as HttpSocket), false)
+})
+
+t.test('takeChunksFrom: the taker gets what the only reader would, until it pauses or gives back', async t => {
+  const { wire, socket } = await shared(t)
+  let [taken, read] = ['', '']
+  socket.on('data', (chunk: Buffer) => { read += String(chunk) })
+  takeChunksFrom(socket, { takeChunk: chunk => { taken += String(chunk) } })
+  wire.send('one')
+  while (taken.length < 3) await turn()
+  socket.pause()
+  wire.send('two')
+  while (socket.readableLength < 3) await turn()
+  t.same([taken, read], ['one', ''])
+  socket.resume()
+  while (read.length < 3) await turn()
+  wire.send('three')
+  while (taken.length < 8) await turn()
+  takeChunksFrom(socket, undefined)
+  wire.send('four')
+  while (read.length < 7) await turn()
+  t.same([taken, read], ['onethree', 'twofour'])
 })
 
 t.test('a socket that somebody else reads with `onread` stays theirs', async t => {

@@ -11,8 +11,10 @@ import * as httpClient from '../lib/internals/http-client.ts'
 import * as httpMessages from '../lib/internals/http-messages.ts'
 import * as httpParser from '../lib/internals/http-parser.ts'
 import * as http2Streams from '../lib/internals/http2.ts'
+import * as parseOn from '../lib/internals/parse-on.ts'
 import * as probe from '../lib/internals/probe.ts'
 import * as readBuffer from '../lib/internals/read-buffer.ts'
+import * as requestCount from '../lib/internals/request-count.ts'
 import * as schemas from '../lib/internals/schemas.ts'
 import * as serverEvents from '../lib/internals/server-events.ts'
 import * as sockets from '../lib/internals/sockets.ts'
@@ -22,7 +24,21 @@ import { gate } from './fixtures/server.ts'
 
 // What lib/internals relies on. A Node that changes it fails here first.
 
-const modules = { halfOpen, httpClient, httpMessages, httpParser, http2Streams, probe, readBuffer, schemas, serverEvents, sockets, streams }
+const modules = {
+  halfOpen,
+  httpClient,
+  httpMessages,
+  httpParser,
+  http2Streams,
+  parseOn,
+  probe,
+  readBuffer,
+  requestCount,
+  schemas,
+  serverEvents,
+  sockets,
+  streams
+}
 
 t.test('every function of lib/internals is tried by a test that has its name, Fastify\'s apart', async t => {
   const lines = readdirSync(import.meta.dirname).filter(name => /^internals.*\.test\.js$/.test(name))

@@ -1,7 +1,8 @@
 import t, { type Test } from 'tap'
 import type { Socket } from 'node:net'
 import { sendApart, serveLinks } from './fixtures/links.ts'
-import { request, UPGRADE } from './fixtures/requests.ts'
+import { collector } from './fixtures/injections.ts'
+import { exchange, request, UPGRADE } from './fixtures/requests.ts'
 import type { ServerSettings, Way } from './fixtures/server.ts'
 
 /** As long as the fields of an Upgrade, so that errors are at the same byte. */
@@ -99,6 +100,22 @@ t.test('Q71 white space without end behind an ignored Upgrade is not kept, and t
   const blank = ' '.repeat(30_000)
   const error = await errorOf(t, 'tcp', [request('GET /plain', ...UPGRADE) + 'GET', blank, blank, '\u0001'])
   t.match((error as ParseError).code, /^HPE_/)
+})
+
+t.test('Q71 a head that comes byte by byte behind an ignored Upgrade takes the memory of its bytes', async t => {
+  const gc = collector()
+  const { link } = await serveLinks(t, 'injected', app => { app.get('/plain', async () => 'plain') })
+  const links = [await link(), await link(), await link(), await link()]
+  for (const { wire } of links) await exchange(wire, 'GET /plain', ...UPGRADE)
+  gc()
+  const before = process.memoryUsage().heapUsed
+  const bytes = [...'GET'.padEnd(10_000)].map(byte => Buffer.from(byte))
+  const own = process.memoryUsage().heapUsed - before
+  for (const { peer } of links) for (const byte of bytes) peer.emit('data', byte)
+  gc()
+  const each = (process.memoryUsage().heapUsed - before - own) / links.length
+  t.ok(each < 30 * bytes.length, `${Math.round(each)} bytes`)
+  for (const { wire } of links) t.equal((await exchange(wire, '/plain')).body, 'plain')
 })
 
 const halves: Record<string, string> = {

@@ -1,9 +1,17 @@
 import { spawnSync } from 'node:child_process'
-import { cpSync, readdirSync, readFileSync } from 'node:fs'
+import { cpSync, existsSync, readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { pathToFileURL } from 'node:url'
 import t from 'tap'
 import { root } from './fixtures/published.ts'
 import { pages, read } from './fixtures/snippets.ts'
+
+interface Mutation {
+  file: string
+  find: string
+  everywhere?: boolean
+  tests: string[]
+}
 
 const workflows = readdirSync(join(root, '.github/workflows')).map(name => `.github/workflows/${name}`)
 const manifest = JSON.parse(read('package.json')) as {
@@ -53,6 +61,16 @@ t.test('RP3 every script that a workflow, .ci/run or CONTRIBUTING names is there
     list.split(', ').map(script => script.replace(/^'([\w:-]*\w).*'$/, '$1')))
   t.ok(matrix.length > 3)
   for (const script of new Set([...named, ...matrix])) t.ok(script in manifest.scripts, script)
+})
+
+t.test('RP3 what the mutations break is there', async t => {
+  const { mutations } = await import(pathToFileURL(join(root, 'scripts/mutation-list.mjs')).href) as { mutations: Mutation[] }
+  t.ok(mutations.length > 300)
+  for (const { file, find, everywhere = false, tests } of mutations) {
+    const count = read(`lib/${file}`).split(find).length - 1
+    if (everywhere ? count < 2 : count !== 1) t.fail(`${file} has ${count} of ${find}`)
+    for (const [name] of tests.map(test => test.split(' '))) if (!existsSync(join(root, `test/${name}.test.ts`))) t.fail(`no test ${name}`)
+  }
 })
 
 t.test('RP4 the package has no more than users need, and a size that is watched', async t => {

@@ -114,7 +114,7 @@ export interface Carrier extends Metered {
    * @param code the close code of a WebSocket, if the error does not decide it
    */
   breakOff (error: Error | undefined, failed: boolean, code?: number): void
-  /** The connection was broken off, and its close frame is on its way. It closes by itself soon. */
+  /** The connection was broken off, and a close frame, or what was sent before a wrong message, is on its way. It closes by itself soon. */
   readonly closesSoon?: boolean
   /** The connection is over. The response emits its last events, by which Fastify completes the request. */
   complete (error: Error | undefined): void

@@ -121,7 +121,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   get raw (): unknown { return this.#claim.req }
 
   get signal (): AbortSignal {
-    const rare = this.#made
+    const rare = this.#makeRare()
     if (rare.signal === undefined) {
       rare.signal = new AbortController()
       if (this.#cause !== undefined) rare.signal.abort(this.#cause.error)
@@ -130,7 +130,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   }
 
   get draining (): AbortSignal {
-    const rare = this.#made
+    const rare = this.#makeRare()
     if (rare.draining === undefined) {
       rare.draining = new AbortController()
       if (rare.drainReason !== undefined) rare.draining.abort(rare.drainReason)
@@ -139,7 +139,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
   }
 
   get closed (): Promise<DuplexClosed> {
-    const rare = this.#made
+    const rare = this.#makeRare()
     rare.closed ??= this.#result !== undefined
       ? Promise.resolve(this.#result)
       : new Promise(resolve => { rare.resolveClosed = resolve })
@@ -221,7 +221,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
 
   /** @param _code the close code of a WebSocket */
   [kDrain] (reason: Error, _code?: number): void {
-    const rare = this.#made
+    const rare = this.#makeRare()
     rare.drainReason ??= reason
     rare.draining?.abort(reason)
   }
@@ -243,7 +243,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     }
   }
 
-  /** @returns the claim, if the close frame is on its way and the connection ends by itself soon */
+  /** @returns the claim, if last words are on their way and the connection ends by itself soon */
   [kShutDown] (): Claim | undefined {
     this.#breakOff({ reason: 'shutdown', error: new FST_ERR_DUPLEX_SHUTDOWN() })
     return this.#carrier.closesSoon === true && this.#state !== 'closed' ? this.#claim : undefined
@@ -260,7 +260,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
 
   [kHearEnd] (listener: EndListener): void {
     if (this.#cause !== undefined) listener(this.#cause.error)
-    else (this.#made.endListeners ??= []).push(listener)
+    else (this.#makeRare().endListeners ??= []).push(listener)
   }
 
   [kUnhearEnd] (listener: EndListener): void {
@@ -314,7 +314,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     }
   }
 
-  get #made (): Rare {
+  #makeRare (): Rare {
     this.#rare ??= new Rare()
     return this.#rare
   }

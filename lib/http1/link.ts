@@ -1,4 +1,4 @@
-import type { IncomingMessage, ServerResponse } from 'node:http'
+import type { IncomingMessage } from 'node:http'
 import { peerIsGone, resetByPeer, socketBeneath, type HttpSocket } from '../internals/sockets.ts'
 import { unwatchPeer, watchPeer, type Watched } from '../streams/vanished-peers.ts'
 import type { SocketCarrier } from './socket-carrier.ts'
@@ -52,8 +52,8 @@ export class Link implements Watched {
   latestBody: BodyCarrier | undefined
   /** The socket has left HTTP, and waits for responses to earlier requests. */
   parked = false
-  /** The response that was unfinished when the latest ignored Upgrade came. */
-  before: ServerResponse | undefined
+  /** The request whose Upgrade was ignored, until its head is parsed for the second time. */
+  ignored: IncomingMessage | undefined
   /** Set while a half-close of the client does not end the responses, for a `body`. Calling it restores Node's way. */
   toleratesHalfClose: (() => void) | undefined
   /** Called when Node lets go of the socket behind a request body. */

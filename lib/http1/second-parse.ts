@@ -10,13 +10,6 @@ import { afterEarlierResponses } from './pipelining.ts'
 import { headWithoutUpgrade, originalHead, waitToReturn } from './return-to-http.ts'
 import { leaveErrors } from './socket-carrier.ts'
 
-/** On a link: the request whose Upgrade was ignored, until its head is parsed for the second time. */
-const kIgnored = Symbol('fastify-duplex.ignored')
-
-interface Rereading extends Link {
-  [kIgnored]?: IncomingMessage | undefined
-}
-
 /**
  * How many heads with an ignored Upgrade are parsed again in one turn of the event loop. Each is answered before the next one is
  * parsed, all by ticks: without a bound, a client that sends many at once would let nobody else have a turn.
@@ -24,8 +17,8 @@ interface Rereading extends Link {
 const PER_TURN = 32
 
 /**
- * Node's parser stops behind a head with an Upgrade, whoever wants it. If nobody takes it, the head and what follows are put back
- * on the socket, and a new parser of the server reads them.
+ * Node's parser stops behind a head with an Upgrade, whoever wants it. If nobody takes it, and the parser cannot be made to read
+ * on, the head and what follows are put back on the socket, and a new parser of the server reads them.
  */
 export class SecondParse {
   readonly #server: Server
@@ -39,11 +32,11 @@ export class SecondParse {
     this.#ignoredUpgrades = ignoredUpgrades
   }
 
-  /** The request whose head is parsed for the second time now, as it came. It is asked for once. */
-  static original (link: Link): IncomingMessage | undefined {
-    const { [kIgnored]: original } = link as Rereading
-    if (original !== undefined) (link as Rereading)[kIgnored] = undefined
-    return original
+  /** Takes the request whose head is parsed for the second time now, as it came. */
+  static takeOriginal (link: Link): IncomingMessage | undefined {
+    const { ignored } = link
+    link.ignored = undefined
+    return ignored
   }
 
   /**
@@ -82,7 +75,7 @@ export class SecondParse {
     leaveErrors(socket)
     for (const piece of bytes) if (piece.length > 0) socket.unshift(piece)
     const again = (): void => {
-      (link as Rereading)[kIgnored] = ignored
+      link.ignored = ignored
       speakHttp(this.#server, socket)
       link.watchAgain()
     }

@@ -43,6 +43,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   readonly #undo: (() => void)[] = []
   readonly #secondParse: SecondParse
   readonly #entrance: Entrance
+  /** Responses that were unfinished when a request with an ignored Upgrade came behind them. */
+  readonly #beforeIgnored = new WeakSet<ServerResponse>()
   /** Requests without a connection of this server, which were left to other owners. */
   readonly #others = new WeakSet<object>()
 
@@ -95,7 +97,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   cut (): void {
     for (const link of this.#links) {
       const response = unfinishedResponse(link.socket)
-      const waits = (response !== undefined && !link.parked && response !== link.before) || link.liveElsewhere
+      const waits = (response !== undefined && !link.parked && !this.#beforeIgnored.has(response)) || link.liveElsewhere
       if (link.live || !(waits || isOthers(link))) link.socket.destroy()
     }
   }
@@ -158,7 +160,7 @@ export class Http1Server implements ClaimWatcher, LinkHost {
   }
 
   #decide (link: Link, req: IncomingMessage): number | undefined {
-    const original = SecondParse.original(link)
+    const original = SecondParse.takeOriginal(link)
     if (sawUpgrade(req)) shareTexts(req)
     const verdict = this.#readOn(link, req, this.#judge(req, original))
     if (original !== undefined) showAsItCame(req, original)
@@ -195,7 +197,8 @@ export class Http1Server implements ClaimWatcher, LinkHost {
     if (this.#isPreceded()) return verdict
     const without = this.#judge(req, undefined, true)
     if (without.then !== 'http' || !this.#secondParse.isNeedless(req)) return verdict
-    link.before = unfinishedResponse(link.socket)
+    const response = unfinishedResponse(link.socket)
+    if (response !== undefined) this.#beforeIgnored.add(response)
     return without
   }
 

@@ -15,6 +15,7 @@ import {
 } from '../internals/sockets.ts'
 import { heldEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { breakOff } from '../streams/break-off.ts'
+import { hasUnread } from '../streams/has-unread.ts'
 import type { InactivityWatch } from '../streams/inactivity-watch.ts'
 import { isRead } from '../streams/is-read.ts'
 import { isNetworkError, type NetworkError } from '../streams/network-error.ts'
@@ -208,9 +209,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   /** If both sides have ended and no byte is left to read, the end of input need not wait for a reader. */
   #releaseWhatIsOver (): void {
-    if (!this.inputEnded || !this.outputFlushed) return
-    // Bytes that wait for their rate are still to be read.
-    if (this.socket.readableLength === 0 && (this.inputMeter?.held ?? 0) === 0) this.releaseEnd()
+    if (this.inputEnded && this.outputFlushed && !hasUnread(this.socket, this.inputMeter)) this.releaseEnd()
   }
 
   discardInput (): void {

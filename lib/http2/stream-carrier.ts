@@ -8,10 +8,11 @@ import type { OutputMeter } from '../governance/rate/output-meter.ts'
 import type { HeadFields } from '../handshake/accept-head.ts'
 import { kindsOverHttp2, type KindHead } from '../handshake/kinds.ts'
 import { muteResponse } from '../internals/http-messages.ts'
-import { isOverOnTheWire } from '../internals/http2.ts'
+import { countAsRead, isOverOnTheWire } from '../internals/http2.ts'
 import { bytesInFlight, type HttpSocket } from '../internals/sockets.ts'
-import { beginReading, hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
+import { hasEnd, holdEnd, iterateWithoutDestroying } from '../internals/streams.ts'
 import { countOutput } from '../streams/count-output.ts'
+import { hasUnread } from '../streams/has-unread.ts'
 import { isRead } from '../streams/is-read.ts'
 import { MOST_DISCARDED } from '../streams/unread-limits.ts'
 import { kProgressed } from '../symbols.ts'
@@ -170,12 +171,11 @@ export class StreamCarrier implements Carrier {
     this.#accepted = true
     if (this.readable !== stream) iterateWithoutDestroying(this.readable)
     countOutput(stream, this, true)
-    // Node throws the input of a stream away if its answer ends before anybody has begun to read. So reading begins here.
     // If the input has ended and is empty, a read would emit 'end' before anybody listens.
-    if (!this.inputEnded || stream.readableLength > 0) {
+    if (!this.inputEnded || hasUnread(stream, this.inputMeter)) {
+      // That reads nothing if the buffer is full, or if a rate has to be waited for. It counts all the same.
       stream.read(0)
-      // That reads nothing if the buffer is full, or if a rate has to be waited for.
-      beginReading(stream)
+      countAsRead(stream)
     }
     this.#session.takeover(stream, this.#unreadFor)
   }
@@ -320,12 +320,7 @@ export class StreamCarrier implements Carrier {
   #discardUnwanted (): void {
     if (!this.outputFlushed) return
     const unwanted = this.#accepted ? this.#handlerReturned && !this.#tunnel : this.inputEnded
-    if (unwanted || (this.inputEnded && this.#nothingToRead)) this.discardInput()
-  }
-
-  /** Bytes that wait for their rate are still to be read. */
-  get #nothingToRead (): boolean {
-    return this.stream.readableLength === 0 && (this.inputMeter?.held ?? 0) === 0
+    if (unwanted || (this.inputEnded && !hasUnread(this.stream, this.inputMeter))) this.discardInput()
   }
 
   readonly #onInputEnd = (): void => {

@@ -2,8 +2,8 @@
 import http, { Server, type IncomingMessage } from 'node:http'
 import type { Socket } from 'node:net'
 import { Readable } from 'node:stream'
-import { headIsRead, prepareParser, readsPutBack } from './parse-on.ts'
-import { beginsToCount, countsRequests } from './request-count.ts'
+import { headIsRead, prepareParser, bytesArePutBack } from './parse-on.ts'
+import { nodeCountsAnew, countingRequests } from './request-count.ts'
 import type { HttpSocket } from './sockets.ts'
 
 /**
@@ -15,8 +15,8 @@ interface UpgradableRequest {
 }
 
 /** What a hook may return: stop behind the head, or parse the body. */
-export const TAKE_OVER = 2
-export const PARSE_BODY = 0
+const TAKE_OVER = 2
+const PARSE_BODY = 0
 
 /** Functions that run a hook. */
 const hooked = new WeakSet<object>()
@@ -31,7 +31,7 @@ export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) 
   if (parser == null || typeof original !== 'function') return false
   prepareParser(socket)
   // Several apps may watch one connection.
-  const next = hooked.has(original) ? original : countsRequests(socket, original)
+  const next = hooked.has(original) ? original : countingRequests(socket, original)
   parser.onIncoming = function (req, keepAlive) {
     headIsRead(parser)
     return hook(req) ?? next.call(parser, req, keepAlive)
@@ -116,10 +116,10 @@ interface ConnectionListener {
  * everybody who listens, and they know this connection. Node exports this function without documenting it.
  */
 export function speakHttp (server: Server, socket: HttpSocket): void {
-  readsPutBack(socket)
-  // The time for the next request may run, and would strike this one. Node sets another timeout only if the server has one.
+  bytesArePutBack(socket)
+  // The timeout of an idle connection may run, and would strike this request. Node replaces it only if the server has a timeout.
   if (timeoutOf(socket) > 0) (socket as unknown as Socket).setTimeout(server.timeout)
-  beginsToCount(socket)
+  nodeCountsAnew(socket)
   ;(http as unknown as ConnectionListener)._connectionListener.call(server, socket)
 }
 

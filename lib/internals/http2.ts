@@ -2,6 +2,7 @@
 import { constants, type Http2Stream, type ServerHttp2Session, type ServerHttp2Stream } from 'node:http2'
 import type { Socket } from 'node:net'
 import type { HttpSocket } from './sockets.ts'
+import { beginReading } from './streams.ts'
 
 /**
  * Calls back once, when the peer has ended an HTTP/2 stream by END_STREAM. Node pushes the same end into a stream that
@@ -26,6 +27,20 @@ export function onEndStream (stream: Http2Stream, came: () => void): void {
  */
 export function isOverOnTheWire (stream: ServerHttp2Stream): boolean {
   return stream.closed && !stream.destroyed && stream.state.state === constants.NGHTTP2_STREAM_STATE_IDLE
+}
+
+/** Node's own key on a stream, for its state. */
+let kState: symbol | undefined
+
+/**
+ * Node closes a stream, with all its input, as soon as its answer is sent, unless somebody has begun to read it. This counts as
+ * having begun.
+ */
+export function countAsRead (stream: ServerHttp2Stream): void {
+  beginReading(stream)
+  kState ??= Object.getOwnPropertySymbols(stream).find(({ description }) => description === 'state')
+  const state = kState && (stream as unknown as Record<symbol, { didRead?: boolean } | undefined>)[kState]
+  if (state?.didRead === false) state.didRead = true
 }
 
 /**

@@ -60,7 +60,7 @@ const NOTHING = Buffer.alloc(1).subarray(1)
 const ours = new WeakSet<Executed>()
 
 /** Told of a socket before a new parser gets bytes that were put back on it. */
-export function readsPutBack (socket: HttpSocket): void {
+export function bytesArePutBack (socket: HttpSocket): void {
   byEvents.add(socket)
 }
 
@@ -167,6 +167,9 @@ function headLimit (socket: object): number {
   return (socket as { server?: { maxHeaderSize?: number } }).server?.maxHeaderSize ?? maxHeaderSize
 }
 
+/** So many pieces are joined: the object of one that has a single byte takes a hundred. */
+const MOST_PIECES = 64
+
 /** The parser does not limit white space in a head. So more than any head that it accepts is not kept. */
 function keep (socket: object, bytes: Buffer): void {
   if (bytes.length === 0) return
@@ -177,6 +180,7 @@ function keep (socket: object, bytes: Buffer): void {
   // The bytes may be a small part of a large buffer.
   if (kept.isTooLong) kept.pieces = []
   else kept.pieces.push(Buffer.from(bytes))
+  if (kept.pieces.length >= MOST_PIECES) kept.pieces = [Buffer.concat(kept.pieces)]
 }
 
 /**

@@ -15,13 +15,13 @@ interface Count {
 const counts = new WeakMap<object, Count>()
 
 /** Node is given the socket once more. */
-export function beginsToCount (socket: object): void {
+export function nodeCountsAnew (socket: object): void {
   const count = counts.get(socket)
   if (count !== undefined) count.nodes = 0
 }
 
-/** Node's function for each request head, which is told of the requests that it has not counted. */
-export function countsRequests (socket: HttpSocket, original: OnIncoming): OnIncoming {
+/** Wraps Node's function for each request head, and makes up for the requests that Node has not counted. */
+export function countingRequests (socket: HttpSocket, original: OnIncoming): OnIncoming {
   return function (this: unknown, req: IncomingMessage, keepAlive: boolean): number {
     const { server } = socket as unknown as { server?: Server }
     const limit = server?.maxRequestsPerSocket ?? 0
@@ -32,11 +32,13 @@ export function countsRequests (socket: HttpSocket, original: OnIncoming): OnInc
     count.nodes++
     if (count.all === count.nodes || count.all < limit) return original.call(this as never, req, keepAlive)
     // The last request is the one that reaches the limit, and those above it are dropped.
-    server.maxRequestsPerSocket = count.all === limit ? count.nodes : count.nodes - 0.5
+    const told = count.all === limit ? count.nodes : count.nodes - 0.5
+    server.maxRequestsPerSocket = told
     try {
       return original.call(this as never, req, keepAlive)
     } finally {
-      server.maxRequestsPerSocket = limit
+      // A handler may have set another limit.
+      if (server.maxRequestsPerSocket === told) server.maxRequestsPerSocket = limit
     }
   }
 }

@@ -131,19 +131,12 @@ export function heldEnd (stream: Duplex): HeldEnd | undefined {
   return (stream as Holding)[kHeldEnd]
 }
 
-/** Node's own key on a stream of HTTP/2, for its state. */
-let kState: symbol | undefined
-
 /**
  * What a request of Node's HTTP, and a stream of its HTTP/2, does when it is read for the first time. Until then the stream asks for
- * nothing more after a `push()`, and a stream of HTTP/2 is closed, with all its input, as soon as its answer is sent. Whoever
- * replaces its `_read()` has to call this at the first call.
+ * nothing more after a `push()`. Whoever replaces its `_read()` has to call this at the first call.
  */
 export function beginReading (stream: Readable): void {
   const message = stream as unknown as { _consuming?: boolean, _readableState: { readingMore: boolean } }
   if (message._consuming !== undefined) message._consuming = true
   message._readableState.readingMore = false
-  kState ??= Object.getOwnPropertySymbols(stream).find(({ description }) => description === 'state')
-  const state = kState && (stream as unknown as Record<symbol, { didRead?: boolean } | undefined>)[kState]
-  if (state?.didRead !== undefined) state.didRead = true
 }

@@ -23,7 +23,10 @@ export interface Failure {
   readonly gone?: boolean
 }
 
-/** A close frame, or a message that cannot be read, has come. For this many milliseconds a handler may still answer what came before. */
+/**
+ * A close frame, or a message that cannot be read, has come. For this many milliseconds a handler may still answer what came before.
+ * Output that has to leave before a reset gets the same time.
+ */
 export const LAST_WORDS = 2000
 
 export interface InboxOwner {

@@ -56,7 +56,7 @@ export abstract class Messenger implements InboxOwner, OutboxOwner {
 
   /** How a WebSocket ended. Undefined for other framings. */
   get websocket (): WebSocketClosed | undefined { return undefined }
-  /** The connection was broken off, and its close frame is on its way. It closes by itself soon. */
+  /** See `Carrier`. */
   get closesSoon (): boolean { return false }
   /** What the peer did wrong, if the bytes alone do not show it. */
   get peerError (): Error | undefined { return undefined }

@@ -129,7 +129,7 @@ export class Drain {
       this.#cutServers()
       this.check()
     }
-    // The close frame of a WebSocket has to leave, and its answer has to be read: a socket that is closed with unread input is reset.
+    // Last words have to leave, and the answer to a close frame has to be read: a socket that is closed with unread input is reset.
     if (closing.length === 0) rest()
     else void Promise.all(closing).then(rest)
   }

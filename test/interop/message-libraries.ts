@@ -1,15 +1,18 @@
-// Libraries that want a WebSocket of `ws`, on `asWs()`: over HTTP/1, and over HTTP/2 through a proxy. And the parser of AsyncAPI.
+// Libraries that want a WebSocket of `ws`, on `asWs()`: over HTTP/1, and over HTTP/2 through a proxy. Encodings that are libraries. And the
+// parser of AsyncAPI.
 import { strict as assert } from 'node:assert'
 import { writeFile } from 'node:fs/promises'
 import type { AddressInfo } from 'node:net'
 import { join } from 'node:path'
 import type { TypeBoxTypeProvider } from '@fastify/type-provider-typebox'
 import { Type } from '@sinclair/typebox'
+import fc from 'fast-check'
 import Fastify, { type FastifyInstance, type FastifyServerOptions } from 'fastify'
 import { serializerCompiler, validatorCompiler } from 'fastify-type-provider-zod'
 import { WebSocket, WebSocketServer } from 'ws'
 import { z } from 'zod'
-import duplex, { lengthPrefixed } from '../../lib/index.ts'
+import { connect } from '../../lib/client/index.ts'
+import duplex, { lengthPrefixed, type MessageEncoding } from '../../lib/index.ts'
 import { haproxy, load, unusedPort, type Group, type Lab, type Peer } from './lab/index.ts'
 
 const graphqlWs: Peer = { name: 'graphql-ws', required: true, npm: 'graphql-ws@6' }
@@ -18,6 +21,8 @@ const yWebSocket: Peer = { name: 'y-websocket', required: true, npm: 'y-websocke
 const yjs: Peer = { name: 'yjs', required: true, npm: 'yjs@13' }
 const trpc: Peer = { name: 'tRPC', required: true, npm: '@trpc/server@11' }
 const trpcClient: Peer = { name: 'tRPC client', required: true, npm: '@trpc/client@11' }
+const cborX: Peer = { name: 'cbor-x', required: true, npm: 'cbor-x@1' }
+const msgpackr: Peer = { name: 'msgpackr', required: true, npm: 'msgpackr@2' }
 const parser: Peer = { name: '@asyncapi/parser', required: true, npm: '@asyncapi/parser@3' }
 
 async function run (lab: Lab): Promise<void> {
@@ -88,6 +93,10 @@ async function run (lab: Lab): Promise<void> {
     })
   }
 
+  for (const peer of [cborX, msgpackr]) {
+    await lab.check(peer, 'the encoding of docs/messages.md: round trips over WebSocket, and with a varint in front', () => roundTrips(lab, peer === cborX ? cbor() : msgpack()))
+  }
+
   await lab.check(parser, 'a document of many routes: no error', async () => {
     const { Parser } = load<AsyncApi>('@asyncapi/parser')
     const { routes, text } = await documentOf(lab)
@@ -103,6 +112,47 @@ async function run (lab: Lab): Promise<void> {
       await app.close()
     }
   })
+}
+
+function cbor (): MessageEncoding {
+  const { encode, decode } = load<{ encode: (value: unknown) => Buffer, decode: (bytes: Buffer) => unknown }>('cbor-x')
+  return { contentType: 'application/cbor', encode, decode: payload => decode(payload) }
+}
+
+function msgpack (): MessageEncoding {
+  const { pack, unpack } = load<{ pack: (value: unknown) => Buffer, unpack: (bytes: Buffer) => unknown }>('msgpackr')
+  return { contentType: 'application/msgpack', encode: pack, decode: payload => unpack(payload) }
+}
+
+/** Some values of JSON, sent to an app that sends them back. Neither library takes a key `__proto__`. */
+async function roundTrips (lab: Lab, encoding: MessageEncoding): Promise<void> {
+  const app = Fastify()
+  await app.register(duplex)
+  const framing = lengthPrefixed({ size: 'varint' })
+  for (const [url, way] of [['/websocket', {}], ['/bytes', { protocols: ['x'] }]] as const) {
+    app.get(url, { duplex: { ...way, messages: { encoding, framing: url === '/bytes' ? framing : 'websocket' } } }, async ({ readable, send }) => {
+      for await (const message of readable) await send(message)
+    })
+  }
+  await app.listen({ port: 0, host: 'localhost' })
+  lab.defer(() => app.close())
+  const { port } = app.server.address() as AddressInfo
+  const said = fc.sample(fc.jsonValue({ noUnicodeString: false }), 300)
+    .filter(value => value !== null && !JSON.stringify(value).includes('__proto__')).map(value => JSON.parse(JSON.stringify(value)) as unknown)
+  for (const client of [
+    await connect(`ws://localhost:${port}/websocket`, { websocket: true, messages: { encoding } }),
+    await connect(`http://localhost:${port}/bytes`, { protocol: 'x', messages: { encoding, framing } })
+  ]) {
+    const heard: unknown[] = []
+    const reading = (async () => {
+      for await (const message of client.readable) if (heard.push(message) === said.length) break
+    })()
+    for (const message of said) await client.send(message)
+    await reading
+    assert.deepEqual(heard, said)
+    client.destroy()
+  }
+  await app.close()
 }
 
 /** What is used of the libraries, which are not among the dependencies. */
@@ -312,7 +362,7 @@ async function documentOf (lab: Lab): Promise<{ routes: number, text: string }> 
 
 const group: Group = {
   title: 'Messages and WebSocket, the libraries',
-  peers: [graphqlWs, graphql, yWebSocket, yjs, trpc, trpcClient, parser, haproxy],
+  peers: [graphqlWs, graphql, yWebSocket, yjs, trpc, trpcClient, cborX, msgpackr, parser, haproxy],
   run
 }
 
