@@ -389,7 +389,9 @@ export class BodyCarrier implements Carrier, Waiting, Watched {
   #cutInItsTurn (): void {
     if (this.#awaitsTurn) return
     this.#awaitsTurn = true
-    onTurnOfDestroyed(this.res, () => this.#closeCutResponse())
+    const { socket } = this.link
+    // Nothing of it was sent, whatever its head would say of its length.
+    onTurnOfDestroyed(this.res, () => { if (!socket.destroyed && !socket.writableEnded) closeBehindAnswers(socket) })
   }
 
   /** Closes the connection after the part of the response that was sent. */
