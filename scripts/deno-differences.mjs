@@ -87,6 +87,9 @@ export const differences = [
       'http2-ends': [/L8 a stream that is read only when its client takes bytes again, behind its GOAWAY/],
       'late-reading': [/GV5 what waits for its rate .*\[h2\]/],
       'message-last-words': [/MS4 .*\[h2\]/],
+      'error-hooks': [/\[h2\]/],
+      'hijacked-replies': [/\[h2\]/],
+      'listen-again': [/\[h2\]/],
       'http2-interop': [/a request that came with the first bytes of its connection, whole/],
       'forward-body': [/FW7 trailers, both ways, of a client of HTTP\/2/, /FW9 a body to an upstream of HTTP\/2/],
       'governance-websocket': [/WS3 L8 the end of the drain/],
@@ -123,6 +126,10 @@ export const differences = [
   {
     why: 'an error that a listener of the server throws is no uncaughtException: it is lost without a word, and the process goes on',
     tests: { 'passed-on': [/Q4 a listener of \w+ that throws/] }
+  },
+  {
+    why: 'an ignored Upgrade is parsed twice, which costs more',
+    tests: { standstill: [/upgrades that are ignored/] }
   },
   {
     why: 'a second request of a connection in memory is not heard',
