@@ -8,6 +8,7 @@ import { echo, share, within } from './fixtures/shared-server.ts'
 const tenant = {
   name: 'tenant',
   mustMatchWhenDerived: true,
+  validate () {},
   storage () {
     const routes = new Map<unknown, unknown>()
     return { get: (value: unknown) => routes.get(value) ?? null, set: (value: unknown, route: unknown) => { routes.set(value, route) } }
