@@ -6,7 +6,7 @@ import t, { type Test } from 'tap'
 import duplex, { type DuplexConnection } from '../lib/index.ts'
 import { ask, everyKind, hear, onEachKind, piece, statusOf, take, takeManually } from './fixtures/kinds.ts'
 import { exchange, request, UPGRADE } from './fixtures/requests.ts'
-import { gate, onEach, serve, type Transport, type Way } from './fixtures/server.ts'
+import { gate, onEach, serve, type TestServer, type Transport, type Way } from './fixtures/server.ts'
 import { listenTogether } from './fixtures/several-apps.ts'
 import { echo, echoed, share, shareTwice, within } from './fixtures/shared-server.ts'
 import { watchUncaught } from './fixtures/uncaught.ts'
@@ -117,6 +117,15 @@ onEach(t, 'Q13 a server listens again while its drain goes on', async (t, transp
   await works(t, await connect(), 'upgrade', transport)
 }, listening)
 
+/** The server closes, and listens at once. @returns a connection that came after that, and is accepted */
+async function closeAndListen (t: Test, { app, connect }: Pick<TestServer, 'app' | 'connect'>, address: AddressInfo): Promise<Wire> {
+  app.server.close()
+  await listenAgain(app.server, address)
+  const fresh = await connect()
+  await works(t, fresh, 'upgrade', 'tcp')
+  return fresh
+}
+
 t.test('Q13 a handshake from before is refused, and a new one is accepted', async t => {
   watchUncaught(t)
   const wait = gate()
@@ -135,10 +144,7 @@ t.test('Q13 a handshake from before is refused, and a new one is accepted', asyn
   const old = await connect()
   old.send(ask('upgrade'))
   await within('the handler', asked.promise)
-  app.server.close()
-  await listenAgain(app.server, address)
-  const fresh = await connect()
-  await works(t, fresh, 'upgrade', 'tcp')
+  const fresh = await closeAndListen(t, { app, connect }, address)
   wait.open()
   t.equal((await within('the refusal', old.head())).status, 503)
   fresh.end()
@@ -152,10 +158,7 @@ t.test('Q13 drain() that waits resolves when its connections have ended', async 
   const old = await connect()
   await works(t, old, 'upgrade', 'tcp')
   const drained = app.duplex.drain()
-  app.server.close()
-  await listenAgain(app.server, address)
-  const fresh = await connect()
-  await works(t, fresh, 'upgrade', 'tcp')
+  const fresh = await closeAndListen(t, { app, connect }, address)
   old.end()
   await within('drain()', drained)
   t.equal(app.duplex.connections.size, 1)
