@@ -76,7 +76,7 @@ A plain route, served as ever
 
 body: a request with a body. The response streams while the request still arrives:
 "one" comes back at once, "two" a second later.
-  (echo one; sleep 1; echo two) | ${curl} -sN -T - ${url}/echo
+  (echo one; sleep 1; echo two) | ${curl} -sN -T . ${url}/echo
 
 upgrade: a 101, and the connection is the handler's. "hello" was sent before the 101, and comes back.
   ${raw('GET /echo HTTP/1.1\\r\\nHost: localhost\\r\\nConnection: Upgrade\\r\\nUpgrade: echo\\r\\n\\r\\nhello\\n')}

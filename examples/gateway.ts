@@ -8,7 +8,7 @@
 //             HTTP2=1 makes it speak HTTP/2; without TLS that is for clients that know so before, such as another proxy.
 // Drive it:   TOKEN=$(node -p "require('fast-jwt').createSigner({ key: 'secret' })({ apps: ['web'] })")
 //             curl -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/
-//             (echo one; sleep 1; echo two) | curl -sN -T - -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/echo
+//             (echo one; sleep 1; echo two) | curl -sN -T . -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/web/echo
 //             npx fastify-duplex --upgrade echo -H "authorization: Bearer $TOKEN" http://localhost:3000/apps/web/echo
 //             curl -i -H "Authorization: Bearer $TOKEN" http://localhost:3000/apps/engine/version      403: the token is for others
 //             curl -i http://localhost:3000/apps/web/                                                  401

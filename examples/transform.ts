@@ -6,8 +6,8 @@
 //
 // Run it:     node examples/transform.ts                   (PORT=8080 node examples/transform.ts)
 //             Before Node 22.18: npm run setup, then .build/examples/transform.js in its place.
-// Drive it:   (echo '{"a":1}'; sleep 1; echo '{"a":2}') | curl -sN -T - http://localhost:3000/lines
-//             (echo '{"a":1}'; sleep 1; echo oops) | curl -sN --compressed -T - http://localhost:3000/lines
+// Drive it:   (echo '{"a":1}'; sleep 1; echo '{"a":2}') | curl -sN -T . http://localhost:3000/lines
+//             (echo '{"a":1}'; sleep 1; echo oops) | curl -sN --compressed -T . http://localhost:3000/lines
 //             seq 100000 | sed 's/.*/{"n":&}/' | gzip | curl -sN -H 'Content-Encoding: gzip' -T - http://localhost:3000/lines | tail -n 1
 // A GET has no route here: curl http://localhost:3000/lines answers 404. A POST without a body is answered with no lines.
 import type { AddressInfo } from 'node:net'
