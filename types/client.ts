@@ -86,6 +86,7 @@ export interface ClientMessageOptions {
   highWaterMark?: number | undefined
 }
 
+/** How `connect()` opens a WebSocket. */
 export interface ClientWebSocketOptions {
   /** The subprotocols that are offered to the server, the most wanted first. */
   subprotocols?: readonly string[] | undefined
@@ -94,6 +95,7 @@ export interface ClientWebSocketOptions {
 /** Why a connection of a client is over. */
 export type ClientCloseReason = 'end' | 'abort' | 'error' | 'destroyed'
 
+/** How a connection of a client ended: what `closed` and `close()` resolve with. */
 export interface ClientClosed {
   /**
    * - `end`: both sides ended, and everything was sent.
@@ -103,9 +105,11 @@ export interface ClientClosed {
    * - `destroyed`: `destroy()` was called.
    */
   readonly reason: ClientCloseReason
+  /** What was wrong. Absent when the connection ended in order. */
   readonly error?: Error
   /** From the head of the request to the end. */
   readonly duration: Milliseconds
+  /** How a WebSocket ended; absent on others. */
   readonly websocket?: WebSocketClosed
 }
 
@@ -120,8 +124,11 @@ export interface ClientConnection {
   readonly readable: Readable
   /** What the server receives. `end()` is a half-close. It has ended already if the request had no body and the answer is a `body`. */
   readonly writable: Writable
+  /** Of the answer: 101, or a 2xx. Any other answer rejects `connect()` with `DuplexRefused`. */
   readonly statusCode: number
+  /** Of the answer, in lower case, without the pseudo-headers of HTTP/2. */
   readonly headers: IncomingHttpHeaders
+  /** Of the answer. */
   readonly httpVersion: '1.0' | '1.1' | '2.0'
   /** The protocol of an upgrade, as the server spells it. Undefined on other kinds. */
   readonly protocol: string | undefined
@@ -139,7 +146,9 @@ export interface ClientConnection {
   close (options?: { code?: number | undefined, reason?: string | undefined }): Promise<ClientClosed>
   /** Breaks the connection off at once. The server never sees a clean end. */
   destroy (error?: Error): void
+  /** The pair as web streams. Use them or the Node streams, not both. */
   web (): DuplexWebPair
+  /** `close()`, for `await using`. */
   [Symbol.asyncDispose] (): Promise<void>
 }
 

@@ -67,6 +67,7 @@ export type DuplexCloseReason =
 
 /** How a connection ended: what `closed` and `close()` resolve with. */
 export interface DuplexClosed {
+  /** Why it is over. `end` is the only one that needs no attention: see {@link DuplexCloseReason}. */
   readonly reason: DuplexCloseReason
   /**
    * What was wrong. Absent when the connection ended in order. An error of this plugin has a code,
@@ -115,7 +116,9 @@ export type DuplexChunk = ReturnType<Uint8Array['slice']>
 
 /** The pair as web streams. They have the global types, so that `new Response(readable)` accepts them. */
 export interface DuplexWebPair {
+  /** What the peer sends. `cancel()` breaks the connection off. */
   readonly readable: ReadableStream<DuplexChunk>
+  /** What the peer receives. `close()` is a half-close; `abort()` breaks the connection off. */
   readonly writable: WritableStream<Uint8Array>
 }
 
@@ -145,7 +148,7 @@ export interface ClaimedDuplex<K extends DuplexKind = DuplexKind, P extends stri
   readonly protocol: K extends 'upgrade' ? P : undefined
   /** The target that the client asks for. Undefined unless `kind` is `connect`. */
   readonly authority: K extends 'connect' ? DuplexAuthority : undefined
-  /** `1.0`, `1.1` or `2.0`. */
+  /** The version of HTTP that the request came in: `1.0`, `1.1` or `2.0`. */
   readonly httpVersion: string
   /**
    * The early bytes: those that came with the request head. They are for information, because they are at the front of
@@ -197,6 +200,7 @@ export interface AcceptedDuplex<K extends DuplexKind = DuplexKind, P extends str
    * It is the same object as `readable`, except on a `body`, where it is the response body.
    */
   readonly writable: K extends 'body' ? Writable : Duplex
+  /** Tells it from a pending connection. */
   readonly accepted: true
   /**
    * Flushes, ends `writable`, and waits until the peer ends its side, for `finTimeout` at most. The same
@@ -257,8 +261,11 @@ export interface UnacceptedDuplex<K extends DuplexKind = DuplexKind, P extends s
 /** A connection whose socket was handed over by `detach()`, as the `channels` tell of it: its streams are its new owner's. */
 export interface DetachedDuplex<K extends DuplexKind = DuplexKind, P extends string = string, Reply = DuplexReply>
   extends ClaimedDuplex<K, P, Reply> {
+  /** Its new owner answers the request. */
   readonly accepted: true
+  /** Tells it from a connection that has its streams. */
   readonly readable: undefined
+  /** As `readable`. */
   readonly writable: undefined
 }
 

@@ -14,6 +14,7 @@ export interface DialHost {
 
 /** A Unix socket, or a named pipe on Windows. */
 export interface DialPath {
+  /** Not empty. */
   readonly path: string
 }
 

@@ -85,6 +85,7 @@ export interface DuplexRouteShorthandOptions<
     RouteShorthandOptions<RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger>,
     'duplex'
   > {
+  /** `true`, or settings of the route. */
   duplex: Duplex
 }
 
@@ -109,8 +110,11 @@ export interface DuplexRouteOptions<
 > extends DuplexRouteShorthandOptions<
     Duplex, RawServer, RawRequest, RawReply, RouteGeneric, ContextConfig, SchemaCompiler, TypeProvider, Logger
   > {
+  /** One method, or several. CONNECT needs no `addHttpMethod()`. */
   method: Method | readonly Method[]
+  /** As of any route; for CONNECT `*`, or a pattern for the target. */
   url: string
+  /** Gets the connection and the request. Its promise owns the connection. */
   handler: Handler
 }
 

@@ -22,6 +22,7 @@ export interface ForwardHost {
 
 /** An upstream on a Unix socket, or on a named pipe of Windows. The field `Host` is `localhost`. */
 export interface ForwardSocket {
+  /** Its path. */
   readonly socketPath: string
   /**
    * Speaks TLS to the upstream: true, or options of `tls.connect()`.
@@ -116,6 +117,7 @@ export interface ForwardOptions<Request = ForwardedRequest> {
 
 /** The object form of `duplex: { forward }`: the upstream with options. */
 export interface ForwardRouteOptions<Request = ForwardedRequest> extends ForwardOptions<Request> {
+  /** The upstream, or a function that chooses one for each request. */
   to: ForwardUpstream<Request>
 }
 
@@ -126,5 +128,6 @@ export interface ForwardRouteOptions<Request = ForwardedRequest> extends Forward
 export interface ForwardRouteSettings<Request = ForwardedRequest> extends DuplexRouteBase<Exclude<DuplexKind, 'hijack'>> {
   /** The upstream, or `{ to, ...options }`. */
   forward: ForwardUpstream<Request> | ForwardRouteOptions<Request>
+  /** The answer of the upstream accepts or refuses: there is nothing to choose here. */
   accept?: undefined
 }

@@ -23,6 +23,7 @@ export interface DuplexMaxConnections {
   route?: number | undefined
 }
 
+/** Says whose connection this is: a string, for which `max` holds. See {@link DuplexMaxConnections}. */
 export type DuplexKey = {
   // A method, so that a request annotated for the app's own server or route generics is accepted.
   key (request: DuplexRequest): string
@@ -100,7 +101,9 @@ export interface DuplexGovernance {
 
 /** The labels of one connection. After its end they can still be read, but `find()` does not find it any more. */
 export interface DuplexLabels extends Iterable<string> {
+  /** How many there are. */
   readonly size: number
+  /** @returns whether the connection has the label */
   has (label: string): boolean
   /** Throws `FST_ERR_DUPLEX_INVALID_LABEL` for anything but a string. */
   add (label: string): this

@@ -44,6 +44,7 @@ export interface InjectDuplexOptions {
 
 /** The answer, as the client sees it: an acceptance, or a refusal with its status and body. */
 export interface InjectDuplexResponse {
+  /** Of the accept head, or of the refusal. */
   readonly statusCode: number
   /** In lower case, as Node parses them, without the pseudo-headers of HTTP/2. */
   readonly headers: IncomingHttpHeaders
@@ -81,8 +82,11 @@ export type InjectMessagesOptions = InjectDuplexOptions & (
 
 /** The client's side in messages, in the encoding of the route. A refusal has no `send`, and is read by `body()`. */
 export interface InjectMessagesResponse<In = unknown, Out = unknown> extends Omit<InjectDuplexResponse, 'readable' | 'closed'> {
+  /** The messages of the server, in object mode. */
   readonly readable: MessageReadable<In>
+  /** Sends a message to the server, and resolves when there is room for the next one. */
   readonly send: (message: Out) => Promise<void>
+  /** As of bytes, with how a WebSocket ended. */
   readonly closed: Promise<InjectDuplexClosed & { readonly websocket?: WebSocketClosed }>
 }
 

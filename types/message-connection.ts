@@ -19,13 +19,17 @@ export interface WebSocketRouteOptions extends WebSocketSettings, Pick<MessageOp
 
 /** What `for await` iterates over. */
 export interface MessageIterator<In> extends AsyncIterableIterator<In> {
+  /** @returns itself */
   [Symbol.asyncIterator] (): MessageIterator<In>
+  /** Ends the iteration, for `await using`. */
   [Symbol.asyncDispose] (): Promise<void>
 }
 
 /** A stream of messages. */
 export interface MessageReadable<In = unknown> extends Readable {
+  /** For `for await`: one message at a time. */
   [Symbol.asyncIterator] (): MessageIterator<In>
+  /** The next message, or null if there is none yet. */
   read (size?: number): In | null
 }
 
@@ -79,6 +83,7 @@ export interface AcceptedMessages<K extends DuplexKind, P extends string, Reply,
 /** What pending connections with messages have in common. */
 export interface UnacceptedMessages<K extends DuplexKind, P extends string, Reply, In, Out>
   extends Omit<UnacceptedDuplex<K, P, Reply>, 'readable' | 'accept' | 'detach'> {
+  /** There are no messages before acceptance. */
   readonly readable: undefined
   /**
    * Like `accept()` of a `PendingDuplex`. If the body is one JSON text, it is read first. If that text is invalid, this rejects
@@ -111,10 +116,12 @@ type SchemaOf<S> = S extends (...args: never[]) => infer Returned ? Awaited<Retu
 /** The type of a message without a schema: it follows from the encoding. */
 type Encoded<Messages, Other> = Messages extends { encoding: 'text' } ? string : Messages extends { encoding: 'binary' } ? Uint8Array : Other
 
+/** The type of a message from the client: that of the schema `in` with this type provider, else of the encoding. */
 export type InOf<Messages, TypeProvider extends FastifyTypeProvider> = Messages extends { in: infer S }
   ? (TypeProvider & { schema: SchemaOf<S> })['validator']
   : Messages extends { encoding: 'binary' } ? Buffer : Encoded<Messages, unknown>
 
+/** The type of a message to the client: that of the schema `out` with this type provider, else of the encoding. */
 export type OutOf<Messages, TypeProvider extends FastifyTypeProvider> = Messages extends { out: infer S }
   ? (TypeProvider & { schema: SchemaOf<S> })['serializer']
   : Encoded<Messages, unknown>

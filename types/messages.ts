@@ -176,6 +176,7 @@ export interface MessageOptions {
 export interface WebSocketClosed {
   /** The code of the peer's close frame. 1005 if the frame had no code, 1006 if there was no close frame. */
   readonly code: number
+  /** The text of that frame. Empty if it had none. */
   readonly reason: string
   /** Whether both sides have sent a close frame. */
   readonly clean: boolean
@@ -183,6 +184,7 @@ export interface WebSocketClosed {
 
 /** Options of `app.duplex.asyncapi()`. */
 export interface AsyncApiOptions {
+  /** The title and the version of your app, and what else AsyncAPI allows there. */
   info: { title: string, version: string, [field: string]: unknown }
   /** The servers, in the form of AsyncAPI. */
   servers?: Record<string, unknown> | undefined
@@ -190,10 +192,16 @@ export interface AsyncApiOptions {
 
 /** An AsyncAPI 3 document. */
 export interface AsyncApiDocument {
+  /** The version of AsyncAPI. */
   asyncapi: '3.0.0'
+  /** As it was given. */
   info: AsyncApiOptions['info']
+  /** As they were given. */
   servers?: Record<string, unknown>
+  /** One for each route that has messages. */
   channels: Record<string, unknown>
+  /** One for each direction of a channel. */
   operations: Record<string, unknown>
+  /** The schemas of `addSchema()`. */
   components?: { schemas: Record<string, unknown> }
 }

@@ -2,7 +2,9 @@ import type { Duplex, Readable, Writable } from 'node:stream'
 
 /** One side of a tunnel, as two streams. A `DuplexConnection` is one. */
 export interface StreamPair {
+  /** What comes from that side. */
   readonly readable: Readable
+  /** What goes to that side. */
   readonly writable: Writable
 }
 
