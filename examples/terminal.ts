@@ -56,7 +56,7 @@ const page = `<!doctype html><html><meta charset="utf-8"><title>Terminal</title>
 </script>
 `
 
-if (spawnSync('script', ['--version']).error !== undefined) {
+if (!spawnSync('script', ['--version'], { encoding: 'utf8' }).stdout?.includes('util-linux')) {
   console.error('this needs script(1), of util-linux')
   process.exit(1)
 }

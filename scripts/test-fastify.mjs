@@ -1,7 +1,7 @@
 // Runs the built suite with another version of Fastify, in a copy of the project that has that one in its node_modules:
 //
 //   npm run test:fastify-next                 the next major, NEXT below, on the Node that it is for
-//   npm run test:fastify-next -- --fastify 5.0.0 --node 20
+//   npm run test:fastify-next -- --fastify 5.12.8 --node 20
 //   npm run test:fastify-next -- tunnel http2     those files whose names have one of these words
 //
 // The copy is made of links to the files, so it costs little, and what is installed here stays as it is.

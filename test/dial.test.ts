@@ -141,7 +141,8 @@ t.test('TU6 nobody answers: 502 with its cause, and no address in its message', 
   await t.rejects(dial({ host: '127.0.0.1', port }), {
     code: 'FST_ERR_DUPLEX_DIAL_FAILED', statusCode: 502, message: 'The connection could not be made', cause: { code: 'ECONNREFUSED' }
   })
-  resolves(t, v4('127.0.0.1', '127.0.0.2'))
+  // Twice the same: of the others in 127/8 not every system has one.
+  resolves(t, v4('127.0.0.1', '127.0.0.1'))
   await t.rejects(dial({ host: 'two.example', port }), { code: 'FST_ERR_DUPLEX_DIAL_FAILED', cause: { errors: [{ code: 'ECONNREFUSED' }, { code: 'ECONNREFUSED' }] } })
 })
 

@@ -1,6 +1,6 @@
 import { spawnSync } from 'node:child_process'
 import { readFileSync, writeFileSync } from 'node:fs'
-import { dirname, join, normalize } from 'node:path'
+import { join, posix } from 'node:path'
 import { rolldown } from 'rolldown'
 import t from 'tap'
 import { install, root } from './fixtures/published.ts'
@@ -166,12 +166,13 @@ t.test('Q45 every relative link of what is published leads to something that is 
     if (!page.endsWith('.md')) continue
     const links = [...readFileSync(join(root, page), 'utf8').matchAll(/\]\((?!\w+:|#)([^)#\s]+)/g)]
     if (page === 'README.md') t.ok(links.length > 10)
-    for (const [, link = ''] of links) t.ok(files.has(normalize(join(dirname(page), link))), `${page}: ${link}`)
+    for (const [, link = ''] of links) t.ok(files.has(posix.normalize(posix.join(posix.dirname(page), link))), `${page}: ${link}`)
   }
 })
 
 t.test('Q45 package.json says where the project lives', async t => {
-  t.equal(manifest.repository.url, 'git+https://github.com/fastify-duplex/fastify-duplex.git')
-  t.equal(manifest.homepage, 'https://github.com/fastify-duplex/fastify-duplex#readme')
-  t.equal(manifest.bugs.url, 'https://github.com/fastify-duplex/fastify-duplex/issues')
+  const [, home = ''] = /^git\+(https:\/\/github\.com\/[\w-]+\/[\w-]+)\.git$/.exec(manifest.repository.url) ?? []
+  t.not(home, '')
+  t.equal(manifest.homepage, `${home}#readme`)
+  t.equal(manifest.bugs.url, `${home}/issues`)
 })

@@ -1,4 +1,4 @@
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, readdirSync } from 'node:fs'
 import http from 'node:http'
@@ -9,6 +9,7 @@ import { errors } from '../lib/index.ts'
 import { start, type Program } from './fixtures/program.ts'
 import { root } from './fixtures/published.ts'
 import { compile, pages, program, project, read, serverOf, snippetsOf, strip } from './fixtures/snippets.ts'
+import { needs, posix } from './fixtures/system.ts'
 
 const netcat = fileURLToPath(new URL('./fixtures/netcat.js', import.meta.url))
 
@@ -64,7 +65,7 @@ t.test('Q45 every page is in the index, and every link to a heading of a page le
 t.test('Q45 the pictures are what their texts say, and README has one', async t => {
   const { status, stderr } = spawnSync(process.execPath, [join(root, 'scripts/pictures.mjs'), '--check'], { encoding: 'utf8' })
   t.equal(status, 0, stderr)
-  const [, path = ''] = /!\[[^\]]+\]\(https:\/\/raw\.githubusercontent\.com\/fastify-duplex\/fastify-duplex\/HEAD\/([^)]+)\)/.exec(read('README.md')) ?? []
+  const [, path = ''] = /!\[[^\]]+\]\(https:\/\/raw\.githubusercontent\.com\/[\w-]+\/[\w-]+\/HEAD\/([^)]+)\)/.exec(read('README.md')) ?? []
   t.ok(path !== '' && existsSync(join(root, path)), path)
 })
 
@@ -105,6 +106,29 @@ t.test('Q39 what README says to try in a minute works, with its client', async t
   t.equal(String((await once(response, 'data'))[0]), 'one\n', 'before the second was sent')
   upload.end('two\n')
   t.equal(String((await once(response, 'data'))[0]), 'two\n')
+})
+
+const noCurl = needs('curl').skip !== false ? needs('curl') : posix
+t.test('Q39 with curl, as README says it, "one" comes back before "two" is sent', noCurl, async t => {
+  const [, args = ''] = /\| curl (.*) http:\/\/localhost:3000\/echo /.exec(read('README.md')) ?? []
+  const server = snippetsOf('README.md').find(({ file }) => file === 'server.mjs')?.source as string
+  const { served: { port } } = await run(t, 'server.mjs', server.replace(/console\.log\(.*port: 3000.*\)/,
+    "console.log('listening on http://localhost:' + (await app.listen({ port: 0 })).replace(/.*:/, ''))"))
+  const curl = spawn('curl', [...args.split(' '), `http://localhost:${port}/echo`], { stdio: ['pipe', 'pipe', 'inherit'] })
+  t.teardown(() => curl.kill('SIGKILL'))
+  const exited = once(curl, 'exit')
+  curl.stdin.write('one\n')
+  t.equal(String((await once(curl.stdout, 'data'))[0]), 'one\n')
+  curl.stdin.end('two\n')
+  t.equal(String((await once(curl.stdout, 'data'))[0]), 'two\n')
+  t.equal((await exited)[0], 0)
+})
+
+t.test('Q39 curl waits for nothing where a page or an example sends bit by bit', async t => {
+  const files = [...pages, ...readdirSync(join(root, 'examples')).map(name => `examples/${name}`)]
+  const commands = files.flatMap(file => read(file).split('\n').filter(line => /sleep.*\bcurl\b.*-T |\$\{curl\}.*-T |curl -NT /.test(line)))
+  t.ok(commands.length >= 6, String(commands.length))
+  for (const command of commands) t.match(command, /T \. /)
 })
 
 t.test('Q39 the recipes of README work', async t => {

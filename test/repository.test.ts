@@ -111,10 +111,10 @@ t.test('RP5 the entry for the list of Fastify has the form that its check asks f
 
 t.test('RP5 the placeholder of the address is the same everywhere', async t => {
   const home = manifest.repository.url.replace(/^git\+|\.git$/g, '')
-  for (const file of ['.github/ISSUE_TEMPLATE/config.yml', '.github/PULL_REQUEST_TEMPLATE.md', 'CONTRIBUTING.md']) {
-    const own = [...read(file).matchAll(/https:\/\/github\.com\/[\w-]+\/[\w-]*duplex[\w-]*/g)].map(([url]) => url)
+  for (const file of ['.github/ISSUE_TEMPLATE/config.yml', '.github/PULL_REQUEST_TEMPLATE.md', 'CONTRIBUTING.md', 'docs/README.md', 'package.json', 'README.md']) {
+    const own = [...read(file).matchAll(/https:\/\/(?:github|raw\.githubusercontent)\.com\/([\w-]+\/[\w-]*duplex[\w-]*)/g)].map(([, name]) => name)
     t.ok(own.length > 0, file)
-    t.same([...new Set(own)], [home], file)
+    t.same([...new Set(own)], [home.replace('https://github.com/', '')], file)
   }
 })
 

@@ -2,7 +2,7 @@ import { readFileSync, writeFileSync } from 'node:fs'
 import { basename, join } from 'node:path'
 import t from 'tap'
 import ts from 'typescript'
-import { alone, compile, describe, fixtures, lineOf, withDom, write } from './fixtures/consumers.ts'
+import { alone, asInTypeScript, compile, describe, fixtures, lineOf, withDom, write } from './fixtures/consumers.ts'
 import { install } from './fixtures/published.ts'
 
 // Programs are compiled here, which takes long on a slow machine, and nothing is waited for; test/slow has more of them.
@@ -35,7 +35,8 @@ for (const [name, lines] of Object.entries(mistakes)) {
 
 // One program: what takes longest, to check what Fastify declares, is the same for all of them.
 const diagnostics = compile(dir, { esm: alone, cjs: alone, wrong: /^(?:wrong-uses|messages|plain-mistakes|duplex-mistakes|add)\.ts$/ }, withDom)
-const within = (consumer: string): ts.Diagnostic[] => diagnostics.filter(({ file }) => file?.fileName.startsWith(join(dir, consumer)))
+const within = (consumer: string): ts.Diagnostic[] =>
+  diagnostics.filter(({ file }) => file?.fileName.startsWith(asInTypeScript(join(dir, consumer))))
 const inWrong = within('wrong')
 const nameOf = ({ file }: ts.Diagnostic): string => basename(file?.fileName ?? '')
 

@@ -104,7 +104,7 @@ export type PendingMessages<
 
 /** The message options of a route, with their types inferred. Unknown names do not compile. */
 export interface InferredMessages<Messages, Socket> {
-  /** The pair carries messages: over WebSocket, in lines, or as Server-Sent Events. See {@link MessageRouteOptions}. */
+  /** The pair carries messages, over WebSocket, in lines, or as Server-Sent Events: true, or {@link MessageRouteOptions}. */
   messages?: (Messages & { [Name in Exclude<keyof Messages, keyof MessageRouteOptions>]: never }) | undefined
   /** The pair carries the messages of a WebSocket, as strings and Buffers: true, or {@link WebSocketRouteOptions}. */
   websocket?: Socket | undefined

@@ -11,7 +11,7 @@ import type { DuplexGovernance } from './governance.ts'
  * Timeouts are checked every eighth of their length, so they may fire up to 12.5 % late.
  *
  * The HTTP timers of Node and Fastify (`requestTimeout`, `headersTimeout`, `keepAliveTimeout`,
- * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection.
+ * `connectionTimeout`) and `bodyLimit` do not apply to an accepted connection, except `requestTimeout` to a `body`.
  */
 export interface DuplexLimits extends DuplexGovernance {
   /**
@@ -46,7 +46,7 @@ export interface DuplexLimits extends DuplexGovernance {
   halfOpenTimeout?: Milliseconds | undefined
   /**
    * The delay of the first TCP keep-alive probe (`socket.setKeepAlive`, RFC 9293 section 3.8.4). It is set
-   * at acceptance, and finds peers that have vanished.
+   * one to two seconds after acceptance, and finds peers that have vanished.
    *
    * @default 60_000
    */
