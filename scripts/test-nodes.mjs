@@ -8,7 +8,7 @@ import { filesIn, JOBS, runAll, seconds } from './suite.mjs'
 const MAJORS = process.argv.length > 2 ? process.argv.slice(2) : ['20', '22', '24', '26']
 const suite = filesIn('test')
 // What these check does not depend on the Node that runs them.
-const ONCE = new Set(['documents', 'packaging', 'readme', 'setup', 'types'])
+const ONCE = new Set(['documents', 'packaging', 'readme', 'setup', 'type-docs', 'types'])
 const TRANSPORTS = ['tcp', 'tls', 'unix', 'injected', 'h2']
 
 /** @type {Map<string, Map<string, Map<string, { ok: number, skip: number, FAIL: number }>>>} behaviour, Node, transport */

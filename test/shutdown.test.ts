@@ -10,7 +10,7 @@ import { ask, everyKind, LAST_CHUNK, onEachKind, piece, resettable, take, takeMa
 import { howItLooks } from './fixtures/lifetime.ts'
 import { patience } from './fixtures/patience.ts'
 import { codeOf } from './fixtures/requests.ts'
-import { everywhere, gate, onEach, serve, transports, type TestServer, type Way } from './fixtures/server.ts'
+import { everywhere, gate, onEach, possible, serve, transports, type TestServer, type Way } from './fixtures/server.ts'
 import { MiB } from './fixtures/takeover.ts'
 import { connectTcp, type Wire } from './fixtures/wire.ts'
 import type { DuplexConnection, PendingDuplex } from '../lib/index.ts'
@@ -141,7 +141,7 @@ for (const [what, begin] of Object.entries(clients)) {
 
 for (const transport of transports) {
   for (const force of forces) {
-    t.test(`L8 close() resolves with all of them at once, forceCloseConnections ${force} [${transport}]`, async t => {
+    t.test(`L8 close() resolves with all of them at once, forceCloseConnections ${force} [${transport}]`, possible(transport), async t => {
       const server = await serveAll(t, transport, force)
       for (const begin of Object.values(clients)) await begun(server, transport, begin)
       const [took] = await Promise.all([timeToClose(server.app), server.app.close()])
