@@ -1,5 +1,6 @@
 // Builds what is published, into dist/: CommonJS, so that every test runner, bundler and Node loads it, and once for
-// `require` and `import` together. Where nothing has changed since, it does nothing.
+// `require` and `import` together. Where nothing has changed since, it does nothing, unless it is told to build `--anew`: what is
+// published does not depend on the times of files.
 import { chmodSync, renameSync, rmSync, utimesSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { changed, root, TOOLS } from './fresh.mjs'
@@ -10,7 +11,7 @@ const output = join(root, `.build/dist-${process.pid}`)
 /** What is written last. */
 const LAST = 'index.d.mts'
 
-if (changed('lib', 'types', ...TOOLS) < changed(`dist/${LAST}`)) {
+if (!process.argv.includes('--anew') && changed('lib', 'types', ...TOOLS) < changed(`dist/${LAST}`)) {
   console.log('build: dist is up to date')
 } else {
   await build()
