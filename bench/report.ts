@@ -167,7 +167,7 @@ code of \`node\`${go ? ', and Go runs with GOMAXPROCS=1' : ''}.
 Allocator and collector are as they are, which is how people run Node. By chance some processes are hit for as long as they live. glibc gives the top of its
 heap back to the kernel as soon as 128 KiB of it are free: where that happens to be what Node has just read into, it is fetched again, page by page. And V8 counts
 the memory of what was read with the heap: where both pass the limit of a small heap, chunks of 64 KiB bring about one full collection after the other, some 25 in a
-second. In the tuned table they run with \`MALLOC_TRIM_THRESHOLD_=268435456\` and \`--initial-heap-size=256\`, with which neither happens. (On Node 24 the collections come with
+second. In the tuned tables they run with \`MALLOC_TRIM_THRESHOLD_=268435456\` and \`--initial-heap-size=256\`, with which neither happens. (On Node 24 the collections come with
 the flag, too.)
 
 The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do.

@@ -109,6 +109,10 @@ const go = quick ? undefined : await startGo()
 const bun = quick ? undefined : await startRuntime('bun')
 const deno = quick ? undefined : await startRuntime('deno')
 
+type Start = (name: ServerName) => Promise<Server>
+const asItIs: Start = name => Server.start(name)
+const tuned: Start = name => Server.startTuned(name)
+
 /** The same load for everybody that speaks Upgrade, and what stands for it for the others. */
 function everybody (load: LoadOptions, size: number): Contender[] {
   const raw = { ...load, payload: text(size), reply: size }
@@ -136,7 +140,7 @@ const servers: Record<string, ServerName> = {
   'node again': 'node',
   'fastify-duplex, tcpKeepAlive: 0': 'duplex-no-probes'
 }
-const fresh = (contenders: Contender[], practice: number, start = (name: ServerName): Promise<Server> => Server.start(name)): Contender[] =>
+const fresh = (contenders: Contender[], practice: number, start: Start = asItIs): Contender[] =>
   contenders.map(one => {
     const name = servers[one.label]
     return name === undefined ? one : { ...one, practice, target: () => start(name) }
@@ -163,7 +167,7 @@ await compared('Stream: 8 connections, echo of 64 KiB, four under way on each', 
   ]
 })
 if (!quick) {
-  await compared('The same with allocator and collector tuned', () => contest(fresh(bulk, practice, name => Server.startTuned(name)), freshRounds), () => [])
+  await compared('The same with allocator and collector tuned', () => contest(fresh(bulk, practice, tuned), freshRounds), () => [])
 }
 
 const acceptances = everybody({ connections: 32, ms, mode: 'accept' }, 64)
@@ -183,22 +187,28 @@ if (!quick) {
 const reply = await replySize(main.fastify.port, GET)
 const get: LoadOptions = { connections: 64, ms, payload: GET, reply }
 /** In a quick run one process has all turns, and the least counts. */
-const own = (label: string, name: ServerName, target: Server, load: LoadOptions, ...rest: string[]): Contender =>
-  ({ label, target: quick ? target : () => Server.start(name, ...rest), practice, load })
-await compared('A plain route: GET, keep-alive, 64 connections; beside the plugin and 101 duplex routes', () => contest([
-  own('fastify', 'fastify', main.fastify, get),
-  own('fastify-duplex', 'duplex', main.duplex, get),
-  ...(quick ? [] : [own('fastify, as many plain routes', 'fastify-routes', main.fastify, get), own('fastify again', 'fastify', main.fastify, get)])
-], quick ? rounds : rounds * 2), outcomes => [bar('plain route, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.03, true, 1.05)])
+const own = (label: string, name: ServerName, target: Server, load: LoadOptions, start = asItIs): Contender =>
+  ({ label, target: quick ? target : () => start(name), practice, load })
+const plain = (start = asItIs): Contender[] => [
+  own('fastify', 'fastify', main.fastify, get, start),
+  own('fastify-duplex', 'duplex', main.duplex, get, start),
+  ...(quick ? [] : [own('fastify, as many plain routes', 'fastify-routes', main.fastify, get, start), own('fastify again', 'fastify', main.fastify, get, start)])
+]
+await compared('A plain route: GET, keep-alive, 64 connections; beside the plugin and 101 duplex routes', () => contest(plain(), quick ? rounds : rounds * 2),
+  outcomes => [bar('plain route, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.03, true, 1.05)])
+if (!quick) await compared('The plain route with allocator and collector tuned', () => contest(plain(tuned), rounds), () => [])
 
 const message = await Server.start('body')
 for (const [size, depth, connections] of quick ? [[64, 1, 64]] as const : [[64, 1, 64], [65536, 4, 8]] as const) {
   const load: LoadOptions = { connections, depth, ms, request: POST, payload: chunk(size), reply: size, chunked: true }
-  await compared(`A body answered while it arrives: ${connections} connections, chunks of ${size} bytes`, () => contest([
-    own('req.pipe(res)', 'body', message, load),
-    own('fastify-duplex', 'duplex', main.duplex, load),
-    ...(quick ? [] : [own('fastify without plugin', 'fastify', main.fastify, load)])
-  ], rounds), outcomes => [bar(`body of ${size} byte chunks, CPU`, cpuRatio(named(outcomes, 'fastify-duplex')), 1.05, true, 1.1)])
+  const answered = (start = asItIs): Contender[] => [
+    own('req.pipe(res)', 'body', message, load, start),
+    own('fastify-duplex', 'duplex', main.duplex, load, start),
+    ...(quick ? [] : [own('fastify without plugin', 'fastify', main.fastify, load, start)])
+  ]
+  await compared(`A body answered while it arrives: ${connections} connections, chunks of ${size} bytes`, () => contest(answered(), rounds),
+    outcomes => [bar(`body of ${size} byte chunks, CPU`, cpuRatio(named(outcomes, 'fastify-duplex')), 1.05, true, 1.1)])
+  if (!quick && size === 64) await compared('The body in chunks of 64 bytes with allocator and collector tuned', () => contest(answered(tuned), rounds), () => [])
 }
 message.stop()
 
