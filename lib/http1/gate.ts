@@ -235,8 +235,8 @@ function ignore (req: IncomingMessage): Verdict {
   return hasLostFields(req) ? refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE()) : IGNORE
 }
 
-function declaresBody (req: IncomingMessage): boolean {
-  return req.headers['content-length'] !== undefined || req.headers['transfer-encoding'] !== undefined
+function declaresBody ({ headers }: IncomingMessage): boolean {
+  return headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined
 }
 
 /**
@@ -266,6 +266,6 @@ export function hasBody ({ headers }: IncomingMessage): boolean {
 /** `uri-host [":" port]`, RFC 9110 section 7.2; it may be empty. */
 const HOST = /^(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?$/
 
-function expectationIsKnown (req: IncomingMessage): boolean {
-  return req.headers.expect === undefined || req.httpVersion === '1.0' || /^100-continue$/i.test(req.headers.expect)
+function expectationIsKnown ({ headers: { expect }, httpVersion }: IncomingMessage): boolean {
+  return expect === undefined || httpVersion === '1.0' || /^100-continue$/i.test(expect)
 }
