@@ -1,6 +1,4 @@
 import { AsyncResource } from 'node:async_hooks'
-// The global one is an accessor.
-import { performance } from 'node:perf_hooks'
 import type { FastifyReply } from 'fastify'
 import {
   FST_ERR_DUPLEX_ABORTED, FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT, FST_ERR_DUPLEX_DESTROYED,

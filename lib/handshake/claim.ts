@@ -1,6 +1,4 @@
 import type { IncomingMessage, ServerResponse } from 'node:http'
-// The global one is an accessor.
-import { performance } from 'node:perf_hooks'
 import type { FastifyReply } from 'fastify'
 import type { Carrier, CarrierListener } from '../connection/carrier.ts'
 import { kRefused } from '../symbols.ts'

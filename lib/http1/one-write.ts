@@ -1,6 +1,4 @@
 import type { ServerResponse } from 'node:http'
-// The global one is an accessor.
-import process from 'node:process'
 import type { HttpSocket } from '../internals/sockets.ts'
 
 /** On a socket: whether this file holds its writes back. */
