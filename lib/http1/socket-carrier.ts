@@ -161,13 +161,8 @@ export class SocketCarrier implements Carrier, Watched {
   }
 
   writeHead (status: number, fields: HeadFields, head: KindHead, protocol: string | undefined): void {
-    const { socket } = this
-    const text = serialiseHead(status, fields, head, protocol)
-    const { bytesWritten } = socket as unknown as Partial<Socket>
-    // The head does not count. It is added here, because to ask Node behind the write costs more: the head waits in the socket then.
-    this.#writtenBefore = bytesWritten === undefined ? 0 : bytesWritten + text.length
-    holdWrites(socket)
-    socket.write(text, 'latin1')
+    holdWrites(this.socket)
+    this.socket.write(serialiseHead(status, fields, head, protocol), 'latin1')
   }
 
   releaseResponse (status: number): void {
@@ -180,6 +175,7 @@ export class SocketCarrier implements Carrier, Watched {
 
   start (): void {
     const { socket } = this
+    this.#writtenBefore = (socket as unknown as Socket).bytesWritten ?? 0
     allowSetEncoding(socket)
     iterateWithoutDestroying(socket)
     readThroughSharedLater(socket)
