@@ -252,7 +252,7 @@ function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage):
   return latestAsking.asks
 }
 
-/** Most clients of a server send the same fields. */
+/** Most clients of a server send the same fields. So the latest answers are kept. */
 let latestAsking: { upgrade: string, connection: string, asks: boolean } | undefined
 let latestHost: string | undefined
 

@@ -196,7 +196,7 @@ export function muteResponse (res: ServerResponse): void {
   for (const name of MUTED_NAMES) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, MUTED[name] as PropertyDescriptor)
 }
 
-/** Whether a response may have one of these properties itself. V8 compiles each comparison to nothing, and none of a loop over names. */
+/** Whether a response may have one of these properties itself. Compiled, the comparisons cost nothing. A loop over the names does. */
 function hasOwnMethods (res: Answering): boolean {
   const usual = Object.getPrototypeOf(res) as Answering
   return res.writeHead !== usual.writeHead || res.writeHeader !== usual.writeHeader || res.flushHeaders !== usual.flushHeaders ||
