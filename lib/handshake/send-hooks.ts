@@ -1,7 +1,7 @@
 import type { OutgoingHttpHeaders, ServerResponse } from 'node:http'
 import type { FastifyReply } from 'fastify'
 import { FST_ERR_DUPLEX_ALREADY_ACCEPTED, FST_ERR_DUPLEX_ALREADY_SENT } from '../errors.ts'
-import { sendHooks, watchErrorHooks } from '../internals/fastify.ts'
+import { hasNoFields, sendHooks, watchErrorHooks } from '../internals/fastify.ts'
 import { appFields, type HeadFields } from './accept-head.ts'
 import type { AcceptHooks, Claim } from './claim.ts'
 import type { DuplexHeaders } from '../../types/index.ts'
@@ -32,6 +32,7 @@ export function runSendHooks (claim: Claim, reply: FastifyReply, status: number)
 /** If the plugin's own hook is the only one, there is nothing to run. */
 function fieldsWithoutHooks (reply: FastifyReply): HeadFields | undefined {
   if (sendHooks(reply)?.length !== 1) return undefined
+  if (hasNoFields(reply)) return []
   try {
     return appFields(reply.getHeaders() as OutgoingHttpHeaders)
   } catch {

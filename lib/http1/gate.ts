@@ -163,10 +163,14 @@ export class Http1Gate {
     let hosts = 0
     for (let at = 0; at < req.rawHeaders.length; at += 2) {
       const name = req.rawHeaders[at] as string
-      if (name.length === 4 && name.toLowerCase() === 'host') hosts++
+      if (name === 'Host' || name === 'host' || (name.length === 4 && name.toLowerCase() === 'host')) hosts++
     }
-    if (hosts === 0) return !this.#wantsHost
-    return hosts === 1 && HOST.test(req.headers.host as string)
+    if (hosts !== 1) return hosts === 0 && !this.#wantsHost
+    const host = req.headers.host as string
+    if (host === latestHost) return true
+    if (!HOST.test(host)) return false
+    latestHost = host
+    return true
   }
 }
 
@@ -231,8 +235,8 @@ function ignore (req: IncomingMessage): Verdict {
   return hasLostFields(req) ? refusal(new FST_ERR_DUPLEX_HEADERS_TOO_LARGE()) : IGNORE
 }
 
-function declaresBody (req: IncomingMessage): boolean {
-  return req.headers['content-length'] !== undefined || req.headers['transfer-encoding'] !== undefined
+function declaresBody ({ headers }: IncomingMessage): boolean {
+  return headers['content-length'] !== undefined || headers['transfer-encoding'] !== undefined
 }
 
 /**
@@ -241,20 +245,27 @@ function declaresBody (req: IncomingMessage): boolean {
  * section 5.6.3.
  */
 function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage): boolean {
-  if (upgrade === undefined || connection === undefined || !/[^\t ,]/.test(upgrade)) return false
-  return UPGRADE.test(connection)
+  if (upgrade === undefined || connection === undefined) return false
+  if (latestAsking?.upgrade !== upgrade || latestAsking.connection !== connection) {
+    latestAsking = { upgrade, connection, asks: /[^\t ,]/.test(upgrade) && UPGRADE.test(connection) }
+  }
+  return latestAsking.asks
 }
+
+/** Most clients of a server send the same fields. So the latest answers are kept. */
+let latestAsking: { upgrade: string, connection: string, asks: boolean } | undefined
+let latestHost: string | undefined
 
 const UPGRADE = /(?:^|,)[\t ]*upgrade[\t ]*(?:,|$)/i
 
 /** `Content-Length: 0` is no body. */
-export function hasBody (req: IncomingMessage): boolean {
-  return req.headers['transfer-encoding'] !== undefined || Number(req.headers['content-length'] ?? 0) > 0
+export function hasBody ({ headers }: IncomingMessage): boolean {
+  return headers['transfer-encoding'] !== undefined || Number(headers['content-length'] ?? 0) > 0
 }
 
 /** `uri-host [":" port]`, RFC 9110 section 7.2; it may be empty. */
 const HOST = /^(?:\[[0-9A-Fa-f:.]+\]|(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})*)(?::[0-9]*)?$/
 
-function expectationIsKnown (req: IncomingMessage): boolean {
-  return req.headers.expect === undefined || req.httpVersion === '1.0' || /^100-continue$/i.test(req.headers.expect)
+function expectationIsKnown ({ headers: { expect }, httpVersion }: IncomingMessage): boolean {
+  return expect === undefined || httpVersion === '1.0' || /^100-continue$/i.test(expect)
 }

@@ -51,6 +51,7 @@ export class SocketCarrier implements Carrier, Watched {
   inputEnded = false
   outputFlushed = false
   closed = false
+  placeAmongWatched: number | undefined
   /** How many milliseconds a client may take nothing of a refusal. */
   readonly #unreadFor: Milliseconds
   /** How many listeners for the end of input the socket had when it left HTTP. */

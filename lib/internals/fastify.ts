@@ -228,7 +228,8 @@ interface Rewritten {
   answer: unknown
 }
 
-const REPLY_FIELDS = ['fastify.reply.headers', 'fastify.reply.trailers']
+const REPLY_HEADERS = 'fastify.reply.headers'
+const REPLY_FIELDS = [REPLY_HEADERS, 'fastify.reply.trailers']
 
 /** @returns which part this Fastify keeps elsewhere, of those that are needed only later, or undefined */
 export function missingParts (app: FastifyInstance): string | undefined {
@@ -309,6 +310,18 @@ export function copyReply (reply: FastifyReply): FastifyReply {
     if (fields !== null) Reflect.set(copy, symbol, { ...fields as object })
   }
   return copy
+}
+
+let replyHeaders: symbol | undefined
+
+/** Whether neither the reply nor its response has a field. `getHeaders()` would put both together, and that costs as much as the rest. */
+export function hasNoFields (reply: FastifyReply): boolean {
+  replyHeaders ??= symbolNamed(reply, REPLY_HEADERS)
+  if (replyHeaders === undefined || reply.raw.getHeaderNames().length > 0) return false
+  const fields = Reflect.get(reply, replyHeaders) as object | undefined
+  // eslint-disable-next-line no-unreachable-loop
+  for (const _name in fields) return false
+  return true
 }
 
 let nextErrorHandler: symbol | undefined

@@ -34,7 +34,7 @@ let nodes: Listener | undefined
  */
 export function takeEndListener (socket: Duplex, listener: Listener): void {
   const [first] = socket.listeners('end') as Listener[]
-  if (first !== undefined && first.name === NODES && (nodes ?? first) === first) {
+  if (first !== undefined && (nodes === undefined ? first.name === NODES : first === nodes)) {
     nodes = first
     socket.removeListener('end', first)
   }

@@ -18,8 +18,8 @@ interface UpgradableRequest {
 const TAKE_OVER = 2
 const PARSE_BODY = 0
 
-/** Functions that run a hook. */
-const hooked = new WeakSet<object>()
+/** On a function that runs a hook. A `WeakSet` of them would cost more time for each connection, and more of the collector's. */
+const kHooked = Symbol('fastify-duplex.hooked')
 
 /**
  * Runs `hook` for every request head on this socket. The hook decides what happens to the bytes behind the head. If it returns
@@ -31,12 +31,13 @@ export function onRequestHead (socket: HttpSocket, hook: (req: IncomingMessage) 
   if (parser == null || typeof original !== 'function') return false
   prepareParser(socket)
   // Several apps may watch one connection.
-  const next = hooked.has(original) ? original : countingRequests(socket, original)
-  parser.onIncoming = function (req, keepAlive) {
+  const next = Object.hasOwn(original, kHooked) ? original : countingRequests(socket, original)
+  const onIncoming: typeof original & { [kHooked]?: true } = function (req, keepAlive) {
     headIsRead(parser)
     return hook(req) ?? next.call(parser, req, keepAlive)
   }
-  hooked.add(parser.onIncoming)
+  onIncoming[kHooked] = true
+  parser.onIncoming = onIncoming
   return true
 }
 

@@ -114,7 +114,7 @@ export function replacePush (socket: HttpSocket, push: Push | undefined): void {
  * look complete. With this, `onReset` is called, and the input does not end.
  */
 export function watchReset (socket: HttpSocket, onReset: (this: HttpSocket) => void): void {
-  if (!Object.hasOwn(socket, kOnReset)) socket.push = pushUnlessReset
+  if (!(kOnReset in socket)) socket.push = pushUnlessReset
   ;(socket as ResetWatched)[kOnReset] = onReset
   // HTTP's own reads do not call push(), and the end may be in the same poll as the last of them.
   countChunk(socket)
