@@ -163,14 +163,10 @@ export class Http1Gate {
     let hosts = 0
     for (let at = 0; at < req.rawHeaders.length; at += 2) {
       const name = req.rawHeaders[at] as string
-      if (name === 'Host' || name === 'host' || (name.length === 4 && name.toLowerCase() === 'host')) hosts++
+      if (name.length === 4 && name.toLowerCase() === 'host') hosts++
     }
-    if (hosts !== 1) return hosts === 0 && !this.#wantsHost
-    const host = req.headers.host as string
-    if (host === latestHost) return true
-    if (!HOST.test(host)) return false
-    latestHost = host
-    return true
+    if (hosts === 0) return !this.#wantsHost
+    return hosts === 1 && HOST.test(req.headers.host as string)
   }
 }
 
@@ -245,16 +241,9 @@ function declaresBody ({ headers }: IncomingMessage): boolean {
  * section 5.6.3.
  */
 function asksForUpgrade ({ headers: { upgrade, connection } }: IncomingMessage): boolean {
-  if (upgrade === undefined || connection === undefined) return false
-  if (latestAsking?.upgrade !== upgrade || latestAsking.connection !== connection) {
-    latestAsking = { upgrade, connection, asks: /[^\t ,]/.test(upgrade) && UPGRADE.test(connection) }
-  }
-  return latestAsking.asks
+  if (upgrade === undefined || connection === undefined || !/[^\t ,]/.test(upgrade)) return false
+  return UPGRADE.test(connection)
 }
-
-/** Most clients of a server send the same fields. So the latest answers are kept. */
-let latestAsking: { upgrade: string, connection: string, asks: boolean } | undefined
-let latestHost: string | undefined
 
 const UPGRADE = /(?:^|,)[\t ]*upgrade[\t ]*(?:,|$)/i
 

@@ -192,21 +192,8 @@ export function muteResponse (res: ServerResponse): void {
     Object.setPrototypeOf(res, muted)
   }
   // Middleware may have replaced Node's methods on the response itself.
-  if (!hasOwnMethods(res)) return
   for (const name of MUTED_NAMES) if (Object.hasOwn(res, name)) Object.defineProperty(res, name, MUTED[name] as PropertyDescriptor)
 }
-
-/** Whether a response may have one of these properties itself. Compiled, the comparisons cost nothing. A loop over the names does. */
-function hasOwnMethods (res: Answering): boolean {
-  const usual = Object.getPrototypeOf(res) as Answering
-  return res.writeHead !== usual.writeHead || res.writeHeader !== usual.writeHeader || res.flushHeaders !== usual.flushHeaders ||
-    res.writeContinue !== usual.writeContinue || res.writeProcessing !== usual.writeProcessing ||
-    res.writeEarlyHints !== usual.writeEarlyHints || res.writeInformation !== usual.writeInformation ||
-    res.addTrailers !== usual.addTrailers || res.write !== usual.write || res.end !== usual.end ||
-    Object.hasOwn(res, 'headersSent') || Object.hasOwn(res, 'writableEnded')
-}
-
-type Answering = ServerResponse & { writeHeader?: unknown, writeInformation?: unknown }
 
 const start = diagnostics.channel('http.server.request.start')
 const finish = diagnostics.channel('http.server.response.finish')
