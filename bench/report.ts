@@ -129,6 +129,9 @@ above all, say more than rates.`
 more than rates.`
 }
 
+/** On Node 20 the results have a picture. */
+export const OTHER_NODE = !process.versions.node.startsWith('20.')
+
 export function markdown ({ bars, sections, started, ended, rounds, ms, go }: Run): string {
   const share = (label: string): string => {
     const [first] = sections
@@ -141,7 +144,7 @@ Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim() ?? ''
 
 ${shared(started.load[0] as number)}
 
-![Ratios](results.svg)
+${OTHER_NODE ? 'The same on Node 20, with a picture: [RESULTS.md](RESULTS.md).' : '![Ratios](results.svg)\n\nThe same on Node 26: [RESULTS-node26.md](RESULTS-node26.md).'}
 
 ## At a glance
 
@@ -159,7 +162,7 @@ Every server and the load are processes of their own. Each contender has its tur
 order that is turned round each time; ${rounds} rounds (twice as many for the plain route). A ratio is that of two turns in the same round; shown are
 the median of these ratios, and the quartiles in brackets. Server CPU is that of the server's process (user and system) for one operation, asked over
 IPC before and after a turn. Two processes of the very same server differ for as long as they live, by how V8 has compiled what they do: each turn
-of a server of Node's has a process of its own, which has practised for four turns before, for acceptance, which has the most code, for six.
+of a server of Node's has a process of its own, which has practised for four turns before, for acceptance, which has the most code, for twelve.
 What noise is left is to be seen where a server runs against itself (\`node again\` and the like). Opening the connections is not in
 it, except where it is the subject. Echoes are \`readable.pipe(writable)\` everywhere; Bun and Deno run the
 code of \`node\`${go ? ', and Go runs with GOMAXPROCS=1' : ''}.
@@ -170,7 +173,7 @@ the memory of what was read with the heap: where both pass the limit of a small 
 second. In the tuned tables they run with \`MALLOC_TRIM_THRESHOLD_=268435456\` and \`--initial-heap-size=256\`, with which neither happens. (On Node 24 the collections come with
 the flag, too.)
 
-The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do.
+The app of \`fastify without plugin\` has registered a plugin that does nothing, and does by hand what the others do: an upgrade in a listener of its server, without a route.
 
 The load is one thread of C over epoll ([load.c](load.c)); for HTTP/2 it is Node's own client. While it measures it polls and does not
 sleep: to wake a sleeper is most of what the kernel does for a small write, it charges that to the server, and the slower server would pay for more of it.

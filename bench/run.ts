@@ -1,4 +1,4 @@
-// npm run bench            everything, about twenty minutes; on Node 20 it writes bench/RESULTS.md and bench/results.svg, on another
+// npm run bench            everything, about half an hour; on Node 20 it writes bench/RESULTS.md and bench/results.svg, on another
 //                          Node bench/RESULTS-nodeNN.md
 // npm run bench -- quick   a guard against gross regressions, under three minutes; writes nothing
 //   --install-compiler     gets a C compiler by apt-get where there is none
@@ -10,7 +10,7 @@ import { join } from 'node:path'
 import { contest, type Contender, type Outcome } from './contest.ts'
 import { idle, keptAlive, type Idle } from './idle.ts'
 import { buildLoad, injections, Server, sources, startGo, startHaproxy, startRuntime, startSocat, type LoadOptions } from './processes.ts'
-import { barsTable, chart, grownTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, unreadTable, type Bar, type Section } from './report.ts'
+import { OTHER_NODE, barsTable, chart, grownTable, growthTable, idleTable, injectionTable, keptTable, markdown, outcomeTable, unreadTable, type Bar, type Section } from './report.ts'
 import { contests, unread } from './forward.ts'
 import type { ServerName } from './protocol.ts'
 import { messageContest, messageIdle } from './messages.ts'
@@ -175,7 +175,7 @@ await compared('Acceptance: connect, upgrade, echo 64 bytes once, close; 32 at a
   ...freshUnlessQuick([
     ...acceptances,
     ...(quick ? [] : [...again(acceptances), { ...acceptances[1] as Contender, label: 'fastify-duplex, tcpKeepAlive: 0' }])
-  ], 6),
+  ], 12),
   { label: 'fastify, plain GET', target: main.fastify, load: { connections: 32, ms, mode: 'get', request: 'GET /plain HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' } }
 ], rounds, 6), outcomes => [bar('acceptance, CPU', cpuRatio(named(outcomes, 'fastify-duplex')), 1.2, true, 1.65)])
 if (!quick) {
@@ -322,8 +322,8 @@ for (const server of [...Object.values(others), go, bun, deno, websocket, ...Obj
 console.log(`\n${barsTable(bars)}`)
 if (!quick) {
   const [major] = process.versions.node.split('.')
-  writeFileSync(join(sources, major === '20' ? 'RESULTS.md' : `RESULTS-node${major}.md`), markdown({ bars, sections, started, ended: new Date(), rounds, ms, go: go !== undefined }))
-  if (major === '20') writeFileSync(join(sources, 'results.svg'), chart(sections, bars))
+  writeFileSync(join(sources, OTHER_NODE ? `RESULTS-node${major}.md` : 'RESULTS.md'), markdown({ bars, sections, started, ended: new Date(), rounds, ms, go: go !== undefined }))
+  if (!OTHER_NODE) writeFileSync(join(sources, 'results.svg'), chart(sections, bars))
 }
 const missed = bars.filter(({ met }) => !met)
 if (quick && missed.length > 0) {
