@@ -335,6 +335,8 @@ export const mutations = [
   { file: 'watch-server.ts', find: '    connections.close()\n', replace: '', breaks: 'Q12 a closing server waits for connections that carry nothing', tests: ['closers /Q12/'], by: 'hang' },
   { file: 'http1/server.ts', find: 'registry.draining ? this.#endIdle(true) : usual.call(server)', replace: 'usual.call(server)', breaks: 'Q12 forceCloseConnections cuts what is live', tests: ['closers /Q12 forceClose/'] },
   { file: 'watch-server.ts', find: '      watching.takeOff()\n', replace: '', breaks: 'Q13 a server that has closed keeps what was put on it', tests: ['restart /Q13/'], by: 'hang', ci: true },
+  { file: 'internals/fastify.ts', find: 'replyHeaders === undefined || reply.raw.getHeaderNames().length > 0', replace: 'replyHeaders === undefined', breaks: 'fields of the raw response are not in the accept head', tests: ['accept-hooks', 'acceptance'] },
+  { file: 'internals/fastify.ts', find: 'for (const _name in fields) return false', replace: '', breaks: 'fields of the reply are not in the accept head', tests: ['accept-hooks', 'acceptance'] },
   { file: 'internals/fastify.ts', find: '  entry.registered = true\n', replace: '', breaks: 'the plugin may be registered twice', tests: ['boot', 'routing'], by: 'hang' },
   { file: 'http2/sessions.ts', find: '      this.#watchTaking()\n', replace: '', breaks: 'Q65 a client that stops reading keeps its connection when its streams are over', tests: ['http2-sessions /Q65/'], by: 'hang' },
   { file: 'http2/sessions.ts', find: 'if (this.#cut || this.socket.destroyed) return', replace: 'return', breaks: 'Q65 the end of a drain ends no session', tests: ['http2-sessions /Q65/', 'http2-sessions /Q66/'], border: ['h2-deaf', 0.4], by: 'hang' },

@@ -54,6 +54,21 @@ onEachKind(t, 'A2 headers of every hook are on the accept head, arrays as repeat
   t.strictSame(valuesOf(head, 'x-route'), ['4'])
 })
 
+for (const from of ['the reply', 'the response'] as const) {
+  onEachKind(t, `A2 a field of ${from} alone is on the accept head, without an onSend hook`, async (t, kind, transport) => {
+    const { connect } = await serve(t, { transport }, app => {
+      app.addHook('preHandler', async (_request, reply) => {
+        if (from === 'the reply') reply.header('x-alone', '1')
+        else reply.raw.setHeader('X-Alone', '1')
+      })
+      take(app, echo)
+    })
+    const wire = await connect()
+    wire.send(ask(kind))
+    t.strictSame(valuesOf(await wire.head(), 'x-alone'), ['1'])
+  })
+}
+
 onEachKind(t, 'A2 a byte above 127 in a value is one byte on the accept head', async (t, kind, transport) => {
   const { connect } = await serve(t, { transport }, app => {
     take(app, echo, true, { onRequest: async (_request, reply) => { reply.header('x-mine', 'caf\u00e9') } })
