@@ -144,7 +144,7 @@ Node ${process.version}, ${cpus().length} cores (${cpus()[0]?.model.trim() ?? ''
 
 ${shared(started.load[0] as number)}
 
-${OTHER_NODE ? 'The same on Node 20, with a picture: [RESULTS.md](RESULTS.md).' : '![Ratios](results.svg)\n\nThe same on Node 26: [RESULTS-node26.md](RESULTS-node26.md).'}
+${OTHER_NODE ? 'The same on Node 20, with a picture: [RESULTS.md](RESULTS.md).' : '![Ratios](results.svg)\n\nThe same on Node 26: `bench/RESULTS-node26.md` of the repository.'}
 
 ## At a glance
 
