@@ -279,7 +279,7 @@ for (const [size, what, load] of [
     const ours = named(outcomes, 'fastify-duplex')
     const theirs = named(outcomes, '@fastify/websocket by hand')
     return [
-      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 2.3),
+      bar(`messages (${what}), CPU`, cpuRatio(ours), 1.1, true, 1.6),
       ...(quick ? [] : [bar('the same, to @fastify/websocket by hand', ratios(ours.cpus, theirs.cpus).median, 1, true)])
     ]
   })
