@@ -167,12 +167,12 @@ onEach(t, 'L2 both sides have ended, and nobody ever reads what came before the 
 })
 
 t.test('L2 both sides have ended, and the handler reads what came at its own pace', async t => {
-  const { wire, connection } = await accepted(t, { duplex: { finTimeout: 50 } }, async ({ readable, writable }) => {
+  const { wire, connection } = await accepted(t, { duplex: { finTimeout: 400 } }, async ({ readable, writable }) => {
     writable.end('bye')
     const come = once(readable, 'readable')
     readable.on('readable', () => {})
     await come
-    await new Promise(resolve => setTimeout(resolve, 200))
+    await new Promise(resolve => setTimeout(resolve, 1000))
     t.equal(String(readable.read()), 'read late')
   })
   wire.end('read late')
