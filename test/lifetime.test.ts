@@ -172,7 +172,8 @@ t.test('L2 both sides have ended, and the handler reads what came at its own pac
     const come = once(readable, 'readable')
     readable.on('readable', () => {})
     await come
-    await new Promise(resolve => setTimeout(resolve, 1000))
+    const later = await accepted(t, { duplex: { finTimeout: 800 } }, ({ writable }) => { writable.end() })
+    t.match(await later.connection.closed, { reason: 'fin' }, 'twice the time has passed')
     t.equal(String(readable.read()), 'read late')
   })
   wire.end('read late')

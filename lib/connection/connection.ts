@@ -398,10 +398,6 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     if (this.#handlerReturned) carrier.handlerReturned()
   }
 
-  get #watchesNow (): boolean {
-    return this.#limits !== undefined || LimitWatch.watchesNow(this.#claim.route.settings, this.#carrier)
-  }
-
   get #watched (): LimitWatch {
     this.#limits ??= new LimitWatch(this.#claim.route.settings, this.#carrier, this)
     return this.#limits
@@ -443,7 +439,7 @@ export class Connection implements ProgressListener, Pending, Expirable, Revocab
     // After a refusal the connection belongs to HTTP, and what happens to it does not matter here.
     const refused = !this.accepted && this.#claim.state === 'answered'
     if (this.#carrier.closed || refused) this.#scope.runInAsyncScope(this.#settle, this)
-    else if ((this.#state === 'open' || this.#state === 'ending') && this.#watchesNow) this.#watched.progress()
+    else if (this.#state === 'open' || this.#state === 'ending') this.#watched.progress()
   }
 
   /** The one place where a connection becomes closed. */

@@ -34,11 +34,6 @@ export class LimitWatch {
     return idleTimeout > 0 || readTimeout > 0 || maxLifetime > 0 || maxBuffered > 0
   }
 
-  /** Whether `progress()` of a new one would do something. */
-  static watchesNow ({ halfOpenTimeout }: Limits, carrier: Carrier): boolean {
-    return carrier.outputFlushed ? !isBeingRead(carrier) : carrier.inputEnded && halfOpenTimeout > 0
-  }
-
   constructor (limits: Limits, carrier: Carrier, connection: Expirable) {
     this.#limits = limits
     this.#carrier = carrier
@@ -82,10 +77,16 @@ export class LimitWatch {
     // As long as output has to leave, the peer makes progress by taking it.
     this.#fin = new InactivityWatch(finTimeout, () => this.#moved(), () => {
       // A handler may take its time to read what has arrived.
-      if (!this.#over && isBeingRead(this.#carrier)) return false
+      if (!this.#over && this.#isBeingRead()) return false
       this.#connection[kEndBecause]('fin', new FST_ERR_DUPLEX_FIN_TIMEOUT(finTimeout))
       return true
     })
+  }
+
+  /** Whether the whole input has arrived, and somebody reads it. */
+  #isBeingRead (): boolean {
+    const { inputEnded, readable } = this.#carrier
+    return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || isRead(readable))
   }
 
   /** One of the sides may have ended. */
@@ -94,7 +95,7 @@ export class LimitWatch {
     const { halfOpenTimeout } = this.#limits
     if (outputFlushed) {
       this.#halfOpen?.stop()
-      if (!isBeingRead(this.#carrier)) this.#watchFin()
+      if (!this.#isBeingRead()) this.#watchFin()
     } else if (inputEnded && !this.#over && halfOpenTimeout > 0 && this.#halfOpen === undefined) {
       this.#halfOpen = new InactivityWatch(halfOpenTimeout, () => this.#carrier.sent, () => {
         this.#connection[kEndBecause]('half-open', new FST_ERR_DUPLEX_HALF_OPEN_TIMEOUT(halfOpenTimeout))
@@ -116,9 +117,4 @@ export class LimitWatch {
     // Bytes that the input meter holds count as progress when it lets them through.
     return bytesRead + sent - (inputMeter?.held ?? 0)
   }
-}
-
-/** Whether the whole input has arrived, and somebody reads it. */
-function isBeingRead ({ inputEnded, readable }: Carrier): boolean {
-  return (inputEnded || hasEnd(readable)) && (readable.readableFlowing !== null || isRead(readable))
 }

@@ -318,10 +318,7 @@ let replyHeaders: symbol | undefined
 export function hasNoFields (reply: FastifyReply): boolean {
   replyHeaders ??= symbolNamed(reply, REPLY_HEADERS)
   if (replyHeaders === undefined || reply.raw.getHeaderNames().length > 0) return false
-  const fields = Reflect.get(reply, replyHeaders) as object | undefined
-  // eslint-disable-next-line no-unreachable-loop
-  for (const _name in fields) return false
-  return true
+  return Object.keys(Reflect.get(reply, replyHeaders) as object).length === 0
 }
 
 let nextErrorHandler: symbol | undefined
